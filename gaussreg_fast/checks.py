@@ -1,0 +1,163 @@
+"""Validation of arguments. Every error names the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMS = ("root", "absolute", "squared")
+TARGETS = ("exact", "mpgr")
+STATISTICS = ("amplitude", "power")
+PERMUTATIONS = ("shared", "per_sample", "none")
+REDUCTIONS = ("none", "mean", "sum")
+BACKENDS = ("auto", "triton", "native", "torch")
+PRECISIONS = ("fp32", "tf32")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MAX_ORDER = 8
+MAX_DIMENSION = 2**31
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """A string argument with a fixed set of values."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def latents(x: Any, name: str = "x") -> int:
+    """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.layout != torch.strided or x.is_quantized:
+        kind = "quantised" if x.is_quantized else str(x.layout)
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(
+            f"{name} must have shape (B, *latent) with at least two dimensions, got "
+            f"{tuple(x.shape)}; write {name}[None] for a single sample"
+        )
+    dimension = math.prod(x.shape[1:])
+    if dimension == 0:
+        raise ValueError(f"{name} must have at least one number per sample, got {tuple(x.shape)}")
+    if dimension > MAX_DIMENSION:
+        raise ValueError(f"{name} must have at most 2**31 numbers per sample, got {dimension}")
+    return dimension
+
+
+def orders(value: Any) -> list[int]:
+    """A non-empty set of moment orders within 1..8."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ValueError(f"orders must be a sequence of integers, got {value!r}")
+    result = list(value)
+    for n in result:
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_ORDER:
+            raise ValueError(f"orders must be integers within 1..{MAX_ORDER}, got {value!r}")
+    if not result or len(set(result)) != len(result):
+        raise ValueError(f"orders must be non-empty and without repetition, got {value!r}")
+    return result
+
+
+def positive_int(name: str, value: Any) -> int:
+    """An integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def weight(name: str, value: Any) -> float:
+    """A finite number of at least 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return float(value)
+
+
+def spectrum(dimension: int, block_size: Any, statistic: Any, target: Any = "exact") -> None:
+    """The options of the power spectrum, and that a sample is long enough for them."""
+    positive_int("block_size", block_size)
+    one_of("statistic", statistic, STATISTICS)
+    one_of("target", target, TARGETS)
+    if target == "mpgr" and statistic == "power":
+        raise ValueError("target='mpgr' (0.875) is for statistic='amplitude', got 'power'")
+    if dimension < 2 * block_size:
+        raise ValueError(
+            f"x must have at least 2 * block_size = {2 * block_size} numbers per sample for the "
+            f"power spectrum, got {dimension}"
+        )
+
+
+def seed(value: Any, generator: Any, device: torch.device) -> None:
+    """`seed=` and `generator=`: at most one of them, on the device of x."""
+    if value is not None and generator is not None:
+        raise ValueError("seed and generator exclude each other, got both")
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.numel() != 1:
+            raise ValueError(
+                f"seed must be an int or an int64 tensor with one element, got "
+                f"{value.dtype} of shape {tuple(value.shape)}"
+            )
+        if value.device != device:
+            raise ValueError(f"seed must be on the device of x, {device}, got {value.device}")
+    elif value is not None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"seed must be an int or an int64 tensor, got {type(value).__name__}")
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"seed must fit into 64 signed bits, got {value}")
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+        if generator.device.type != device.type:
+            raise ValueError(
+                f"generator must be on the device of x, {device}, got {generator.device}"
+            )
+
+
+def permutation(value: Any, x: Tensor, dimension: int) -> None:
+    """`permutation=`: a mode, or an int tensor (D,) or (B, D) on the device of x.
+
+    That its entries are a permutation is checked where they are read (`bijection`).
+    """
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise TypeError(f"permutation must have an integer dtype, got {value.dtype}")
+        if value.device != x.device:
+            raise ValueError(
+                f"permutation must be on the device of x, {x.device}, got {value.device}"
+            )
+        allowed = ((dimension,), (x.shape[0], dimension))
+        if tuple(value.shape) not in allowed:
+            raise ValueError(
+                f"permutation must have shape {allowed[0]} or {allowed[1]}, got "
+                f"{tuple(value.shape)}"
+            )
+    else:
+        if not isinstance(value, str) or value not in PERMUTATIONS:
+            raise ValueError(
+                f"permutation must be one of {', '.join(map(repr, PERMUTATIONS))} or an int "
+                f"tensor, got {value!r}"
+            )
+
+
+def bijection(index: Tensor) -> None:
+    """That every row of an explicit permutation holds each of 0..D-1 once."""
+    size = index.shape[-1]
+    if index.numel() == 0:
+        return
+    low, high = index.min().item(), index.max().item()
+    if low < 0 or high >= size:
+        raise ValueError(f"permutation must hold 0..{size - 1}, got values {low}..{high}")
+    seen = torch.zeros(index.shape, dtype=torch.bool, device=index.device)
+    seen.scatter_(-1, index.long(), True)
+    if not bool(seen.all()):
+        missing = (~seen).nonzero()[0, -1].item()
+        raise ValueError(
+            f"permutation must hold each of 0..{size - 1} once, got duplicates ({missing} is "
+            f"missing)"
+        )

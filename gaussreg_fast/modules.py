@@ -1,0 +1,110 @@
+"""nn.Module twins of the losses: options at construction, the latents at the call.
+
+`GaussianityLoss(power_weight=10)(x)` is `gaussianity_loss(x, power_weight=10)`. Keyword
+arguments given at the call (`seed=`, `generator=`) override those of the construction.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gaussreg_fast import functional
+
+__all__ = [
+    "CovarianceLoss",
+    "GaussianityLoss",
+    "KLLoss",
+    "KurtosisLoss",
+    "MomentLoss",
+    "NormLoss",
+    "PRNOLoss",
+    "PowerSpectrumLoss",
+]
+
+
+class _Loss(nn.Module):
+    """A loss function with its options. Wrong options raise at construction."""
+
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        known = list(inspect.signature(self.function).parameters)[1:]
+        for name in options:
+            if name not in known:
+                raise TypeError(
+                    f"{type(self).__name__} has no option {name!r}; it knows {', '.join(known)}"
+                )
+        self.options = options
+        if not isinstance(options.get("permutation"), Tensor):
+            self._try_out()
+
+    def _try_out(self) -> None:
+        """Runs the checks on an empty batch that is long enough for any option."""
+        lengths = (self.options.get("block_size", 16), self.options.get("factor", 4))
+        length = 2
+        for n in lengths:
+            length *= n if isinstance(n, int) and n > 0 else 1
+        options = {k: v for k, v in self.options.items() if k not in ("seed", "generator")}
+        type(self).function(torch.zeros(0, length), **options)
+
+    def forward(self, x: Tensor, **overrides: Any) -> Tensor:
+        """The loss of x, shape `(B, *latent)`."""
+        return type(self).function(x, **{**self.options, **overrides})
+
+    def extra_repr(self) -> str:
+        """The options that differ from the defaults."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class GaussianityLoss(_Loss):
+    """Module form of `gaussianity_loss`."""
+
+    function = staticmethod(functional.gaussianity_loss)
+
+
+class MomentLoss(_Loss):
+    """Module form of `moment_loss`."""
+
+    function = staticmethod(functional.moment_loss)
+
+
+class PowerSpectrumLoss(_Loss):
+    """Module form of `power_spectrum_loss`."""
+
+    function = staticmethod(functional.power_spectrum_loss)
+
+
+class KLLoss(_Loss):
+    """Module form of `kl_loss`."""
+
+    function = staticmethod(functional.kl_loss)
+
+
+class KurtosisLoss(_Loss):
+    """Module form of `kurtosis_loss`."""
+
+    function = staticmethod(functional.kurtosis_loss)
+
+
+class NormLoss(_Loss):
+    """Module form of `norm_loss`."""
+
+    function = staticmethod(functional.norm_loss)
+
+
+class CovarianceLoss(_Loss):
+    """Module form of `covariance_loss`."""
+
+    function = staticmethod(functional.covariance_loss)
+
+
+class PRNOLoss(_Loss):
+    """Module form of `prno_loss`."""
+
+    function = staticmethod(functional.prno_loss)

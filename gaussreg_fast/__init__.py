@@ -8,6 +8,7 @@ Importing the package touches no GPU, imports no triton and loads no compiled mo
 
 from importlib.metadata import PackageNotFoundError, version
 
+from gaussreg_fast.diagnostics import Diagnosis, diagnose
 from gaussreg_fast.functional import (
     backends,
     covariance_loss,
@@ -41,6 +42,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "CovarianceLoss",
+    "Diagnosis",
     "GaussianityLoss",
     "KLLoss",
     "KurtosisLoss",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "backends",
     "covariance_loss",
+    "diagnose",
     "gaussianity_loss",
     "gaussianity_value_and_grad",
     "kl_loss",

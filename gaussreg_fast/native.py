@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
     """The module and "available", or None and the reason why it is not there."""
     try:
-        from gaussreg_fast import _native
+        return importlib.import_module("gaussreg_fast._native"), "available"
     except ImportError as error:
         note = Path(__file__).with_name("_native_missing.txt")
         if note.exists():
             return None, note.read_text(encoding="utf-8").strip()
         return None, f"the compiled module cannot be loaded: {error}"
-    return _native, "available"
 
 
 def module() -> ModuleType:
@@ -30,7 +31,9 @@ def module() -> ModuleType:
     return native
 
 
-def permutation(seed: int, size: int, *, samples: int | None = None, inverse: bool = False):
+def permutation(
+    seed: int, size: int, *, samples: int | None = None, inverse: bool = False
+) -> Tensor:
     """`reference.permutation` on the CPU: (size,), or (samples, size) int64."""
     native = module()
     out = torch.empty((1 if samples is None else samples, size), dtype=torch.int64)

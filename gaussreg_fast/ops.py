@@ -352,7 +352,8 @@ class _StatisticsOp(Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         x, seed, index = ctx.saved_tensors
         call = _statistics_backward if _direct(x) else _statistics_backward_op
-        grad = call(x, *upstream, seed, index, *ctx.options)
+        grad_m, grad_a = upstream
+        grad = call(x, grad_m, grad_a, seed, index, *ctx.options)
         return (_first_order(grad, x), *(None,) * 8)
 
 

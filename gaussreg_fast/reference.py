@@ -103,7 +103,9 @@ def _mix64(z: Tensor) -> Tensor:
     return z
 
 
-def permutation(seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False):
+def permutation(
+    seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False
+) -> Tensor:
     """Permutation v1: a keyed bijection of 0..size-1, the same on every device, for ever.
 
     An alternating Feistel network on max(2, ceil(log2 size)) bits, each round
@@ -147,7 +149,7 @@ def gather(x: Tensor, index: Tensor | None) -> Tensor:
     """xp[j] = x[index[j]]."""
     if index is None:
         return x
-    return x[:, index] if index.dim() == 1 else x.gather(1, index)
+    return x.index_select(1, index) if index.dim() == 1 else x.gather(1, index)
 
 
 def scatter(g: Tensor, index: Tensor | None) -> Tensor:
@@ -354,7 +356,10 @@ def prno_log_probability(v: Tensor) -> Tensor:
     m, k = v.shape[-2:]
     m1_squared = v.mean(-2).square().sum(-1)
     gram = v.mT @ v / m - torch.eye(k, dtype=v.dtype, device=v.device)
-    m2 = torch.linalg.eigvalsh(gram).abs().amax(-1)
+    # The eigenvalue solver fails as a whole on one NaN: keep it to its own sample.
+    finite = gram.isfinite().all(-1).all(-1)
+    eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0))
+    m2 = torch.where(finite, eigenvalues.abs().amax(-1), torch.nan)
     log_p1 = -m * m1_squared / (2 * k)
     excess = ((1 + m2).sqrt() - 1 - math.sqrt(k / m)).clamp_min(0)
     log_p2 = -m * excess**2 / 2

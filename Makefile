@@ -1,0 +1,45 @@
+# make demo   the checkerboard experiment, from nothing to a table and a picture in demo-out/
+# make test   the tests, from nothing
+# Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*)
+
+.PHONY: demo test lint check readme overhead clean
+
+demo: $(VENV)/.cli
+	$(BIN)/gaussreg-fast demo --out demo-out
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Reruns the demo for the README and puts its table there.
+readme: $(VENV)/.cli
+	$(BIN)/gaussreg-fast demo --out docs/demo
+	$(BIN)/python bench/readme.py
+
+overhead: $(VENV)/.cli
+	$(BIN)/python bench/call_overhead.py --out bench/results/call_overhead.json
+
+clean:
+	rm -rf $(VENV) build demo-out
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Editable: Python sources are used as they stand, the C++ module is built here.
+$(VENV)/.cli: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[cli]'
+	touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.cli

@@ -1,0 +1,1 @@
+"""Latent optimisation: experiments, latent files and the command line."""

@@ -1,0 +1,215 @@
+"""The command line as a user meets it: exit codes, output, files."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gaussreg_fast.latent import files
+from gaussreg_fast.latent.__main__ import main
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the entry point in this process; a new one costs seconds for its imports."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaussreg-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Result(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "gaussreg_fast.latent", *map(str, arguments)],
+        capture_output=True, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def write(path, x):
+    match path.suffix:
+        case ".npy":
+            np.save(path, x.numpy())
+        case ".npz":
+            np.savez(path, latents=x.numpy())
+        case ".safetensors":
+            save_file({"latents": x}, path)
+        case _:
+            torch.save(x, path)
+    return path
+
+
+SUFFIXES = [".npy", ".npz", ".safetensors", ".pt", ".pth"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_is_read_back(tmp_path, suffix):
+    x = noise(2, 4, 8, 8)
+    torch.testing.assert_close(files.load_latents(write(tmp_path / f"x{suffix}", x)), x)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("keep", [0, 7, 200])
+def test_truncated_files_are_one_clear_error(tmp_path, suffix, keep):
+    path = write(tmp_path / f"x{suffix}", noise(2, 4, 8, 8))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(files.LatentFileError, match="unreadable or truncated") as error:
+        files.load_latents(path)
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    torch.save({"latents": noise(2, 64), "evil": Evil()}, tmp_path / "x.pt")
+    with pytest.raises(files.LatentFileError):
+        files.load_latents(tmp_path / "x.pt")
+    np.save(tmp_path / "x.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    with pytest.raises(files.LatentFileError):
+        files.load_latents(tmp_path / "x.npy")
+    assert not marker.exists()
+
+
+def test_keys(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": noise(2, 64), "b": noise(3, 64)}, path)
+    assert files.load_latents(path, "b").shape == (3, 64)
+    with pytest.raises(files.LatentFileError, match=r"with a key: a, b|with a key: b, a"):
+        files.load_latents(path)
+    with pytest.raises(files.LatentFileError, match="no tensor 'c'"):
+        files.load_latents(path, "c")
+    torch.save({"step": 3}, tmp_path / "x.pt")
+    with pytest.raises(files.LatentFileError, match="none"):
+        files.load_latents(tmp_path / "x.pt")
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    with pytest.raises(files.LatentFileError, match="not numeric"):
+        files.load_latents(tmp_path / "words.npy")
+
+
+def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def half():
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert path.read_text() == "old"
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_check_passes_noise_and_fails_the_rest(cli, tmp_path):
+    good = cli("check", write(tmp_path / "good.pt", noise(4, 4, 32, 32)))
+    assert good.returncode == 0, good.stderr
+    assert "consistent with white Gaussian noise" in good.stdout
+    plot = tmp_path / "plot.png"
+    bad = cli("check", write(tmp_path / "bad.npy", 2 * noise(4, 4, 32, 32)), "--json",
+              "--plot", plot)  # fmt: skip
+    assert bad.returncode == 1, bad.stderr
+    result = json.loads(bad.stdout)
+    assert result["gaussian"] is False
+    assert result["shape"] == [4, 4, 32, 32]
+    assert len(result["p_value"]) == 4
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_check_of_a_single_sample(cli, tmp_path):
+    path = write(tmp_path / "x.npy", noise(4096))
+    refused = cli("check", path)
+    assert refused.returncode == 2
+    assert "--single" in refused.stderr
+    assert cli("check", path, "--single").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.pt", None, "no such file"),
+        ("x.txt", b"hello", "unknown ending"),
+        ("x.npy", b"\x93NUMPY", "unreadable or truncated"),
+        ("x.safetensors", b"\xff" * 40, "unreadable or truncated"),
+        ("nan.npy", torch.full((2, 64), torch.nan), "finite"),
+        ("int.npy", torch.zeros(2, 64, dtype=torch.int64), "must be float32"),
+        ("short.npy", torch.zeros(2, 8), "at least 2 * block_size"),
+        ("empty.npy", torch.zeros(0, 64), "at least one sample"),
+    ],
+    ids=["missing", "text", "cut npy", "cut safetensors", "nan", "int", "short", "empty"],
+)
+def test_bad_files_are_one_line_and_exit_code_2(cli, tmp_path, name, content, words):
+    path = tmp_path / name
+    if isinstance(content, torch.Tensor):
+        write(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    result = cli("check", path, "--plot", tmp_path / "plot.png")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert name in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "plot.png").exists()
+
+
+def test_check_refuses_to_draw_what_is_not_there(cli, tmp_path):
+    path = write(tmp_path / "x.npy", noise(2, 64))
+    assert "sample" in cli("check", path, "--plot", tmp_path / "p.png", "--sample", 5).stderr
+    result = cli("check", path, "--plot", tmp_path / "p.doc")
+    assert result.returncode == 2
+    assert ".png" in result.stderr
+    result = cli("check", path, "--plot", tmp_path / "no" / "such" / "p.png")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_usage_errors_and_small_commands(cli):
+    assert cli("check").returncode == 2
+    assert cli("nonsense").returncode == 2
+    assert cli("demo", "--samples", "0").returncode == 2
+    assert cli("--version").stdout.strip()
+    result = cli("backends")
+    assert result.returncode == 0
+    assert "torch: available" in result.stdout
+
+
+def test_it_runs_as_a_module(tmp_path):
+    result = process("check", write(tmp_path / "x.npy", noise(2, 64)))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Gaussianity of latents (2, 64), D = 64")
+
+
+def test_without_its_extras_the_command_says_what_to_install(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no typer', name='typer')")
+    result = process("backends", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert "gaussreg_fast[cli]" in result.stderr

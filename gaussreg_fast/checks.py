@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -74,18 +75,22 @@ def weight(name: str, value: Any) -> float:
     """A finite number of at least 0."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value < math.inf:  # NaN fails too; torch.compile cannot trace math.isfinite
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return float(value)
 
 
-def spectrum(dimension: int, block_size: Any, statistic: Any, target: Any = "exact") -> None:
-    """The options of the power spectrum, and that a sample is long enough for them."""
+def spectrum(block_size: Any, statistic: Any, target: Any = "exact") -> None:
+    """The options of the power spectrum."""
     positive_int("block_size", block_size)
     one_of("statistic", statistic, STATISTICS)
     one_of("target", target, TARGETS)
     if target == "mpgr" and statistic == "power":
         raise ValueError("target='mpgr' (0.875) is for statistic='amplitude', got 'power'")
+
+
+def long_enough(dimension: int, block_size: int) -> None:
+    """That a sample fills at least one block of the compact spectrum."""
     if dimension < 2 * block_size:
         raise ValueError(
             f"x must have at least 2 * block_size = {2 * block_size} numbers per sample for the "
@@ -106,9 +111,9 @@ def seed(value: Any, generator: Any, device: torch.device) -> None:
         if value.device != device:
             raise ValueError(f"seed must be on the device of x, {device}, got {value.device}")
     elif value is not None:
-        if not isinstance(value, int) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (int, Integral)):
             raise TypeError(f"seed must be an int or an int64 tensor, got {type(value).__name__}")
-        if not -(2**63) <= value < 2**63:
+        if not -(2**63) <= int(value) < 2**63:
             raise ValueError(f"seed must fit into 64 signed bits, got {value}")
     if generator is not None:
         if not isinstance(generator, torch.Generator):

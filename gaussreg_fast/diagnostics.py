@@ -114,7 +114,7 @@ def diagnose(x: Tensor) -> Diagnosis:
         ImportError: scipy is not installed.
     """
     dimension = checks.latents(x)
-    checks.spectrum(dimension, BLOCK, "amplitude")
+    checks.long_enough(dimension, BLOCK)
     if x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got a batch of 0")
     stats = _scipy_stats()

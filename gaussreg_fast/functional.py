@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops, reference
-from gaussreg_fast.backends import backends
+from gaussreg_fast.dispatch import backends
 
 __all__ = [
     "backends",
@@ -43,11 +43,10 @@ Seed = int | Tensor | None
 
 def _seed(seed: Seed, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """The seed as an int64 tensor on the device; drawn there if none was given."""
-    checks.seed(seed, generator, device)
     if isinstance(seed, Tensor):
         return seed
     if seed is not None:
-        return torch.full((1,), seed, dtype=torch.int64, device=device)
+        return torch.full((1,), int(seed), dtype=torch.int64, device=device)
     return torch.randint(
         -(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator
     )
@@ -55,19 +54,16 @@ def _seed(seed: Seed, generator: torch.Generator | None, device: torch.device) -
 
 def _draw(
     permutation: str | Tensor,
-    x: Tensor,
-    dimension: int,
     seed: Seed,
     generator: torch.Generator | None,
+    device: torch.device,
 ) -> tuple[Tensor | None, Tensor | None, bool]:
     """`permutation=` and its seeds -> (seed, explicit index, one permutation per sample?)."""
-    checks.permutation(permutation, x, dimension)
-    checks.seed(seed, generator, x.device)
     if isinstance(permutation, Tensor):
         return None, permutation, False
     if permutation == "none":
         return None, None, False
-    return _seed(seed, generator, x.device), None, permutation == "per_sample"
+    return _seed(seed, generator, device), None, permutation == "per_sample"
 
 
 def _gaussianity_options(
@@ -82,12 +78,15 @@ def _gaussianity_options(
     seed: Seed,
     generator: torch.Generator | None,
     reduction: str,
-    with_gradient: bool,
     backend: str,
     precision: str,
+    with_gradient: bool = False,
 ) -> tuple[Any, ...]:
     """Validates, and returns the arguments of the operator that follow x."""
     dimension = checks.latents(x)
+    checks.spectrum(block_size, statistic, target)
+    checks.permutation(permutation, x, dimension)
+    checks.seed(seed, generator, x.device)
     checks.one_of("form", form, checks.FORMS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.one_of("backend", backend, checks.BACKENDS)
@@ -95,8 +94,8 @@ def _gaussianity_options(
     power_weight = checks.weight("power_weight", power_weight)
     draw: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
     if power_weight:
-        checks.spectrum(dimension, block_size, statistic, target)
-        draw = _draw(permutation, x, dimension, seed, generator)
+        checks.long_enough(dimension, block_size)
+        draw = _draw(permutation, seed, generator, x.device)
     return (
         *draw,
         orders,
@@ -106,7 +105,7 @@ def _gaussianity_options(
         reference.block_target(target, statistic),
         statistic,
         reduction,
-        with_gradient,
+        with_gradient or (x.requires_grad and torch.is_grad_enabled()),
         backend,
         precision,
     )
@@ -160,7 +159,7 @@ def gaussianity_loss(
     """
     options = _gaussianity_options(
         x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, _wants_gradient(x), backend, precision,
+        seed, generator, reduction, backend, precision,
     )  # fmt: skip
     return ops.loss(x, *options)[0]
 
@@ -193,16 +192,12 @@ def gaussianity_value_and_grad(
     """
     options = _gaussianity_options(
         x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, True, backend, precision,
+        seed, generator, reduction, backend, precision, with_gradient=True,
     )  # fmt: skip
     loss, grad = ops.loss(x.detach(), *options)
     if reduction == "mean" and x.shape[0] > 1:
         grad = grad / x.shape[0]
     return loss, grad
-
-
-def _wants_gradient(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
 
 
 def permuted_statistics(
@@ -229,10 +224,13 @@ def permuted_statistics(
     """
     dimension = checks.latents(x)
     order_list = checks.orders(orders)
-    checks.spectrum(dimension, block_size, statistic)
+    checks.spectrum(block_size, statistic)
+    checks.long_enough(dimension, block_size)
+    checks.permutation(permutation, x, dimension)
+    checks.seed(seed, generator, x.device)
     checks.one_of("backend", backend, checks.BACKENDS)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    draw = _draw(permutation, x, dimension, seed, generator)
+    draw = _draw(permutation, seed, generator, x.device)
     return ops.statistics(x, *draw, order_list, block_size, statistic, backend, precision)
 
 
@@ -242,7 +240,7 @@ def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backe
     checks.one_of("backend", backend, checks.BACKENDS)
     return ops.loss(
         x, None, None, False, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
-        _wants_gradient(x), backend, "fp32",
+        x.requires_grad and torch.is_grad_enabled(), backend, "fp32",
     )[0]  # fmt: skip
 
 
@@ -281,7 +279,7 @@ def power_spectrum_loss(
     """
     options = _gaussianity_options(
         x, [], 1.0, "root", block_size, target, statistic, permutation, seed, generator,
-        reduction, _wants_gradient(x), backend, precision,
+        reduction, backend, precision,
     )  # fmt: skip
     return ops.loss(x, *options)[0]
 
@@ -319,11 +317,6 @@ def _reduce(loss: Tensor, reduction: str) -> Tensor:
     return loss.mean()
 
 
-def _no_autocast(x: Tensor) -> Any:
-    """The peers multiply matrices, which autocast would do in half precision."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def covariance_loss(
     x: Tensor,
     *,
@@ -339,12 +332,13 @@ def covariance_loss(
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    draw_seed, index, per_sample = _draw(permutation, x, dimension, seed, generator)
+    checks.permutation(permutation, x, dimension)
+    checks.seed(seed, generator, x.device)
+    draw = _draw(permutation, seed, generator, x.device)
     if x.shape[0] == 0:
         return _reduce(ops.as_rows(x).sum(-1), reduction)
-    with _no_autocast(x):
-        index = ops.index_of(x, draw_seed, index, per_sample, "auto")
-        return _reduce(ops.covariance(reference.gather(ops.as_rows(x), index)), reduction)
+    index = ops.index(*draw, x.shape[0], dimension, "auto")
+    return _reduce(ops.covariance(reference.gather(ops.as_rows(x), index)), reduction)
 
 
 def prno_loss(
@@ -377,13 +371,14 @@ def prno_loss(
         raise ValueError(f"shuffles must be an integer of at least 0, got {shuffles!r}")
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
+    checks.seed(seed, generator, x.device)
     draw = _seed(seed, generator, x.device)
     if x.shape[0] == 0:
         return _reduce(ops.as_rows(x).sum(-1), reduction)
     index = torch.empty((0, dimension), dtype=torch.int64, device=x.device)
     if shuffles:
         index = ops.permutation(draw, dimension, shuffles, False, "auto")
-    with _no_autocast(x):
+    with ops.no_autocast(x):
         return _reduce(reference.prno_loss(ops.as_rows(x), index, factor), reduction)
 
 
@@ -406,6 +401,8 @@ def project_white_noise(x: Tensor, *, block_size: int = 16, backend: str = "auto
     dimension = checks.latents(x)
     checks.positive_int("block_size", block_size)
     checks.one_of("backend", backend, checks.BACKENDS)
+    if block_size == 1:
+        raise ValueError("block_size must be at least 2 for both norms to be met, got 1")
     if dimension % (2 * block_size):
         raise ValueError(
             f"x must have a multiple of 2 * block_size = {2 * block_size} numbers per sample for "
@@ -419,7 +416,8 @@ def permutation(
 ) -> Tensor:
     """Permutation v1 of 0..D-1: a seed gives the same one on every device, for ever.
 
-    A keyed bijection by arithmetic (Feistel network with cycle walking): no sort, no state.
+    A keyed bijection by arithmetic (Feistel network with cycle walking): no sort, no state. Its
+    definition is in docs/permutation.md.
 
     Args:
         seed: int or int64 tensor with one element.
@@ -436,4 +434,5 @@ def permutation(
         raise ValueError(f"D must be at most 2**31, got {D}")
     if seed is None:
         raise TypeError("seed must be an int or an int64 tensor, got None")
+    checks.seed(seed, None, device)
     return ops.permutation(_seed(seed, None, device), D, 0, inverse, "auto")

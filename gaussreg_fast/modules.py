@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import functional
+from gaussreg_fast import checks, functional
 
 __all__ = [
     "CovarianceLoss",
@@ -41,16 +41,22 @@ class _Loss(nn.Module):
                     f"{type(self).__name__} has no option {name!r}; it knows {', '.join(known)}"
                 )
         self.options = options
-        if not isinstance(options.get("permutation"), Tensor):
-            self._try_out()
+        self._try_out()
 
     def _try_out(self) -> None:
-        """Runs the checks on an empty batch that is long enough for any option."""
-        lengths = (self.options.get("block_size", 16), self.options.get("factor", 4))
+        """Runs the function's checks on an empty batch that is long enough for any option."""
+        options = dict(self.options)
+        seed, generator = options.pop("seed", None), options.pop("generator", None)
+        source = generator if isinstance(generator, torch.Generator) else seed
+        checks.seed(seed, generator, getattr(source, "device", torch.device("cpu")))
+        if isinstance(options.get("permutation"), Tensor):
+            options["permutation"] = "none"  # its length is checked against x
+        if "seed" in inspect.signature(self.function).parameters:
+            options["seed"] = 0  # draws nothing from the user's generators
         length = 2
-        for n in lengths:
+        for name, default in (("block_size", 16), ("factor", 4)):
+            n = options.get(name, default)
             length *= n if isinstance(n, int) and n > 0 else 1
-        options = {k: v for k, v in self.options.items() if k not in ("seed", "generator")}
         type(self).function(torch.zeros(0, length), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from gaussreg_fast import checks, native, reference
-from gaussreg_fast.backends import resolve
+from gaussreg_fast.dispatch import resolve
 
 _library = torch.library.Library("gaussreg_fast", "DEF")
 
@@ -75,23 +75,66 @@ def permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: s
     return call(seed, size, samples, inverse, backend)
 
 
-def index_of(
-    x: Tensor, seed: Tensor | None, index: Tensor | None, per_sample: bool, backend: str
-) -> Tensor | None:
-    """The int64 index of the permutation: drawn from the seed, given, or None."""
+def _index(
+    seed: Tensor | None,
+    index: Tensor | None,
+    per_sample: bool,
+    batch: int,
+    size: int,
+    backend: str,
+) -> Tensor:
+    """The int64 index of a permutation that is drawn from a seed, or given (a copy of it)."""
     if index is not None:
         checks.bijection(index)
-        return index.long()
-    if seed is None:
+        return index.to(torch.int64, copy=True)
+    assert seed is not None
+    return _permutation(seed, size, batch if per_sample else 0, False, backend)
+
+
+def _index_fake(
+    seed: Tensor | None, index: Tensor | None, per_sample: bool, batch: int, size: int, backend: str
+) -> Tensor:
+    if index is not None:
+        return torch.empty_like(index, dtype=torch.int64)
+    assert seed is not None
+    shape = (batch, size) if per_sample else (size,)
+    return torch.empty(shape, dtype=torch.int64, device=seed.device)
+
+
+_index_op = _register(
+    "index",
+    "(Tensor? seed, Tensor? index, bool per_sample, SymInt batch, SymInt size, str backend) "
+    "-> Tensor",
+    _index,
+    _index_fake,
+)
+
+
+def index(seed: Tensor | None, index: Tensor | None, *options: Any) -> Tensor | None:
+    """The permutation as an index (size,) or (batch, size), None for none; see `_index`."""
+    given = index if seed is None else seed
+    if given is None:
         return None
-    size = math.prod(x.shape[1:])
-    return _permutation(seed, size, x.shape[0] if per_sample else 0, False, backend)
+    return (_index if _direct(given) else _index_op)(seed, index, *options)
+
+
+def _index_for(x: Tensor, seed: Tensor | None, index: Tensor | None, *options: Any) -> Any:
+    """Within an implementation: the index for the batch x, or None."""
+    if seed is None and index is None:
+        return None
+    per_sample, backend = options
+    return _index(seed, index, per_sample, x.shape[0], math.prod(x.shape[1:]), backend)
 
 
 def as_rows(x: Tensor) -> Tensor:
     """(B, *latent) of any float type -> (B, D) in the type it is computed in."""
-    rows = x.reshape(x.shape[0], -1)
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:])).contiguous()
     return rows if x.dtype == torch.float64 else rows.float()
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """For the matrix products of the peers, which autocast would do in half precision."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _result_dtype(x: Tensor) -> torch.dtype:
@@ -157,7 +200,7 @@ def _loss(
     with torch.no_grad():
         loss, grad = reference.loss_and_gradient(
             as_rows(x),
-            index_of(x, seed, index, per_sample, backend) if power_weight else None,
+            _index_for(x, seed, index, per_sample, backend) if power_weight else None,
             orders=orders,
             form=form,
             power_weight=power_weight,
@@ -270,7 +313,7 @@ def _statistics(
     if x.shape[0] == 0:
         return _statistics_fake(x, seed, index, per_sample, orders, block_size)
     with torch.no_grad():
-        index = index_of(x, seed, index, per_sample, backend)
+        index = _index_for(x, seed, index, per_sample, backend)
         m, a, _ = reference.permuted_statistics(as_rows(x), index, orders, block_size, statistic)
     return m, a
 
@@ -309,7 +352,7 @@ def _statistics_backward(
         return torch.zeros_like(x)
     with torch.no_grad():
         rows = as_rows(x)
-        index = index_of(x, seed, index, per_sample, resolve(backend, x.device))
+        index = _index_for(x, seed, index, per_sample, resolve(backend, x.device))
         m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)
         grad = reference.permuted_statistics_pullback(
             rows,
@@ -439,7 +482,8 @@ class _Covariance(Function):
 
     @staticmethod
     def forward(xp: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
+        with no_autocast(xp):
+            return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -449,7 +493,7 @@ class _Covariance(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         xp, grad_c = ctx.saved_tensors
-        with torch.no_grad():
+        with torch.no_grad(), no_autocast(xp):
             grad = reference.autocovariance_pullback(xp, grad_c * upstream[0][:, None])
         return _first_order(grad, xp)
 

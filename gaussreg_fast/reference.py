@@ -108,10 +108,11 @@ def permutation(
 ) -> Tensor:
     """Permutation v1: a keyed bijection of 0..size-1, the same on every device, for ever.
 
-    An alternating Feistel network on max(2, ceil(log2 size)) bits, each round
-    `half ^= top bits of (other half * odd key + key)`, 12 rounds (24 below 6 bits), with
-    cycle walking where `size` is not a power of two. Round keys are splitmix64 words of the
-    seed and the sample's number.
+    A Feistel network on max(2, ceil(log2 size)) bits, bits // 2 of them the low half, with 12
+    rounds (24 below 6 bits) and cycle walking where `size` is not a power of two. A round xors
+    into one half, the high one first, the uppermost bits of (other half * multiplier + addend)
+    mod 2^32. Both come from a splitmix64 word of the seed and the sample's number: the
+    multiplier is its high part made odd, the addend its low part.
 
     Args:
         seed: int64, one element.
@@ -275,9 +276,7 @@ def loss_and_gradient(
     if block_size:
         loss = loss + power_weight * (a - target).abs().mean(-1)
         grad_a = (a - target).sign() * (power_weight / a.shape[-1])
-    else:
-        # Through the spectrum an inf always ends in NaN; without it, make it so.
-        loss = loss + 0 * x.sum(-1)
+    loss = loss + 0 * x.sum(-1)  # NaN for a sample that holds inf, whatever the options
     if not with_gradient:
         return loss, None
     return loss, permuted_statistics_pullback(

@@ -1,0 +1,73 @@
+"""A tally of all comparisons against a reference, printed at the end of the run."""
+
+import numpy as np
+import pytest
+import torch
+
+_TALLY = pytest.StashKey[dict]()
+
+
+def _array(a):
+    if isinstance(a, torch.Tensor):
+        return a.detach().cpu().double().numpy()
+    return np.asarray(a, dtype=np.float64)
+
+
+class Compare:
+    """Asserts closeness to a reference and records the error."""
+
+    def __init__(self, tally):
+        self.tally = tally
+
+    def _record(self, what, got, error, tol):
+        label = str(got.dtype).removeprefix("torch.") if hasattr(got, "dtype") else "float64"
+        count, worst = self.tally.get((what, label), (0, 0.0))
+        self.tally[what, label] = count + 1, max(worst, error)
+        assert error <= tol, f"relative error of the {what} is {error:.3g}, allowed {tol:.3g}"
+
+    def leave_out(self, what, number):
+        """Notes how many ill-conditioned places kept a case from being compared."""
+        count, _ = self.tally.get(("left out", what), (0, 0.0))
+        self.tally["left out", what] = count + number, 0.0
+
+    def values(self, got, want, tol):
+        """Element by element: the worst |got - want| / |want|; where want is 0, |got|."""
+        g, w = _array(got), _array(want)
+        assert g.shape == w.shape
+        scale = np.where(w == 0, 1, np.abs(w))
+        error = float(np.max(np.abs(g - w) / scale, initial=0.0))
+        self._record("value", got, error if np.isfinite(g).all() else np.inf, tol)
+
+    def vectors(self, got, want, tol, what="gradient"):
+        """Row by row: the worst ||got - want|| / ||want||; where want is 0, ||got||."""
+        g, w = _array(got), _array(want)
+        assert g.shape == w.shape
+        g, w = g.reshape(len(g), -1), w.reshape(len(w), -1)
+        norm = np.linalg.norm(w, axis=1)
+        gap = np.linalg.norm(g - w, axis=1) / np.where(norm == 0, 1, norm)
+        error = float(np.max(gap, initial=0.0))
+        self._record(what, got, error if np.isfinite(g).all() else np.inf, tol)
+
+
+def pytest_configure(config):
+    config.stash[_TALLY] = {}
+
+
+@pytest.fixture(scope="session")
+def compare(pytestconfig):
+    return Compare(pytestconfig.stash[_TALLY])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    tally = config.stash[_TALLY]
+    if tally:
+        rows = sorted(tally.items(), key=lambda item: item[0][::-1])
+        for text, parts in (
+            ("compared with references: ", [r for r in rows if r[0][0] != "left out"]),
+            ("left out as ill-conditioned: ", [r for r in rows if r[0][0] == "left out"]),
+        ):
+            shown = (
+                f"{n} x {label}" if what == "left out" else f"{label} {what} {n} (worst {w:.1e})"
+                for (what, label), (n, w) in parts
+            )
+            terminalreporter.write_line(text + (", ".join(shown) or "none"))

@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*)
+# A folder counts as newer when files came or went: an editable install lists its modules.
+FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
 .PHONY: demo test lint check readme overhead clean
 

@@ -37,7 +37,7 @@ def test_the_start_is_a_checkerboard_with_the_moments_of_noise():
 def test_moment_losses_leave_the_checkerboard(outcomes):
     for name in ("KL", "kurtosis", "norm"):
         assert outcomes[name].losses[-1] <= outcomes[name].losses[0]
-        assert outcomes[name].pattern > 0.8
+        assert outcomes[name].pattern > 0.6
         assert outcomes[name].p_value < 1e-50
 
 

@@ -210,7 +210,10 @@ HEAVY = ("triton", "matplotlib", "scipy", "typer", "rich", "safetensors", "diffu
 
 def loaded_by(code):
     script = LOADED.format(code=code, heavy=", ".join(map(repr, HEAVY)))
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # From the root folder: `python -c` puts the current one first on the path.
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
+    )
     return run.stdout.strip()
 
 

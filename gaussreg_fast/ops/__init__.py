@@ -1,0 +1,29 @@
+"""The torch operators: schemas, fake and device implementations, autograd.
+
+The only place where operators are registered. Each has three entrances, in this order:
+
+- eager calls on ordinary tensors run the implementation directly (a trip through the
+  dispatcher costs more than a small kernel: `bench/call_overhead.py`);
+- `torch.compile`, fake tensors and the like go through `torch.ops.gaussreg_fast`;
+- torch.func transforms go through the operator's `autograd.Function`.
+
+One backward serves them all. Double backward and forward-mode AD raise.
+"""
+
+from gaussreg_fast.ops._covariance import covariance
+from gaussreg_fast.ops._loss import loss
+from gaussreg_fast.ops._permutation import index, permutation
+from gaussreg_fast.ops._projection import project_white_noise
+from gaussreg_fast.ops._registry import as_rows, no_autocast
+from gaussreg_fast.ops._statistics import statistics
+
+__all__ = [
+    "as_rows",
+    "covariance",
+    "index",
+    "loss",
+    "no_autocast",
+    "permutation",
+    "project_white_noise",
+    "statistics",
+]

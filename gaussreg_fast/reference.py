@@ -75,14 +75,22 @@ def moment_terms(
         m2 = m[..., 0].clamp_min(EPS)
         loss = 0.5 * dimension * m2 - 0.5 * (dimension - 1) * (dimension * m2).log()
         return loss, 0.5 * (dimension - (dimension - 1) / m2)[..., None]
-    mu = m.new_tensor([float(target_moment(n)) for n in orders])
+    terms = [order_term(mn, n, form) for mn, n in zip(m.unbind(-1), orders, strict=True)]
+    if not terms:
+        return m.sum(-1), m
+    losses, grads = zip(*terms, strict=True)
+    return torch.stack(losses, -1).sum(-1), torch.stack(grads, -1)
+
+
+def order_term(m: Tensor, n: int, form: str) -> tuple[Tensor, Tensor]:
+    """Loss (B,) of the moment of order n, and its derivative by m."""
+    mu = float(target_moment(n))
     if form == "absolute":
-        return (m - mu).abs().sum(-1), (m - mu).sign()
+        return (m - mu).abs(), (m - mu).sign()
     if form == "squared":
-        return ((m - mu) ** 2).sum(-1), 2 * (m - mu)
-    n = m.new_tensor([float(n) for n in orders])
+        return (m - mu) ** 2, 2 * (m - mu)
     gap = m.abs() ** (1 / n) - mu ** (1 / n)
-    return gap.abs().sum(-1), gap.sign() * m.sign() * m.abs().clamp_min(EPS) ** (1 / n - 1) / n
+    return gap.abs(), gap.sign() * m.sign() * m.abs().clamp_min(EPS) ** (1 / n - 1) / n
 
 
 # ---------------------------------------------------------------- permutation v1
@@ -245,7 +253,7 @@ def permuted_statistics_pullback(
     if block_size:
         bins = y.shape[-1]
         w = grad_a / block_sizes(bins, block_size, grad_a)
-        w = w.repeat_interleave(block_size, -1)[..., :bins]
+        w = w[..., None].expand(*w.shape, block_size).flatten(-2)[..., :bins]
         direction = torch.sgn(y) if statistic == "amplitude" else 2 * y
         spectral = scatter(compact_adjoint(w * direction, x.shape[-1]), index)
         grad = spectral if grad is None else grad + spectral

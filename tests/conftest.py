@@ -6,6 +6,9 @@ import torch
 
 _TALLY = pytest.StashKey[dict]()
 
+# The tensors are small: threads would only wait for one another, and the more so on a busy machine.
+torch.set_num_threads(1)
+
 
 def _array(a):
     if isinstance(a, torch.Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -20,6 +20,11 @@ PRECISIONS = ("fp32", "tf32")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_ORDER = 8
 MAX_DIMENSION = 2**31
+
+
+def _is_int(value: Any) -> bool:
+    """An int, or a NumPy one; not a bool."""
+    return isinstance(value, (int, Integral)) and not isinstance(value, bool)
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -55,10 +60,11 @@ def orders(value: Any) -> list[int]:
     """A non-empty set of moment orders within 1..8."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"orders must be a sequence of integers, got {value!r}")
-    result = list(value)
+    result = sorted(value) if isinstance(value, (set, frozenset)) else list(value)
     for n in result:
-        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_ORDER:
+        if not _is_int(n) or not 1 <= n <= MAX_ORDER:
             raise ValueError(f"orders must be integers within 1..{MAX_ORDER}, got {value!r}")
+    result = [int(n) for n in result]
     if not result or len(set(result)) != len(result):
         raise ValueError(f"orders must be non-empty and without repetition, got {value!r}")
     return result
@@ -66,27 +72,29 @@ def orders(value: Any) -> list[int]:
 
 def positive_int(name: str, value: Any) -> int:
     """An integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not _is_int(value) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+    return int(value)
 
 
 def weight(name: str, value: Any) -> float:
     """A finite number of at least 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value < math.inf:  # NaN fails too; torch.compile cannot trace math.isfinite
+    number = float(value)
+    if not 0 <= number < math.inf:  # NaN fails too; torch.compile cannot trace math.isfinite
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
-    return float(value)
+    return number
 
 
-def spectrum(block_size: Any, statistic: Any, target: Any = "exact") -> None:
-    """The options of the power spectrum."""
-    positive_int("block_size", block_size)
+def spectrum(block_size: Any, statistic: Any, target: Any = "exact") -> int:
+    """The options of the power spectrum. Returns the block size."""
+    size = positive_int("block_size", block_size)
     one_of("statistic", statistic, STATISTICS)
     one_of("target", target, TARGETS)
     if target == "mpgr" and statistic == "power":
         raise ValueError("target='mpgr' (0.875) is for statistic='amplitude', got 'power'")
+    return size
 
 
 def long_enough(dimension: int, block_size: int) -> None:
@@ -111,7 +119,7 @@ def seed(value: Any, generator: Any, device: torch.device) -> None:
         if value.device != device:
             raise ValueError(f"seed must be on the device of x, {device}, got {value.device}")
     elif value is not None:
-        if isinstance(value, bool) or not isinstance(value, (int, Integral)):
+        if not _is_int(value):
             raise TypeError(f"seed must be an int or an int64 tensor, got {type(value).__name__}")
         if not -(2**63) <= int(value) < 2**63:
             raise ValueError(f"seed must fit into 64 signed bits, got {value}")

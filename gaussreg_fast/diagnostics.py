@@ -31,7 +31,7 @@ TESTS = {
     "kurtosis": "Anscombe and Glynn's test of the fourth moment",
     "spectrum": "Kolmogorov-Smirnov of |y_k|^2 against Exp(1)",
     "blocks": "block amplitudes against their law, two-sided: uneven or too even",
-    "lag-1": "autocorrelation of neighbours along the last two axes",
+    "lag-1": "autocorrelation of neighbours along the last two axes longer than 1",
 }
 
 # "variance" and "spectrum" are correlated (0.51 as z-scores, the other pairs are not), so the
@@ -48,7 +48,7 @@ def _scipy_stats() -> ModuleType:
     return stats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagnosis:
     """What `diagnose` found. Arrays are float64, one row per sample.
 
@@ -118,7 +118,7 @@ def diagnose(x: Tensor) -> Diagnosis:
     if x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got a batch of 0")
     stats = _scipy_stats()
-    values = x.detach().to("cpu", torch.float64)
+    values = x.detach().to("cpu", torch.float64, copy=True)
     bad = (~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad:
         raise ValueError(
@@ -184,7 +184,7 @@ def _kolmogorov_smirnov(stats: ModuleType, power: np.ndarray) -> np.ndarray:
 def _blocks(stats: ModuleType, amplitude: np.ndarray) -> np.ndarray:
     """Sum of squared standardised block amplitudes, as a gamma with the right two moments."""
     blocks = reference.block_means(torch.from_numpy(amplitude), BLOCK).numpy()
-    sizes = reference.block_sizes(amplitude.shape[1], BLOCK, torch.empty(0, dtype=torch.float64))
+    sizes = reference.block_sizes(amplitude.shape[1], BLOCK, torch.from_numpy(amplitude))
     n = sizes.numpy()
     value = (n * (blocks - reference.RAYLEIGH_MEAN) ** 2 / reference.RAYLEIGH_VAR).sum(1)
     # Var(z^2) = 2 + excess kurtosis; that of a Rayleigh variable is 0.2451, of its mean 1/n.
@@ -193,9 +193,13 @@ def _blocks(stats: ModuleType, amplitude: np.ndarray) -> np.ndarray:
 
 
 def _neighbour_products(values: Tensor) -> tuple[np.ndarray, int]:
-    """Sum of products of neighbours along the last two axes of a sample, and their number."""
-    total, pairs = torch.zeros(len(values), dtype=torch.float64), 0
-    for axis in range(max(1, values.dim() - 2), values.dim()):
+    """Sum of products of neighbours along the last two axes of a sample, and their number.
+
+    Axes of length 1 have no neighbours and do not count.
+    """
+    total, pairs = values.new_zeros(len(values)), 0
+    axes = [axis for axis in range(1, values.dim()) if values.shape[axis] > 1]
+    for axis in axes[-2:]:
         length = values.shape[axis]
         product = values.narrow(axis, 0, length - 1) * values.narrow(axis, 1, length - 1)
         total += product.flatten(1).sum(1)

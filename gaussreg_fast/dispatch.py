@@ -19,6 +19,16 @@ def backends() -> dict[str, str]:
     return {"triton": _NO_TRITON, "native": native.load()[1], "torch": "available"}
 
 
+def require(backend: str, device: torch.device) -> None:
+    """Raises early, before anything is drawn or computed, what `resolve` would raise.
+
+    Not under torch.compile, which cannot trace the search for the module: there the operator
+    raises it.
+    """
+    if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
+        resolve(backend, device)
+
+
 def resolve(backend: str, device: torch.device) -> str:
     """The backend for tensors on `device`.
 

@@ -57,7 +57,7 @@ class _Loss(nn.Module):
         for name, default in (("block_size", 16), ("factor", 4)):
             n = options.get(name, default)
             length *= n if isinstance(n, int) and n > 0 else 1
-        type(self).function(torch.zeros(0, length), **options)
+        type(self).function(torch.zeros(0, length, device="cpu"), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:
         """The loss of x, shape `(B, *latent)`."""

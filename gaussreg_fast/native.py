@@ -36,7 +36,7 @@ def permutation(
 ) -> Tensor:
     """`reference.permutation` on the CPU: (size,), or (samples, size) int64."""
     native = module()
-    out = torch.empty((1 if samples is None else samples, size), dtype=torch.int64)
+    out = torch.empty((1 if samples is None else samples, size), dtype=torch.int64, device="cpu")
     for sample, row in enumerate(out):
         native.permutation(seed, sample, size, inverse, row.data_ptr())
     return out[0] if samples is None else out

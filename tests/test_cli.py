@@ -103,7 +103,7 @@ def test_keys(tmp_path):
     with pytest.raises(files.LatentFileError, match="no tensor 'c'"):
         files.load_latents(path, "c")
     torch.save({"step": 3}, tmp_path / "x.pt")
-    with pytest.raises(files.LatentFileError, match="none"):
+    with pytest.raises(files.LatentFileError, match="holds no tensor"):
         files.load_latents(tmp_path / "x.pt")
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     with pytest.raises(files.LatentFileError, match="not numeric"):

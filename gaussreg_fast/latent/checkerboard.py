@@ -24,13 +24,14 @@ AMPLITUDE = 0.8
 
 def pattern() -> Tensor:
     """The checkerboard, (4, 64, 64) of +-1 in cells of 8 x 8."""
-    rows, columns = (torch.arange(n) // CELL for n in SHAPE[1:])
+    rows, columns = (torch.arange(n, device="cpu") // CELL for n in SHAPE[1:])
     return ((rows[:, None] + columns) % 2 * 2.0 - 1).expand(SHAPE)
 
 
 def start(samples: int, seed: int) -> Tensor:
     """0.8 checkerboard + 0.6 noise, (samples, 4, 64, 64): mean 0 and variance 1 already."""
-    noise = torch.randn(samples, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(samples, *SHAPE, generator=generator, device="cpu")
     return AMPLITUDE * pattern() + math.sqrt(1 - AMPLITUDE**2) * noise
 
 
@@ -108,7 +109,8 @@ def run(
     """
     losses: list[float] = []
     lag1: list[float] = [_lag1(x0)]
-    method.apply(x0[:1], **dict(method.options))  # first-call costs are not the method's
+    warm_up = {"seed": 0} if method.random else {}
+    method.apply(x0[:1], **dict(method.options), **warm_up)  # first-call costs are not its own
     if method.optimizer is None:
         begin = time.perf_counter()
         x, iterations = method.apply(x0), 1

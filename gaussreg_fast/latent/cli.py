@@ -5,7 +5,7 @@ Exit codes: 0 fine, 1 the latents are not Gaussian (`check`), 2 bad input, 130 i
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,8 +78,8 @@ def demo(
 ) -> None:
     """Rerun the checkerboard-recovery experiment: which guard sees the structure?"""
     out.mkdir(parents=True, exist_ok=True)
-    if not out.is_dir():
-        raise _Usage(f"{out}: not a folder")
+    if not os.access(out, os.W_OK):  # better now than after a minute of computing
+        raise _Usage(f"{out}: not writable")
     console = Console()
     guards = checkerboard.methods(shuffles)
     total = sum(iterations if guard.optimizer else 1 for guard in guards)
@@ -127,7 +127,7 @@ def check(
     try:
         diagnosis = gaussreg_fast.diagnose(latents[None] if single else latents)
         figure = diagnosis.plot(sample) if plot else None
-    except (TypeError, ValueError, IndexError, ImportError) as error:
+    except (TypeError, ValueError, IndexError, ImportError, RuntimeError) as error:
         hint = "" if single or latents.dim() != 1 else " (or pass --single)"
         raise _Usage(f"{file}: {error}{hint}") from error
     if plot and figure:
@@ -136,7 +136,7 @@ def check(
         with files.atomic_path(plot) as temporary:
             figure.savefig(temporary, dpi=110)
     if as_json:
-        print(json.dumps(_diagnosis_json(diagnosis, alpha), indent=1))
+        print(files.json_text(_diagnosis_json(diagnosis, alpha)))
     else:
         print(diagnosis)
     raise typer.Exit(0 if diagnosis.gaussian(alpha) else 1)

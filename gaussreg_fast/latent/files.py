@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LatentFileError(ValueError):
@@ -31,7 +36,7 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise LatentFileError(f"{path}: no such file")
+        raise LatentFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(_READERS)
@@ -43,7 +48,8 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
             f"{path}: reading it needs {error.name}: pip install 'gaussreg_fast[cli]'"
         ) from error
     except Exception as error:  # each format's reader has errors of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = _ANSI.sub("", str(error)).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise LatentFileError(f"{path}: unreadable or truncated ({reason})") from error
     return _pick(path, content, key)
 
@@ -74,7 +80,9 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
             raise LatentFileError(f"{path}: holds one array without a name, got key {key!r}")
         content = {"latents": content}
     tensors = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
-    names = ", ".join(map(str, tensors)) or "none"
+    if not tensors:
+        raise LatentFileError(f"{path}: holds no tensor at its top level")
+    names = ", ".join(map(str, tensors))
     if key is None:
         if len(tensors) != 1:
             raise LatentFileError(f"{path}: choose one of its tensors with a key: {names}")
@@ -82,9 +90,14 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
     if key not in tensors:
         raise LatentFileError(f"{path}: no tensor {key!r}, it has {names}")
     value = tensors[key]
+    if isinstance(value, Tensor):
+        if value.is_meta or value.is_nested:
+            raise LatentFileError(f"{path}: {key!r} is a meta or nested tensor, without numbers")
+        return value
     try:
-        return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
-    except TypeError as error:  # strings, objects, dates
+        native = value.astype(value.dtype.newbyteorder("="), order="C")
+        return torch.from_numpy(native)
+    except TypeError as error:  # strings, objects, dates, long doubles
         raise LatentFileError(f"{path}: {key!r} is not numeric ({value.dtype})") from error
 
 
@@ -92,7 +105,13 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the place of `path` when the block ends well."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name, which means nothing to the user
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -101,6 +120,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def json_text(value: Any) -> str:
+    """Strict JSON: NaN and infinities, which it does not know, become null."""
+
+    def strict(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {k: strict(item) for k, item in v.items()}
+        if isinstance(v, list):
+            return [strict(item) for item in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(strict(value), indent=1, allow_nan=False)
 
 
 def _umask() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -13,7 +12,7 @@ import torch
 
 from gaussreg_fast import __version__
 from gaussreg_fast.latent.checkerboard import SHAPE, Outcome
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast.latent.files import atomic_path, json_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,6 +127,5 @@ def save(outcomes: list[Outcome], result: dict[str, Any], folder: Path) -> list[
     with atomic_path(paths[1]) as temporary:
         temporary.write_text(markdown(result), encoding="utf-8")
     with atomic_path(paths[2]) as temporary:
-        text = json.dumps(result, indent=1, allow_nan=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(json_text(result) + "\n", encoding="utf-8")
     return paths

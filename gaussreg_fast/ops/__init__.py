@@ -10,20 +10,18 @@ The only place where operators are registered. Each has three entrances, in this
 One backward serves them all. Double backward and forward-mode AD raise.
 """
 
-from gaussreg_fast.ops._covariance import covariance
 from gaussreg_fast.ops._loss import loss
+from gaussreg_fast.ops._peers import covariance, prno
 from gaussreg_fast.ops._permutation import index, permutation
 from gaussreg_fast.ops._projection import project_white_noise
-from gaussreg_fast.ops._registry import as_rows, no_autocast
 from gaussreg_fast.ops._statistics import statistics
 
 __all__ = [
-    "as_rows",
     "covariance",
     "index",
     "loss",
-    "no_autocast",
     "permutation",
+    "prno",
     "project_white_noise",
     "statistics",
 ]

@@ -40,12 +40,14 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """The reduced loss, and the gradient of the *unreduced* one (empty if not asked for).
 
-    The gradient is left unreduced so that half-precision ones do not underflow by 1/B.
+    The gradient stays unreduced and in the type of the computation: in half precision it would
+    underflow before a gradient scaler's factor reaches it.
     """
     backend = resolve(backend, x.device)
     if x.shape[0] == 0:
         shape = (0,) if reduction == "none" else ()
-        return x.new_zeros(shape, dtype=result_dtype(x)), torch.zeros_like(x)
+        empty = x.new_zeros(x.shape if with_gradient else 0, dtype=result_dtype(x))
+        return x.new_zeros(shape, dtype=result_dtype(x)), empty
     with torch.no_grad():
         loss, grad = reference.loss_and_gradient(
             as_rows(x),
@@ -61,14 +63,14 @@ def _loss(
         if reduction != "none":
             loss = loss.mean() if reduction == "mean" else loss.sum()
         if grad is None:
-            return loss, x.new_empty(0)
-        return loss, grad.reshape(x.shape).to(x.dtype)
+            return loss, loss.new_empty(0)
+        return loss, grad.reshape(x.shape).contiguous()
 
 
 def _loss_fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     reduction, with_gradient = args[9], args[10]
     loss = x.new_empty((x.shape[0],) if reduction == "none" else (), dtype=result_dtype(x))
-    return loss, x.new_empty(x.shape) if with_gradient else x.new_empty(0)
+    return loss, x.new_empty(x.shape if with_gradient else 0, dtype=result_dtype(x))
 
 
 _loss_op = register(
@@ -81,14 +83,14 @@ _loss_op = register(
 )
 
 
-def _scale(grad: Tensor, upstream: Tensor, reduction: str) -> Tensor:
-    """The stored per-sample gradient times the upstream one, in the upstream precision."""
+def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str) -> Tensor:
+    """The stored per-sample gradient times the upstream one, in x's dtype."""
     batch = grad.shape[0]
     if reduction == "none":
         upstream = upstream.reshape(batch, *[1] * (grad.dim() - 1))
     elif reduction == "mean" and batch > 1:
         upstream = upstream / batch
-    return (grad * upstream).to(grad.dtype)
+    return (grad * upstream).to(x.dtype)
 
 
 class _LossOp(Function):
@@ -110,7 +112,7 @@ class _LossOp(Function):
         x, grad = ctx.saved_tensors
         if upstream[0] is None:
             return (None,) * 14
-        return (first_order(_scale(grad, upstream[0], ctx.reduction), x), *(None,) * 13)
+        return (first_order(_scale(x, grad, upstream[0], ctx.reduction), x), *(None,) * 13)
 
 
 class _LossEager(Function):

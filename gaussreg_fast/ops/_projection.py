@@ -16,7 +16,7 @@ from gaussreg_fast.ops._registry import as_rows, enter, library, register
 def _project(x: Tensor, block_size: int, backend: str) -> Tensor:
     resolve(backend, x.device)
     if x.shape[0] == 0:
-        return torch.zeros_like(x)
+        return x.new_zeros(x.shape)
     with torch.no_grad():
         return reference.project_white_noise(as_rows(x), block_size).reshape(x.shape).to(x.dtype)
 

@@ -67,11 +67,6 @@ def as_rows(x: Tensor) -> Tensor:
     return rows if x.dtype == torch.float64 else rows.float()
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
-    """For the matrix products of the peers, which autocast would do in half precision."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def result_dtype(x: Tensor) -> torch.dtype:
     """Of losses and statistics: what they are computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

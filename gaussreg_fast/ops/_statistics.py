@@ -75,7 +75,7 @@ def _statistics_backward(
     precision: str,
 ) -> Tensor:
     if x.shape[0] == 0:
-        return torch.zeros_like(x)
+        return x.new_zeros(x.shape)
     with torch.no_grad():
         rows = as_rows(x)
         index = index_for(x, seed, index, per_sample, resolve(backend, x.device))
@@ -90,7 +90,7 @@ def _statistics_backward(
             torch.zeros_like(m) if grad_m is None else grad_m,
             torch.zeros_like(a) if grad_a is None else grad_a,
         )
-    return grad.reshape(x.shape).to(x.dtype)
+    return grad.reshape(x.shape).to(x.dtype).contiguous()
 
 
 _statistics_backward_op = register(

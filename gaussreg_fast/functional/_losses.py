@@ -1,15 +1,4 @@
-"""The stateless public functions. Each checks its arguments once and calls an operator.
-
-Throughout: `x` is a batch of samples, shape `(B, *latent)`, float32, float64, float16 or
-bfloat16; one sample is the flattened vector of `D = prod(latent)` numbers that ought to be
-i.i.d. N(0, 1). Half-precision inputs are computed in float32; losses and statistics come
-back in float32 (float64 for float64 inputs), gradients in x's own dtype. A sample that holds
-NaN or inf gets a NaN loss and leaves the others as they are.
-
-Errors: TypeError for a tensor that is not a dense floating-point one, ValueError for any
-other argument out of range, RuntimeError for a backend that cannot run here. They are raised
-before anything is computed.
-"""
+"""The Gaussianity loss, its parts and its older relatives."""
 
 from __future__ import annotations
 
@@ -20,50 +9,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops, reference
-from gaussreg_fast.dispatch import backends
-
-__all__ = [
-    "backends",
-    "covariance_loss",
-    "gaussianity_loss",
-    "gaussianity_value_and_grad",
-    "kl_loss",
-    "kurtosis_loss",
-    "moment_loss",
-    "norm_loss",
-    "permutation",
-    "permuted_statistics",
-    "power_spectrum_loss",
-    "prno_loss",
-    "project_white_noise",
-]
-
-Seed = int | Tensor | None
-
-
-def _seed(seed: Seed, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """The seed as an int64 tensor on the device; drawn there if none was given."""
-    if isinstance(seed, Tensor):
-        return seed
-    if seed is not None:
-        return torch.full((1,), int(seed), dtype=torch.int64, device=device)
-    return torch.randint(
-        -(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator
-    )
-
-
-def _draw(
-    permutation: str | Tensor,
-    seed: Seed,
-    generator: torch.Generator | None,
-    device: torch.device,
-) -> tuple[Tensor | None, Tensor | None, bool]:
-    """`permutation=` and its seeds -> (seed, explicit index, one permutation per sample?)."""
-    if isinstance(permutation, Tensor):
-        return None, permutation, False
-    if permutation == "none":
-        return None, None, False
-    return _seed(seed, generator, device), None, permutation == "per_sample"
+from gaussreg_fast.functional._common import Seed, check_backend, draw
 
 
 def _gaussianity_options(
@@ -84,20 +30,20 @@ def _gaussianity_options(
 ) -> tuple[Any, ...]:
     """Validates, and returns the arguments of the operator that follow x."""
     dimension = checks.latents(x)
-    checks.spectrum(block_size, statistic, target)
+    block_size = checks.spectrum(block_size, statistic, target)
     checks.permutation(permutation, x, dimension)
     checks.seed(seed, generator, x.device)
     checks.one_of("form", form, checks.FORMS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.one_of("backend", backend, checks.BACKENDS)
+    check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
     power_weight = checks.weight("power_weight", power_weight)
-    draw: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
+    drawn: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
     if power_weight:
         checks.long_enough(dimension, block_size)
-        draw = _draw(permutation, seed, generator, x.device)
+        drawn = draw(permutation, seed, generator, x.device)
     return (
-        *draw,
+        *drawn,
         orders,
         form,
         power_weight,
@@ -197,7 +143,7 @@ def gaussianity_value_and_grad(
     loss, grad = ops.loss(x.detach(), *options)
     if reduction == "mean" and x.shape[0] > 1:
         grad = grad / x.shape[0]
-    return loss, grad
+    return loss, grad.to(x.dtype)
 
 
 def permuted_statistics(
@@ -224,20 +170,20 @@ def permuted_statistics(
     """
     dimension = checks.latents(x)
     order_list = checks.orders(orders)
-    checks.spectrum(block_size, statistic)
+    block_size = checks.spectrum(block_size, statistic)
     checks.long_enough(dimension, block_size)
     checks.permutation(permutation, x, dimension)
     checks.seed(seed, generator, x.device)
-    checks.one_of("backend", backend, checks.BACKENDS)
+    check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    draw = _draw(permutation, seed, generator, x.device)
-    return ops.statistics(x, *draw, order_list, block_size, statistic, backend, precision)
+    drawn = draw(permutation, seed, generator, x.device)
+    return ops.statistics(x, *drawn, order_list, block_size, statistic, backend, precision)
 
 
 def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backend: str) -> Tensor:
     checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.one_of("backend", backend, checks.BACKENDS)
+    check_backend(backend, x)
     return ops.loss(
         x, None, None, False, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
         x.requires_grad and torch.is_grad_enabled(), backend, "fp32",
@@ -307,132 +253,3 @@ def norm_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> T
     `gaussianity_loss`.
     """
     return _moments_only(x, [2], "norm", reduction, backend)
-
-
-def _reduce(loss: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    if reduction == "sum" or len(loss) == 0:
-        return loss.sum()
-    return loss.mean()
-
-
-def covariance_loss(
-    x: Tensor,
-    *,
-    permutation: str | Tensor = "none",
-    seed: Seed = None,
-    generator: torch.Generator | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """`|C(0) - 1| + mean_{t > 0} |C(t)|` with the circulant autocovariance C, in O(D^2) work.
-
-    The slow peer of `power_spectrum_loss`: by Wiener-Khinchin, C is the Fourier transform of
-    the full power spectrum. Arguments are those of `gaussianity_loss`.
-    """
-    dimension = checks.latents(x)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.permutation(permutation, x, dimension)
-    checks.seed(seed, generator, x.device)
-    draw = _draw(permutation, seed, generator, x.device)
-    if x.shape[0] == 0:
-        return _reduce(ops.as_rows(x).sum(-1), reduction)
-    index = ops.index(*draw, x.shape[0], dimension, "auto")
-    return _reduce(ops.covariance(reference.gather(ops.as_rows(x), index)), reduction)
-
-
-def prno_loss(
-    x: Tensor,
-    *,
-    factor: int = 4,
-    shuffles: int = 100,
-    seed: Seed = None,
-    generator: torch.Generator | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """PRNO's probability regulariser (arXiv 2405.18881).
-
-    The flat sample is cut into m vectors of length k = `factor`; concentration bounds on their
-    mean and covariance give log-probabilities. The loss is minus their sum for the sample as it
-    is, plus minus their mean over random `shuffles`. Needs O(B * shuffles * D) memory.
-
-    Args:
-        x: `(B, *latent)`, D divisible by `factor`.
-        factor: k, the length of the vectors.
-        shuffles: number of random permutations; 0 for none.
-        seed: see `gaussianity_loss`.
-        generator: see `gaussianity_loss`.
-        reduction: see `gaussianity_loss`.
-    """
-    dimension = checks.latents(x)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.positive_int("factor", factor)
-    if not isinstance(shuffles, int) or isinstance(shuffles, bool) or shuffles < 0:
-        raise ValueError(f"shuffles must be an integer of at least 0, got {shuffles!r}")
-    if dimension % factor:
-        raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
-    checks.seed(seed, generator, x.device)
-    draw = _seed(seed, generator, x.device)
-    if x.shape[0] == 0:
-        return _reduce(ops.as_rows(x).sum(-1), reduction)
-    index = torch.empty((0, dimension), dtype=torch.int64, device=x.device)
-    if shuffles:
-        index = ops.permutation(draw, dimension, shuffles, False, "auto")
-    with ops.no_autocast(x):
-        return _reduce(reference.prno_loss(ops.as_rows(x), index, factor), reduction)
-
-
-def project_white_noise(x: Tensor, *, block_size: int = 16, backend: str = "auto") -> Tensor:
-    """The nearest white-noise sample in GPER's sense (arXiv 2602.08646), in closed form.
-
-    Nearest x whose compact spectrum has, in every block of b = `block_size` bins,
-    `||y||_1 = sqrt(pi)/2 b` and `||y||_2^2 = b`. White noise keeps a cosine similarity of 0.989
-    to its projection on average. It acts on the flattened latent in its own order, (C, H, W):
-    undo packings such as FLUX's before. Ties and all-zero blocks map to a valid point.
-
-    Args:
-        x: `(B, *latent)`, D divisible by 2 * block_size.
-        block_size: b.
-        backend: see `backends`.
-
-    Returns:
-        The projection, x's shape and dtype. It has no gradient: backward through it raises.
-    """
-    dimension = checks.latents(x)
-    checks.positive_int("block_size", block_size)
-    checks.one_of("backend", backend, checks.BACKENDS)
-    if block_size == 1:
-        raise ValueError("block_size must be at least 2 for both norms to be met, got 1")
-    if dimension % (2 * block_size):
-        raise ValueError(
-            f"x must have a multiple of 2 * block_size = {2 * block_size} numbers per sample for "
-            f"the projection, got {dimension}"
-        )
-    return ops.project_white_noise(x, block_size, backend)
-
-
-def permutation(
-    seed: int | Tensor, D: int, *, inverse: bool = False, device: str | torch.device = "cpu"
-) -> Tensor:
-    """Permutation v1 of 0..D-1: a seed gives the same one on every device, for ever.
-
-    A keyed bijection by arithmetic (Feistel network with cycle walking): no sort, no state. Its
-    definition is in docs/permutation.md.
-
-    Args:
-        seed: int or int64 tensor with one element.
-        D: length, 1..2^31.
-        inverse: the inverse permutation instead.
-        device: where to make it; a seed tensor must be there.
-
-    Returns:
-        int64 (D,). `x[:, permutation(seed, D)]` permutes the way the losses do.
-    """
-    device = torch.device(device)
-    checks.positive_int("D", D)
-    if D > checks.MAX_DIMENSION:
-        raise ValueError(f"D must be at most 2**31, got {D}")
-    if seed is None:
-        raise TypeError("seed must be an int or an int64 tensor, got None")
-    checks.seed(seed, None, device)
-    return ops.permutation(_seed(seed, None, device), D, 0, inverse, "auto")

@@ -1,0 +1,46 @@
+"""The stateless public functions. Each checks its arguments once and calls an operator.
+
+Throughout: `x` is a batch of samples, shape `(B, *latent)`, float32, float64, float16 or
+bfloat16; one sample is the flattened vector of `D = prod(latent)` numbers that ought to be
+i.i.d. N(0, 1). Half-precision inputs are computed in float32; losses and statistics come
+back in float32 (float64 for float64 inputs), gradients in x's own dtype. A sample that holds
+NaN or inf gets a NaN loss and leaves the others as they are.
+
+Errors: TypeError for a tensor that is not a dense floating-point one, ValueError for any
+other argument out of range, RuntimeError for a backend that cannot run here. They are raised
+before anything is computed.
+"""
+
+from gaussreg_fast.dispatch import backends
+from gaussreg_fast.functional._losses import (
+    gaussianity_loss,
+    gaussianity_value_and_grad,
+    kl_loss,
+    kurtosis_loss,
+    moment_loss,
+    norm_loss,
+    permuted_statistics,
+    power_spectrum_loss,
+)
+from gaussreg_fast.functional._peers import (
+    covariance_loss,
+    prno_loss,
+)
+from gaussreg_fast.functional._permutation import permutation
+from gaussreg_fast.functional._projection import project_white_noise
+
+__all__ = [
+    "backends",
+    "covariance_loss",
+    "gaussianity_loss",
+    "gaussianity_value_and_grad",
+    "kl_loss",
+    "kurtosis_loss",
+    "moment_loss",
+    "norm_loss",
+    "permutation",
+    "permuted_statistics",
+    "power_spectrum_loss",
+    "prno_loss",
+    "project_white_noise",
+]

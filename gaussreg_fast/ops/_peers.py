@@ -1,0 +1,57 @@
+"""The peers: the O(n^2) covariance loss, and PRNO's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gaussreg_fast import reference
+from gaussreg_fast.ops._registry import as_rows, first_order
+
+
+def _no_autocast(x: Tensor) -> torch.autocast:
+    """The peers multiply matrices, which autocast would do in half precision."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class _Covariance(Function):
+    """`reference.covariance_terms` with the gradient by hand: autograd would keep O(D^2)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(xp: Tensor) -> tuple[Tensor, Tensor]:
+        with _no_autocast(xp):
+            return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        xp, grad_c = ctx.saved_tensors
+        with torch.no_grad(), _no_autocast(xp):
+            grad = reference.autocovariance_pullback(xp, grad_c * upstream[0][:, None])
+        return first_order(grad, xp)
+
+
+def covariance(x: Tensor, index: Tensor | None) -> Tensor:
+    """The circulant covariance loss of the batch x, permuted by `index` -> (B,)."""
+    rows = as_rows(x)
+    if x.shape[0] == 0:
+        return rows.sum(-1)
+    return _Covariance.apply(reference.gather(rows, index))[0]
+
+
+def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
+    """PRNO's loss of the batch x with shuffles (S, D), or none of them -> (B,)."""
+    rows = as_rows(x)
+    if x.shape[0] == 0:
+        return rows.sum(-1)
+    with _no_autocast(x):
+        return reference.prno_loss(rows, shuffles, factor)

@@ -1,0 +1,82 @@
+"""The specification in code: every loss of this package in plain torch.
+
+Short, float64-capable and slow-but-sure; the `torch` backend is this package, and every
+other backend is tested against it. Shapes: `x` is `(B, D)`, one flattened sample a row,
+float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. Nothing is
+validated here (`checks.py` does that) and nothing of this package is imported.
+
+Sources: MPGR (arXiv 2509.07027), GPER (arXiv 2602.08646), PRNO (arXiv 2405.18881),
+ReNO (arXiv 2406.04312).
+"""
+
+from gaussreg_fast.reference._losses import (
+    full_power_spectrum_loss,
+    loss_and_gradient,
+    permuted_statistics,
+    permuted_statistics_pullback,
+)
+from gaussreg_fast.reference._moments import (
+    EPS,
+    moment_terms,
+    moments,
+    moments_pullback,
+    order_term,
+    target_moment,
+)
+from gaussreg_fast.reference._peers import (
+    autocovariance,
+    autocovariance_pullback,
+    circular_windows,
+    covariance_terms,
+    lag_weights,
+    prno_log_probability,
+    prno_loss,
+)
+from gaussreg_fast.reference._permutation import (
+    gather,
+    permutation,
+    scatter,
+)
+from gaussreg_fast.reference._projection import (
+    project_white_noise,
+)
+from gaussreg_fast.reference._spectrum import (
+    RAYLEIGH_MEAN,
+    RAYLEIGH_VAR,
+    block_means,
+    block_sizes,
+    block_target,
+    compact_adjoint,
+    compact_spectrum,
+)
+
+__all__ = [
+    "EPS",
+    "RAYLEIGH_MEAN",
+    "RAYLEIGH_VAR",
+    "autocovariance",
+    "autocovariance_pullback",
+    "block_means",
+    "block_sizes",
+    "block_target",
+    "circular_windows",
+    "compact_adjoint",
+    "compact_spectrum",
+    "covariance_terms",
+    "full_power_spectrum_loss",
+    "gather",
+    "lag_weights",
+    "loss_and_gradient",
+    "moment_terms",
+    "moments",
+    "moments_pullback",
+    "order_term",
+    "permutation",
+    "permuted_statistics",
+    "permuted_statistics_pullback",
+    "prno_log_probability",
+    "prno_loss",
+    "project_white_noise",
+    "scatter",
+    "target_moment",
+]

@@ -1,0 +1,60 @@
+"""The compact spectrum (GPER), its adjoint, and blocks of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+RAYLEIGH_MEAN = math.sqrt(math.pi) / 2  # E|y| for y ~ CN(0, 1)
+RAYLEIGH_VAR = 1 - math.pi / 4  # Var|y|
+
+
+def compact_spectrum(xp: Tensor) -> Tensor:
+    """D reals -> D // 2 complex numbers y, all CN(0, 1) when x is white noise (GPER).
+
+    For even D the real DC and Nyquist bins share y_0; for odd D the DC bin is left out.
+    """
+    dimension = xp.shape[-1]
+    spectrum = torch.fft.rfft(xp, norm="ortho")
+    if dimension % 2:
+        return spectrum[..., 1:]
+    first = torch.complex(spectrum[..., :1].real, spectrum[..., -1:].real) / math.sqrt(2)
+    return torch.cat([first, spectrum[..., 1:-1]], -1)
+
+
+def compact_adjoint(v: Tensor, dimension: int) -> Tensor:
+    """F^T: sum_k Re(conj(v_k) dy_k) as a gradient by x. Half the inverse map when D is even."""
+    if dimension % 2:
+        half = torch.cat([torch.zeros_like(v[..., :1]), v / 2], -1)
+    else:
+        # irfft counts each inner bin twice (with its mirror), DC and Nyquist once.
+        ends = torch.stack([v[..., 0].real, v[..., 0].imag], -1) / math.sqrt(2)
+        ends = torch.complex(ends, torch.zeros_like(ends))
+        half = torch.cat([ends[..., :1], v[..., 1:] / 2, ends[..., 1:]], -1)
+    return torch.fft.irfft(half, n=dimension, norm="ortho")
+
+
+def block_sizes(bins: int, block_size: int, like: Tensor) -> Tensor:
+    """n_p: block_size, except for a shorter last block -> (P,)."""
+    blocks = -(-bins // block_size)
+    sizes = like.new_full((blocks,), float(block_size))
+    if bins % block_size:
+        sizes[-1] = float(bins % block_size)
+    return sizes
+
+
+def block_means(a: Tensor, block_size: int) -> Tensor:
+    """(B, bins) -> (B, P): mean over blocks of contiguous bins, a short last one over its own."""
+    bins = a.shape[-1]
+    padded = torch.nn.functional.pad(a, (0, -bins % block_size))
+    sums = padded.unflatten(-1, (-1, block_size)).sum(-1)
+    return sums / block_sizes(bins, block_size, a)
+
+
+def block_target(target: str, statistic: str) -> float:
+    """What a block mean ought to be: sqrt(pi)/2, the 0.875 MPGR prints, or 1 for the power."""
+    if statistic == "power":
+        return 1.0
+    return 0.875 if target == "mpgr" else RAYLEIGH_MEAN

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,6 +77,46 @@ def test_truncated_files_are_one_clear_error(tmp_path, suffix, keep):
     with pytest.raises(files.LatentFileError, match="unreadable or truncated") as error:
         files.load_latents(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
+def test_byte_order(tmp_path, dtype):
+    x = noise(2, 64)
+    np.save(tmp_path / "x.npy", x.numpy().astype(dtype))
+    np.savez(tmp_path / "x.npz", x.numpy().astype(dtype))
+    for name in ("x.npy", "x.npz"):
+        got = files.load_latents(tmp_path / name).float()
+        torch.testing.assert_close(got, x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (torch.zeros(2, 64, device="meta"), "meta"),
+        (torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)]), "nested"),
+        ([torch.zeros(2, 64)], "unreadable|holds one|not numeric|holds no tensor"),
+        ({"state": {"latents": torch.zeros(2, 64)}}, "no tensor at its top level"),
+        (torch.zeros(2, 64).to_sparse(), "dense"),
+        (torch.zeros(2, 64, dtype=torch.complex64), "must be float32"),
+    ],
+    ids=["meta", "nested", "list", "deep", "sparse", "complex"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_that_are_no_latents(cli, tmp_path, content, words):
+    torch.save(content, tmp_path / "x.pt")
+    result = cli("check", tmp_path / "x.pt")
+    assert result.returncode == 2
+    assert re.search(words, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_json_is_strict(cli, tmp_path):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    result = cli("check", write(tmp_path / "x.npy", torch.zeros(1, 64)), "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout, parse_constant=refuse)["lag1"] == [None]
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):

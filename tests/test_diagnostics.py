@@ -127,6 +127,20 @@ def test_dtypes_and_ranks(dtype):
         assert d.gaussian()
 
 
+@pytest.mark.parametrize("shape", [(3, 4096, 1, 1), (3, 1, 64, 64), (3, 64, 1, 64), (3, 1, 4096)])
+def test_axes_of_length_one_do_not_count(shape):
+    x = sample(seed=10).reshape(shape)
+    squeezed = x.reshape(3, *[n for n in shape[1:] if n > 1])
+    np.testing.assert_array_equal(diagnose(x).p_value, diagnose(squeezed).p_value)
+
+
+def test_a_diagnosis_keeps_what_it_saw():
+    x = sample(seed=11).double()
+    d = diagnose(x)
+    x.zero_()
+    assert d.plot().axes[1].patches[40].get_height() > 0.3  # the histogram's middle
+
+
 def test_the_table_tells_the_verdict_and_stays_short():
     text = str(diagnose(sample(n=40, seed=8)))
     assert "consistent with white Gaussian noise" in text

@@ -1,0 +1,99 @@
+"""Half precision, memory, default devices and numbers that are not plain Python's."""
+
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import gaussreg_fast as gf
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def with_grad(loss, x):
+    z = x.clone().requires_grad_()
+    value = loss(z)
+    value.backward()
+    return value.detach(), z.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", ["root", "squared"])
+def test_gradient_scaling_rescues_half_precision(form, dtype):
+    """Unscaled, the gradient is below the smallest half; a scaler multiplies by 65536."""
+    x = (1.3 * noise(2, 2**18)).to(dtype)
+    loss = functools.partial(gf.moment_loss, orders=(2,), form=form)
+    _, want = with_grad(loss, x.double())
+    z = x.clone().requires_grad_()
+    (65536 * loss(z)).backward()
+    assert z.grad.dtype == dtype
+    error = (z.grad.double() / 65536 - want).norm() / want.norm()
+    assert error < (1e-3 if dtype == torch.float16 else 4e-3)
+
+
+def test_gradients_own_their_memory():
+    """The gradient of m_1 alone is the same number everywhere, but not one number in memory."""
+    x = noise(2, 4, 8, 8)
+    _, grad = gf.gaussianity_value_and_grad(x, orders=(1,), power_weight=0)
+    want = 2 * grad.clone()
+    torch.testing.assert_close(grad.mul_(2), want)
+    z = x.clone().requires_grad_()
+    loss = functools.partial(gf.moment_loss, orders=(1,))
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(z).backward()
+    torch.testing.assert_close(
+        z.grad, with_grad(functools.partial(gf.moment_loss, orders=(1,)), x)[1]
+    )
+
+
+def test_kl_near_its_minimum():
+    """v - 1 - log v of noise is 1e-4 of its terms: their rounding must not be its error."""
+    x = noise(50, 16384)
+    want = gf.kl_loss(x.double(), reduction="none")
+    error = (gf.kl_loss(x, reduction="none").double() - want).abs()
+    assert (error < 1e-5 * want + 1e-9).all()
+
+
+def test_numpy_numbers_are_numbers():
+    x = noise(2, 64)
+    got = gf.gaussianity_loss(
+        x,
+        orders=(np.int64(1), np.int32(2)),
+        block_size=np.int64(8),
+        power_weight=np.float32(2),
+        seed=1,
+    )
+    assert torch.equal(got, gf.gaussianity_loss(x, block_size=8, power_weight=2, seed=1))
+    assert torch.equal(gf.permutation(0, np.int64(9)), gf.permutation(0, 9))
+    m, _ = gf.permuted_statistics(x, orders={4, 2}, seed=0)
+    assert torch.equal(m, gf.permuted_statistics(x, orders=(2, 4), seed=0)[0])
+
+
+def test_nothing_is_drawn_for_a_backend_that_cannot_run():
+    state = torch.get_rng_state()
+    for call in (gf.gaussianity_loss, gf.power_spectrum_loss, gf.gaussianity_value_and_grad):
+        with pytest.raises(RuntimeError, match="'triton' cannot run"):
+            call(noise(2, 64), backend="triton")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+DEFAULT_DEVICE = """
+import torch, gaussreg_fast as gf
+x = torch.randn(2, 4, 10, 10, generator=torch.Generator().manual_seed(0))
+want = gf.gaussianity_loss(x, seed=1), gf.diagnose(x).p_value, gf.prno_loss(x, seed=1)
+torch.set_default_device("meta")
+assert gf.permutation(0, 100).device.type == "cpu"
+assert torch.equal(gf.gaussianity_loss(x, seed=1), want[0])
+assert (gf.diagnose(x).p_value == want[1]).all()
+assert torch.equal(gf.prno_loss(x, seed=1), want[2])
+assert torch.equal(gf.GaussianityLoss(seed=1)(x), want[0])
+"""
+
+
+def test_a_default_device_changes_nothing_for_tensors_elsewhere():
+    run = subprocess.run([sys.executable, "-c", DEFAULT_DEVICE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint check readme overhead clean
+.PHONY: demo test lint readme measure clean
 
 demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -28,8 +28,12 @@ readme: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out docs/demo
 	$(BIN)/python bench/readme.py
 
-overhead: $(VENV)/.cli
+# The committed measurements of bench/results/.
+measure: $(VENV)/.cli
 	$(BIN)/python bench/call_overhead.py --out bench/results/call_overhead.json
+	$(BIN)/python bench/against_naive.py --out bench/results/against_naive.json
+	$(BIN)/python bench/noise_injection.py --out bench/results/noise_injection.json
+	$(BIN)/python bench/learning_rates.py --out bench/results/learning_rates.json
 
 clean:
 	rm -rf $(VENV) build demo-out

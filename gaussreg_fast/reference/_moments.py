@@ -75,7 +75,7 @@ def moment_terms(
 def order_term(m: Tensor, n: int, form: str) -> tuple[Tensor, Tensor]:
     """Loss (B,) of the moment of order n, and its derivative by m."""
     mu = float(target_moment(n))
-    if form == "absolute":
+    if form == "absolute" or (form == "root" and n == 1):  # the same for n = 1
         return (m - mu).abs(), (m - mu).sign()
     if form == "squared":
         return (m - mu) ** 2, 2 * (m - mu)

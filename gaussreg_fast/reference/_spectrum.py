@@ -26,13 +26,12 @@ def compact_spectrum(xp: Tensor) -> Tensor:
 
 def compact_adjoint(v: Tensor, dimension: int) -> Tensor:
     """F^T: sum_k Re(conj(v_k) dy_k) as a gradient by x. Half the inverse map when D is even."""
+    # irfft counts each inner bin twice (with its mirror), DC and Nyquist once.
     if dimension % 2:
-        half = torch.cat([torch.zeros_like(v[..., :1]), v / 2], -1)
+        half = torch.nn.functional.pad(v / 2, (1, 0))
     else:
-        # irfft counts each inner bin twice (with its mirror), DC and Nyquist once.
-        ends = torch.stack([v[..., 0].real, v[..., 0].imag], -1) / math.sqrt(2)
-        ends = torch.complex(ends, torch.zeros_like(ends))
-        half = torch.cat([ends[..., :1], v[..., 1:] / 2, ends[..., 1:]], -1)
+        ends = v[..., :1] / math.sqrt(2)
+        half = torch.cat([ends.real, v[..., 1:] / 2, ends.imag], -1)
     return torch.fft.irfft(half, n=dimension, norm="ortho")
 
 

@@ -70,10 +70,10 @@ def orders(value: Any) -> list[int]:
     return result
 
 
-def positive_int(name: str, value: Any) -> int:
-    """An integer of at least 1."""
-    if not _is_int(value) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """An integer of at least `minimum`."""
+    if not _is_int(value) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     return int(value)
 
 
@@ -89,7 +89,7 @@ def weight(name: str, value: Any) -> float:
 
 def spectrum(block_size: Any, statistic: Any, target: Any = "exact") -> int:
     """The options of the power spectrum. Returns the block size."""
-    size = positive_int("block_size", block_size)
+    size = integer("block_size", block_size)
     one_of("statistic", statistic, STATISTICS)
     one_of("target", target, TARGETS)
     if target == "mpgr" and statistic == "power":

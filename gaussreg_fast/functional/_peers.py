@@ -55,9 +55,8 @@ def prno_loss(
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    factor = checks.positive_int("factor", factor)
-    if not isinstance(shuffles, int) or isinstance(shuffles, bool) or shuffles < 0:
-        raise ValueError(f"shuffles must be an integer of at least 0, got {shuffles!r}")
+    factor = checks.integer("factor", factor)
+    shuffles = checks.integer("shuffles", shuffles, minimum=0)
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
     checks.seed(seed, generator, x.device)

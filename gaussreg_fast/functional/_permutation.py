@@ -27,7 +27,7 @@ def permutation(
         int64 (D,). `x[:, permutation(seed, D)]` permutes the way the losses do.
     """
     device = torch.device(device)
-    D = checks.positive_int("D", D)
+    D = checks.integer("D", D)
     if D > checks.MAX_DIMENSION:
         raise ValueError(f"D must be at most 2**31, got {D}")
     if seed is None:

@@ -25,7 +25,7 @@ def project_white_noise(x: Tensor, *, block_size: int = 16, backend: str = "auto
         The projection, x's shape and dtype. It has no gradient: backward through it raises.
     """
     dimension = checks.latents(x)
-    block_size = checks.positive_int("block_size", block_size)
+    block_size = checks.integer("block_size", block_size)
     check_backend(backend, x)
     if block_size == 1:
         raise ValueError("block_size must be at least 2 for both norms to be met, got 1")

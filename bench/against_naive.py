@@ -8,16 +8,12 @@ two take turns; the best round of each counts. A case whose values differ fails 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 
+import common
 import torch
-from call_overhead import best_times, with_backward
+from common import best_times, with_backward
 from torch import Tensor
 
 import gaussreg_fast
@@ -53,8 +49,7 @@ def compare(batch: int, dimension: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser = common.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,16 +59,11 @@ def main() -> None:
         rows.append({"batch": batch, "dimension": dimension, "microseconds": times})
         ratios = "  ".join(f"{name} {times['naive'] / t:.2f}x" for name, t in times.items())
         print(f"({batch}, {dimension}): naive {times['naive']:.0f} us; speed-up {ratios}")
-    if options.out:
-        result = {
-            "benchmark": "value and gradient against naive PyTorch, CPU, one thread, float32",
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "device": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "cases": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    common.save(
+        options.out,
+        benchmark="value and gradient against naive PyTorch, CPU, one thread, float32",
+        cases=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -11,16 +11,12 @@ Times are the best of several interleaved rounds, one thread.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
+import common
 import torch
+from common import best_times, with_backward
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -97,28 +93,6 @@ def ways() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def best_times(calls: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, float]:
-    """Microseconds a call, best round; the calls take turns so that noise hits all alike."""
-    best = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            for _ in range(20):
-                call()
-            begin = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            best[name] = min(best[name], (time.perf_counter() - begin) / repeats * 1e6)
-    return best
-
-
-def with_backward(loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
-    def call() -> None:
-        x.grad = None
-        loss(x).sum().backward()
-
-    return call
-
-
 def measure(rounds: int, repeats: int) -> dict[str, float]:
     torch.set_num_threads(1)
     x = torch.randn(1, 64, requires_grad=True)
@@ -134,8 +108,7 @@ def measure(rounds: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser = common.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=300)
     options = parser.parse_args()
@@ -143,17 +116,11 @@ def main() -> None:
     width = max(map(len, times))
     for name, microseconds in times.items():
         print(f"{name:{width}}  {microseconds:7.1f} us")
-    if options.out:
-        result = {
-            "benchmark": "call overhead, B = 1, D = 64, forward and backward",
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "device": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "microseconds": {name: round(t, 1) for name, t in times.items()},
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    common.save(
+        options.out,
+        benchmark="call overhead, B = 1, D = 64, forward and backward",
+        microseconds={name: round(t, 1) for name, t in times.items()},
+    )
 
 
 if __name__ == "__main__":

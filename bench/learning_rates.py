@@ -8,15 +8,12 @@ within 5 % of 1.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import common
 import torch
 
 from gaussreg_fast.latent import checkerboard
@@ -51,16 +48,8 @@ def best(trials: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write JSON here")
-    out = parser.parse_args().out
-    result: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "seed": SEED,
-        "samples": SAMPLES,
-        "guards": {},
-    }
+    out = common.parser(__doc__).parse_args().out
+    guards: dict[str, Any] = {}
     for method in checkerboard.methods():
         if method.optimizer is None:
             continue
@@ -69,13 +58,11 @@ def main() -> None:
             make, options, rates = RATES[optimizer]
             for lr in rates:
                 trials[f"{optimizer} {lr:g}"] = trial(method, partial(make, **options), lr)
-        result["guards"][method.name] = {"best": best(trials), "trials": trials}
+        guards[method.name] = {"best": best(trials), "trials": trials}
         print(f"{method.name}: {best(trials)}")
         for name, t in trials.items():
             print(f"  {name:10}", "  ".join(f"{key} {value:.3g}" for key, value in t.items()))
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    common.save(out, seed=SEED, samples=SAMPLES, guards=guards)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ noise; what 100 iterations do to true noise, by learning rate; the same loss wit
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import common
 import torch
 from torch import Tensor
 
@@ -58,22 +56,15 @@ def optimise(x0: Tensor, lr: float, **options: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write JSON here")
-    out = parser.parse_args().out
+    out = common.parser(__doc__).parse_args().out
     result = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
         "loss_of_checkerboards": losses(checkerboard.start),
         "loss_of_noise": losses(noise),
         "from_noise_by_learning_rate": {str(lr): optimise(noise(4, 9), lr) for lr in (1, 5, 20)},
         "unpermuted_learning_rate_5": optimise(checkerboard.start(4, 0), 5, permutation="none"),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    common.save(out, **result)
 
 
 if __name__ == "__main__":

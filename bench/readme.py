@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from gaussreg_fast.latent import report
+from gaussreg_fast.latent.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- demo table -->\n).*?(<!-- /demo table -->)", re.DOTALL)
@@ -30,7 +31,8 @@ def main() -> None:
     if marks != 1:
         sys.exit("README.md: the marks of the demo table are missing")
     if not check:
-        readme.write_text(after, encoding="utf-8")
+        with atomic_path(readme) as temporary:
+            temporary.write_text(after, encoding="utf-8")
     elif after != before or (demo / "demo.md").read_text(encoding="utf-8") != table:
         sys.exit("README.md or docs/demo/demo.md does not show docs/demo/demo.json")
 

@@ -127,9 +127,8 @@ def diagnose(x: Tensor) -> Diagnosis:
     rows = values.reshape(len(values), -1)
     moments = reference.moments(rows, ORDERS).numpy()
     y = reference.compact_spectrum(rows).numpy()
-    products, pairs = _neighbour_products(values)
-    with np.errstate(invalid="ignore", divide="ignore"):  # m_2 = 0: an all-zero sample
-        lag1 = products / pairs / moments[:, 1]
+    correlation, pairs = lag1_autocorrelation(values)
+    lag1 = correlation.numpy()
     power, power_z = _power(values)
     p_values = {
         "mean": 2 * stats.norm.sf(np.abs(moments[:, 0]) * math.sqrt(dimension)),
@@ -192,10 +191,11 @@ def _blocks(stats: ModuleType, amplitude: np.ndarray) -> np.ndarray:
     return _two_sided(stats.gamma(mean**2 / variance, scale=variance / mean), value)
 
 
-def _neighbour_products(values: Tensor) -> tuple[np.ndarray, int]:
-    """Sum of products of neighbours along the last two axes of a sample, and their number.
+def lag1_autocorrelation(values: Tensor) -> tuple[Tensor, int]:
+    """Mean product of neighbours along the last two axes of a sample over m_2, (B,).
 
-    Axes of length 1 have no neighbours and do not count.
+    Also the number of pairs, N: for noise it is N(0, 1/N). Axes of length 1 have no neighbours
+    and do not count; an all-zero sample gives NaN.
     """
     total, pairs = values.new_zeros(len(values)), 0
     axes = [axis for axis in range(1, values.dim()) if values.shape[axis] > 1]
@@ -204,7 +204,7 @@ def _neighbour_products(values: Tensor) -> tuple[np.ndarray, int]:
         product = values.narrow(axis, 0, length - 1) * values.narrow(axis, 1, length - 1)
         total += product.flatten(1).sum(1)
         pairs += product[0].numel()
-    return total.numpy(), pairs
+    return total / pairs / values.flatten(1).square().mean(1), pairs
 
 
 def _power(values: Tensor) -> tuple[np.ndarray, np.ndarray]:

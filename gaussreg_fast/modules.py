@@ -41,9 +41,9 @@ class _Loss(nn.Module):
                     f"{type(self).__name__} has no option {name!r}; it knows {', '.join(known)}"
                 )
         self.options = options
-        self._try_out()
+        self._try_out(known)
 
-    def _try_out(self) -> None:
+    def _try_out(self, known: list[str]) -> None:
         """Runs the function's checks on an empty batch that is long enough for any option."""
         options = dict(self.options)
         seed, generator = options.pop("seed", None), options.pop("generator", None)
@@ -51,12 +51,11 @@ class _Loss(nn.Module):
         checks.seed(seed, generator, getattr(source, "device", torch.device("cpu")))
         if isinstance(options.get("permutation"), Tensor):
             options["permutation"] = "none"  # its length is checked against x
-        if "seed" in inspect.signature(self.function).parameters:
+        if "seed" in known:
             options["seed"] = 0  # draws nothing from the user's generators
         length = 2
         for name, default in (("block_size", 16), ("factor", 4)):
-            n = options.get(name, default)
-            length *= n if isinstance(n, int) and n > 0 else 1
+            length *= checks.integer(name, options.get(name, default))
         type(self).function(torch.zeros(0, length, device="cpu"), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:
@@ -64,7 +63,7 @@ class _Loss(nn.Module):
         return type(self).function(x, **{**self.options, **overrides})
 
     def extra_repr(self) -> str:
-        """The options that differ from the defaults."""
+        """The options given at construction."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 

@@ -69,6 +69,8 @@ def test_numpy_numbers_are_numbers():
     )
     assert torch.equal(got, gf.gaussianity_loss(x, block_size=8, power_weight=2, seed=1))
     assert torch.equal(gf.permutation(0, np.int64(9)), gf.permutation(0, 9))
+    module = gf.PowerSpectrumLoss(block_size=np.int64(32), seed=1)
+    assert torch.equal(module(x), gf.power_spectrum_loss(x, block_size=32, seed=1))
     m, _ = gf.permuted_statistics(x, orders={4, 2}, seed=0)
     assert torch.equal(m, gf.permuted_statistics(x, orders=(2, 4), seed=0)[0])
 

@@ -168,9 +168,7 @@ def _measure(
 
 
 def _lag1(x: Tensor) -> float:
-    vertical = (x[..., 1:, :] * x[..., :-1, :]).flatten(1).mean(1)
-    horizontal = (x[..., 1:] * x[..., :-1]).flatten(1).mean(1)
-    return float(((vertical + horizontal) / 2 / x.flatten(1).square().mean(1)).mean())
+    return float(diagnostics.lag1_autocorrelation(x)[0].mean())
 
 
 def experiment(

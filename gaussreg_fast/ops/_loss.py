@@ -17,6 +17,7 @@ from gaussreg_fast.ops._registry import (
     enter,
     first_order,
     library,
+    only_first,
     register,
     result_dtype,
 )
@@ -67,8 +68,8 @@ def _loss(
         return loss, grad.reshape(x.shape).contiguous()
 
 
-def _loss_fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    reduction, with_gradient = args[9], args[10]
+def _loss_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    *_, reduction, with_gradient, _, _ = options
     loss = x.new_empty((x.shape[0],) if reduction == "none" else (), dtype=result_dtype(x))
     return loss, x.new_empty(x.shape if with_gradient else 0, dtype=result_dtype(x))
 
@@ -105,14 +106,14 @@ class _LossOp(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        _save_gradient(ctx, inputs[0], output[1], inputs[10])
+        _save_gradient(ctx, inputs, output[1])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         x, grad = ctx.saved_tensors
         if upstream[0] is None:
-            return (None,) * 14
-        return (first_order(_scale(x, grad, upstream[0], ctx.reduction), x), *(None,) * 13)
+            return only_first(ctx, None)
+        return only_first(ctx, first_order(_scale(x, grad, upstream[0], ctx.reduction), x))
 
 
 class _LossEager(Function):
@@ -121,13 +122,14 @@ class _LossEager(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         loss, grad = _loss(*args)
-        _save_gradient(ctx, args[0], grad, args[10])
+        _save_gradient(ctx, args, grad)
         return loss, grad
 
     backward = _LossOp.backward
 
 
-def _save_gradient(ctx: Any, x: Tensor, grad: Tensor, reduction: str) -> None:
+def _save_gradient(ctx: Any, inputs: tuple, grad: Tensor) -> None:
+    x, *_, reduction, _, _, _ = inputs
     ctx.save_for_backward(x, grad)
     ctx.reduction = reduction
     ctx.mark_non_differentiable(grad)

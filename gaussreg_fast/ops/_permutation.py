@@ -80,9 +80,10 @@ def index(seed: Tensor | None, index: Tensor | None, *options: Any) -> Tensor | 
     return (_index if direct(given) else _index_op)(seed, index, *options)
 
 
-def index_for(x: Tensor, seed: Tensor | None, index: Tensor | None, *options: Any) -> Any:
-    """Within an implementation: the index for the batch x, or None."""
+def index_for(
+    x: Tensor, seed: Tensor | None, index: Tensor | None, per_sample: bool, backend: str
+) -> Tensor | None:
+    """Within an implementation: the index for the batch x, or None for no permutation."""
     if seed is None and index is None:
         return None
-    per_sample, backend = options
     return _index(seed, index, per_sample, x.shape[0], math.prod(x.shape[1:]), backend)

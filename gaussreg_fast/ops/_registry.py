@@ -96,3 +96,8 @@ def first_order(grad: Tensor, x: Tensor) -> Tensor:
     Without the tie a second derivative would silently come out as zero.
     """
     return _NoDoubleBackward.apply(grad, x) if torch.is_grad_enabled() else grad
+
+
+def only_first(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a backward returns: a gradient by x, the first input, and none by the options."""
+    return (grad, *[None] * (len(ctx.needs_input_grad) - 1))

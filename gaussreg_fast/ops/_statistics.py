@@ -19,6 +19,7 @@ from gaussreg_fast.ops._registry import (
     enter,
     first_order,
     library,
+    only_first,
     register,
     result_dtype,
 )
@@ -123,7 +124,7 @@ class _StatisticsOp(Function):
         call = _statistics_backward if direct(x) else _statistics_backward_op
         grad_m, grad_a = upstream
         grad = call(x, grad_m, grad_a, seed, index, *ctx.options)
-        return (first_order(grad, x), *(None,) * 8)
+        return only_first(ctx, first_order(grad, x))
 
 
 class _StatisticsEager(Function):

@@ -1,0 +1,71 @@
+"""What every launch needs: the device's properties, its guard, its constants, ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+
+import nvtx
+import torch
+from torch import Tensor
+
+_ranges = nvtx.get_domain("gaussreg_fast")
+
+
+@functools.cache
+def arch(device: torch.device) -> str:
+    """sm_90, gfx942, ...; "cpu" in the interpreter."""
+    if device.type == "cpu":
+        return "cpu"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may have."""
+    if device.type == "cpu":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@contextlib.contextmanager
+def on(device: torch.device, name: str) -> Iterator[None]:
+    """Launches within go to `device`, and are an NVTX range of the domain gaussreg_fast."""
+    _ranges.push_range(_range(name))
+    try:
+        if device.type == "cpu":
+            yield
+        else:
+            with torch.cuda.device(device):
+                yield
+    finally:
+        _ranges.pop_range()
+
+
+@functools.cache
+def _range(name: str):  # type: ignore[no-untyped-def]
+    return _ranges.get_event_attributes(message=name)
+
+
+_roots: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def roots(dimension: int, device: torch.device) -> Tensor:
+    """exp(-2 pi i k / D) for k < D / 2: cosines, then sines, float32 (D,). Kept per device.
+
+    Within a CUDA-graph capture they are made anew and belong to the graph: kept, they would hold
+    nothing until its first replay.
+    """
+    if (device, dimension) in _roots:
+        return _roots[device, dimension]
+    k = torch.arange(dimension // 2, dtype=torch.float64, device=device)
+    angle = k * (-2 * math.pi / dimension)
+    table = torch.cat([angle.cos(), angle.sin()]).float()
+    if device.type == "cpu" or not torch.cuda.is_current_stream_capturing():
+        _roots[device, dimension] = table
+    return table

@@ -1,0 +1,53 @@
+"""How samples are permuted, as the kernels take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import config
+from gaussreg_fast.kernels.permutation import permutation_table
+from gaussreg_fast.launch._device import on
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A seed (one permutation shared by the batch, or one per sample), an index, or none.
+
+    `seed` is int64 with one element, `index` an integer tensor (D,) or (B, D), validated.
+    """
+
+    seed: Tensor | None = None
+    index: Tensor | None = None
+    per_sample: bool = False
+
+
+def permutation(seed: Tensor, dimension: int, samples: int, inverse: bool) -> Tensor:
+    """Permutation v1, int64: (D,) where samples is 0, else (samples, D)."""
+    out = torch.empty((max(samples, 1), dimension), dtype=torch.int64, device=seed.device)
+    write_table(seed, out, inverse)
+    return out if samples else out[0]
+
+
+def shared_table(seed: Tensor, dimension: int) -> Tensor:
+    """The shared permutation, int32 (1, D)."""
+    out = torch.empty((1, dimension), dtype=torch.int32, device=seed.device)
+    write_table(seed, out, False)
+    return out
+
+
+def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
+    """Permutations of the rows' samples into `out` (samples, D)."""
+    samples, dimension = out.shape
+    tile = config.table_tile(dimension)
+    with on(seed.device, "permutation"):
+        permutation_table[(-(-dimension // tile), samples)](
+            seed,
+            out,
+            D=dimension,
+            BITS=config.permutation_bits(dimension),
+            INVERSE=inverse,
+            TILE=tile,
+        )

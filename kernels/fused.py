@@ -1,0 +1,242 @@
+"""One launch: statistics, loss and gradient of samples that fit on the chip.
+
+One program computes one sample of D = 64 to 32768 numbers, a power of two. The permuted sample is
+packed into M = D / 2 complex numbers, z_n = xp_2n + i xp_2n+1, and transformed in three steps of
+radix R1, R2, R3 (M = R1 R2 R3, C = R1 R2):
+
+    n = n1 R2 R3 + n2 R3 + n3,    k = k1 + R1 k2 + C k3
+
+Each step transforms the first dimension of a tensor, the exchanges between them go through shared
+memory, and Z comes out in its natural order (k3, c) with c = k1 + R1 k2. With its mirror Z_{M-k}
+each Z_k becomes a bin of the real sample's spectrum.
+"""
+
+import triton
+import triton.language as tl
+
+from .dft import apart, constant_roots, dft, exchange, exchange_back, root, swap, times, together, twiddle
+from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
+from .permutation import permutation_state, permuted
+
+VECTOR = tl.constexpr(8)  # neighbouring table entries that one thread reads
+
+
+def work(grid, kernel, args):
+    """Launch metadata: the bytes that must move, and the floating-point operations (rounded)."""
+    batch, dimension, task = grid[0], args["D"], args["TASK"]
+    blocks = dimension // (2 * args["BLOCK"])
+    moved = args["x"].element_size() * dimension + 4 * blocks * (task in ("statistics", "pullback"))
+    transforms = 2 if task in ("gradient", "pullback") else 1
+    if transforms == 2:
+        moved += args["grad"].element_size() * dimension
+    operations = 2.5 * transforms * dimension * (dimension.bit_length() - 1) + 10 * dimension
+    return {
+        "name": f"gaussreg_fast.fused.{task}<D={dimension}, B={batch}>",
+        "bytes": batch * moved,
+        "flops32": int(batch * operations),
+    }
+
+
+@triton.jit
+def packed_number(q, T: tl.constexpr):
+    """Which number of the permuted sample the gather puts at q.
+
+    It fills rows (n1, parity) of tensors (n2, n3); VECTOR rows are neighbours, as one thread reads
+    them from the table.
+    """
+    row = q // (VECTOR * T) * VECTOR + q % VECTOR
+    t = q // VECTOR % T
+    return 2 * (row // 2 * T + t) + row % 2
+
+
+@triton.jit
+def packed_place(j, T: tl.constexpr):
+    """Where number j of the permuted sample lies among the rows (n1, parity), flattened."""
+    n = j // 2
+    return (n // T * 2 + j % 2) * T + n % T
+
+
+@triton.jit
+def mirrored(re, im):
+    """z_k -> z_{M-k mod M} for tensors (R, C) in natural order."""
+    R: tl.constexpr = re.shape[0]
+    C: tl.constexpr = re.shape[1]
+    M: tl.constexpr = R * C
+    q = tl.arange(0, 2 * M)
+    z = tl.gather(tl.reshape(together(re, im), (2 * M,)), q // M * M + (M - q % M) % M, 0)
+    return apart(tl.reshape(z, (2, R, C)))
+
+
+@triton.jit
+def bin_roots(roots, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexpr):
+    """exp(-2 pi i k / D) for all k < D / 2 in natural order (R, C)."""
+    c, s = root(roots, tl.arange(0, D // (2 * R)), D // 2, CACHE)
+    turn_c, turn_s = constant_roots(R, 2 * R, -1)
+    return times(tl.expand_dims(c, 0), tl.expand_dims(s, 0), turn_c, turn_s)
+
+
+@triton.jit
+def untangle(re, im, w_re, w_im, first):
+    """The packed spectrum Z -> twice the compact spectrum, y_0 up to a rotation.
+
+    2 X_k = E + w O with E = Z_k + conj Z_{M-k}, O = -i (Z_k - conj Z_{M-k}), w = exp(-2 pi i k / D).
+    """
+    m_re, m_im = mirrored(re, im)
+    t_re, t_im = times(im + m_im, m_re - re, w_re, w_im)
+    # X_0 and X_M share a bin of the magnitude of Z_0.
+    y_re = tl.where(first, 2 * re, re + m_re + t_re)
+    y_im = tl.where(first, 2 * im, im - m_im + t_im)
+    return y_re, y_im
+
+
+@triton.jit
+def untangle_adjoint(re, im, w_re, w_im, first):
+    """The adjoint of `untangle`."""
+    m_re, m_im = mirrored(re, im)
+    # conj(w) (V_k - conj V_{M-k})
+    o_re, o_im = times(re - m_re, im + m_im, w_re, -w_im)
+    z_re = tl.where(first, 2 * re, re + m_re - o_im)
+    z_im = tl.where(first, 2 * im, im - m_im + o_re)
+    return z_re, z_im
+
+
+@triton.jit
+def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
+    """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative."""
+    square = re * re + im * im
+    if POWER:
+        return square * (SCALE * SCALE), 2 * SCALE * SCALE
+    else:
+        inverse = tl.where(square == 0, 0.0, tl.rsqrt(square))
+        return square * inverse * SCALE, inverse * SCALE
+
+
+@triton.jit
+def index_tables(
+    seed, given, table, inverse, given_stride,
+    GIVEN: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, T: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Writes `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation."""
+    q = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    row = tl.program_id(1)
+    inside = q < D
+    j = packed_number(q, T)
+    if GIVEN:
+        at = given + row.to(tl.int64) * given_stride + j
+        number = tl.load(at, mask=inside, other=0).to(tl.int32)
+    else:
+        state = permutation_state(seed, row)
+        number = permuted(j.to(tl.uint32), state, D, BITS, False).to(tl.int32)
+    start = row.to(tl.int64) * 2 * D
+    tl.store(table + start + q, number.to(tl.int16), mask=inside)
+    tl.store(inverse + start + number, packed_place(j, T).to(tl.int16), mask=inside)
+
+
+@triton.jit(launch_metadata=work)
+def fused(
+    x, loss, grad, moments, blocks, table, inverse, seed, roots,
+    x_stride, table_stride, power_weight, target, scale,
+    TASK: tl.constexpr, PERMUTATION: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
+    POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr,
+    R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, RELOAD: tl.constexpr,
+):  # fmt: skip
+    """Statistics, loss and gradient of one sample per program.
+
+    `TASK`: "value" writes loss; "gradient" loss and `scale` times its gradient; "statistics"
+    moments (B, K) and blocks (B, P); "pullback" reads gradients by these two and writes the one
+    by x. `PERMUTATION`: "table" reads `table` (which number of x goes where, see `packed_number`)
+    and `inverse` (`packed_place` of the inverse permutation); "seed" computes a permutation of its
+    own for each sample; "none" has none. `RELOAD`: x is read again for the moments' gradient.
+    """
+    M: tl.constexpr = D // 2
+    T: tl.constexpr = M // R1
+    C: tl.constexpr = R1 * R2
+    P: tl.constexpr = M // BLOCK
+    sample = tl.program_id(0).to(tl.int64)
+    x += sample * x_stride
+    i = tl.arange(0, D)
+    v = tl.load(x + i).to(tl.float32)
+
+    if PERMUTATION == "table":
+        index = tl.load(table + sample * table_stride + i).to(tl.int32)
+    else:
+        index = packed_number(i, T)
+    if PERMUTATION == "seed":
+        state = permutation_state(seed, sample)
+        index = permuted(index.to(tl.uint32), state, D, BITS, False).to(tl.int32)
+    z = tl.reshape(tl.gather(v, index, 0), (R1 * 2 // VECTOR, T, VECTOR // 2, 2))
+    re, im = tl.split(tl.permute(z, (0, 2, 1, 3)))
+
+    n3 = tl.arange(0, R3 * R1) // R1
+    first = (tl.expand_dims(tl.arange(0, R3), 1) == 0) & (tl.expand_dims(tl.arange(0, C), 0) == 0)
+    re, im = dft(tl.reshape(re, (R1, T)), tl.reshape(im, (R1, T)), -1)
+    c, s = root(roots, 2 * tl.arange(0, T), M, "")
+    re, im = twiddle(re, im, c, s, -1)
+    re, im = exchange(re, im, R1, R2, R3)
+    re, im = dft(re, im, -1)
+    c, s = root(roots, 2 * R1 * n3, M, "")
+    re, im = twiddle(re, im, c, s, -1)
+    re, im = swap(re, im, R2, R3, R1)
+    re, im = dft(re, im, -1)
+    w_re, w_im = bin_roots(roots, D, R3, "")
+    re, im = untangle(re, im, w_re, w_im, first)
+    SCALE: tl.constexpr = 0.5 / D**0.5
+    a, a_slope = amplitudes(re, im, POWER, SCALE)
+
+    if TASK != "pullback":
+        sums = power_sums(v, ORDERS)
+        m = ()
+        for k in tl.static_range(len(sums)):
+            m = m + (sums[k] / D,)
+        means = tl.sum(tl.reshape(a, (P, BLOCK)), 1) / BLOCK
+    if TASK == "statistics":
+        for k in tl.static_range(len(m)):
+            tl.store(moments + sample * len(m) + k, m[k])
+        tl.store(blocks + sample * P + tl.arange(0, P), means)
+    elif TASK == "pullback":
+        slopes = ()
+        for n in tl.static_range(1, 9):
+            if (ORDERS >> n) & 1:
+                at = moments + sample * count(ORDERS) + place(ORDERS, n)
+                slopes = slopes + (tl.load(at),)
+    else:
+        term, slopes = moment_terms(m, ORDERS, FORM, D)
+        gap = means - target
+        total = term + power_weight * (tl.sum(tl.abs(gap), 0) / P)
+        tl.store(loss + sample, total + 0 * tl.sum(v, 0))
+
+    if (TASK == "gradient") | (TASK == "pullback"):
+        if TASK == "gradient":
+            weight = sign(gap) * (scale * power_weight / (P * BLOCK))
+        else:
+            weight = tl.load(blocks + sample * P + tl.arange(0, P)) / BLOCK
+        weight = tl.broadcast_to(tl.expand_dims(weight, 1), (P, BLOCK))
+        factor = tl.reshape(weight, (R3, C)) * a_slope
+        w_re, w_im = bin_roots(roots, D, R3, ".cg")
+        re, im = untangle_adjoint(re * factor, im * factor, w_re, w_im, first)
+        re, im = dft(re, im, 1)
+        re, im = swap(re, im, R3, R2, R1)
+        c, s = root(roots, 2 * R1 * n3, M, ".cg")
+        re, im = twiddle(re, im, c, s, 1)
+        re, im = dft(re, im, 1)
+        re, im = exchange_back(re, im, R1, R2, R3)
+        c, s = root(roots, 2 * tl.arange(0, T), M, ".cg")
+        re, im = twiddle(re, im, c, s, 1)
+        re, im = dft(re, im, 1)
+
+        if PERMUTATION == "table":
+            where = tl.load(inverse + sample * table_stride + i).to(tl.int32)
+        elif PERMUTATION == "seed":
+            j = permuted(i.to(tl.uint32), state, D, BITS, True).to(tl.int32)
+            where = packed_place(j, T)
+        else:
+            where = packed_place(i, T)
+        z = tl.reshape(tl.permute(tl.join(re, im), (0, 2, 1)), (D,))
+        g = tl.gather(z, where, 0)
+        if ORDERS:
+            if RELOAD:
+                v = tl.load(x + i, cache_modifier=".cg").to(tl.float32)
+            local = moment_gradient(v, slopes, ORDERS, D)
+            g += local * scale if TASK == "gradient" else local
+        tl.store(grad + sample * D + i, g.to(grad.dtype.element_ty))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FUSED_DIMENSIONS = (64, 32768)
-LARGE_DIMENSIONS = (65536, 2**22)
 VECTOR = 8  # neighbouring table entries that one thread reads, as in kernels/fused.py
 
 
@@ -36,8 +35,32 @@ FUSED = {
     16384: Fused((32, 16, 16), 8, reload=True),
     32768: Fused((32, 16, 32), 16, reload=True),
 }
+
+
+@dataclass(frozen=True)
+class Large:
+    """Four launches: M = n1 n2, the first radix of each step, columns per program, warps."""
+
+    n1: int
+    n2: int
+    column_radix: int
+    row_radix: int
+    width: int
+    column_warps: int
+    row_warps: int
+
+
+# Rows come in 32s, columns in as many as make segments of 64 bytes or more of the workspace.
+LARGE = {
+    65536: Large(256, 128, 16, 16, 16, 8, 8),
+    131072: Large(256, 256, 16, 16, 16, 8, 16),
+    262144: Large(512, 256, 32, 16, 8, 8, 16),
+    524288: Large(1024, 256, 32, 16, 8, 16, 16),
+}
+LARGE_WORKSPACE = 2**25  # bytes: half of the L2 cache of an H100 or H200
 # Architecture -> D -> parameters that replace the ones above there.
 TUNED: dict[str, dict[int, Fused]] = {}
+TUNED_LARGE: dict[str, dict[int, Large]] = {}
 
 
 def is_power_of_two(n: int) -> bool:
@@ -58,12 +81,24 @@ def path(dimension: int, block_size: int, shared_memory: int) -> str:
     low, high = FUSED_DIMENSIONS
     if low <= dimension <= high and 2 * block_size <= dimension and 4 * dimension <= shared_memory:
         return "fused"
+    if dimension in LARGE and block_size == 16:
+        return "large"
     return "general"
 
 
 def fused(dimension: int, arch: str) -> Fused:
     """Parameters of the one-launch kernel."""
     return TUNED.get(arch, {}).get(dimension, FUSED[dimension])
+
+
+def large(dimension: int, arch: str) -> Large:
+    """Parameters of the four-launch kernels."""
+    return TUNED_LARGE.get(arch, {}).get(dimension, LARGE[dimension])
+
+
+def large_chunk(dimension: int) -> int:
+    """Samples whose workspaces, two float32 numbers per element, stay in the cache together."""
+    return max(1, LARGE_WORKSPACE // (8 * dimension))
 
 
 def permutation_bits(dimension: int) -> int:

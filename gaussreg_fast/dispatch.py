@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+import re
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
 import torch
 
 from gaussreg_fast import native
 
-_NO_TRITON = "this version of gaussreg_fast has no Triton kernels yet"
+MIN_TRITON = (3, 6)
+MIN_CAPABILITY = (8, 0)
 
 
 def backends() -> dict[str, str]:
@@ -14,35 +22,97 @@ def backends() -> dict[str, str]:
 
     `backend="auto"` takes the first available of triton (on a GPU), native (on the CPU)
     and torch. In this version the native backend makes the permutations in C++ and shares
-    the rest with the torch backend.
+    the rest with the torch backend. Where TRITON_INTERPRET=1 is set, triton runs in its
+    interpreter, on CPU tensors: for tests, never by "auto".
     """
-    return {"triton": _NO_TRITON, "native": native.load()[1], "torch": "available"}
+    return {"triton": triton_state(), "native": native.load()[1], "torch": "available"}
 
 
-def require(backend: str, device: torch.device) -> None:
+@functools.cache
+def triton_state() -> str:
+    """ "available", or why the Triton kernels cannot run here."""
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "triton is not installed"
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < MIN_TRITON:
+        return f"triton {found} is too old, {MIN_TRITON[0]}.{MIN_TRITON[1]} is needed"
+    if not interpreted():
+        if not torch.cuda.is_available():
+            return "no GPU: torch.cuda.is_available() is False"
+        capability = torch.cuda.get_device_capability()
+        if not torch.version.hip and capability < MIN_CAPABILITY:
+            name = torch.cuda.get_device_name()
+            return f"{name} is too old: compute capability {capability}, {MIN_CAPABILITY} is needed"
+    try:
+        importlib.import_module("gaussreg_fast.launch")
+    except Exception as error:  # a broken installation of triton can raise anything
+        return f"the Triton kernels cannot be imported: {error}"
+    return "available"
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in the interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def require(backend: str, x: torch.Tensor) -> None:
     """Raises early, before anything is drawn or computed, what `resolve` would raise.
 
-    Not under torch.compile, which cannot trace the search for the module: there the operator
+    Not under torch.compile, which cannot trace the search for a backend: there the operator
     raises it.
     """
     if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
-        resolve(backend, device)
+        resolve(backend, x.device, x.dtype)
 
 
-def resolve(backend: str, device: torch.device) -> str:
-    """The backend for tensors on `device`.
+def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """The backend for tensors of a type on a device.
 
     Raises:
         RuntimeError: a backend asked for by name that cannot run there.
     """
+    if backend == "torch":
+        return backend
+    if backend == "auto":
+        return _automatic(device, dtype)
     states = backends()
     if states["native"] == "available" and device.type != "cpu":
         states["native"] = f"it computes on the CPU, x is on {device}"
-    if backend == "auto":
-        return "native" if states["native"] == "available" else "torch"
+    if states["triton"] == "available":
+        states["triton"] = _triton_for(device, dtype)
     if states[backend] != "available":
         able = ", ".join(repr(name) for name, state in states.items() if state == "available")
         raise RuntimeError(
             f"backend {backend!r} cannot run here: {states[backend]}; these can: {able}"
         )
     return backend
+
+
+def _triton_for(device: torch.device, dtype: torch.dtype | None) -> str:
+    """ "available", or why working Triton kernels cannot take such tensors."""
+    if dtype == torch.float64:
+        return "it computes in float32, x is float64"
+    expected = "cpu" if interpreted() else "cuda"
+    if device.type != expected:
+        place = "in the interpreter, on the CPU" if interpreted() else "on a GPU"
+        return f"it computes {place}, x is on {device}"
+    return "available"
+
+
+def _automatic(device: torch.device, dtype: torch.dtype | None) -> str:
+    if device.type == "cpu":
+        return "native" if native.load()[1] == "available" else "torch"
+    if device.type != "cuda" or interpreted() or dtype == torch.float64:
+        return "torch"
+    if triton_state() == "available":
+        return "triton"
+    _warn_once(triton_state())
+    return "torch"
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"gaussreg_fast falls back to its torch backend: {reason}", UserWarning, stacklevel=2
+    )

@@ -14,9 +14,10 @@ each Z_k becomes a bin of the real sample's spectrum.
 import triton
 import triton.language as tl
 
-from .dft import apart, constant_roots, dft, exchange, exchange_back, root, swap, times, together, twiddle
+from .dft import apart, dft, exchange, exchange_back, root, swap, together, twiddle
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
+from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
 
 VECTOR = tl.constexpr(8)  # neighbouring table entries that one thread reads
 
@@ -65,50 +66,6 @@ def mirrored(re, im):
     q = tl.arange(0, 2 * M)
     z = tl.gather(tl.reshape(together(re, im), (2 * M,)), q // M * M + (M - q % M) % M, 0)
     return apart(tl.reshape(z, (2, R, C)))
-
-
-@triton.jit
-def bin_roots(roots, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexpr):
-    """exp(-2 pi i k / D) for all k < D / 2 in natural order (R, C)."""
-    c, s = root(roots, tl.arange(0, D // (2 * R)), D // 2, CACHE)
-    turn_c, turn_s = constant_roots(R, 2 * R, -1)
-    return times(tl.expand_dims(c, 0), tl.expand_dims(s, 0), turn_c, turn_s)
-
-
-@triton.jit
-def untangle(re, im, w_re, w_im, first):
-    """The packed spectrum Z -> twice the compact spectrum, y_0 up to a rotation.
-
-    2 X_k = E + w O with E = Z_k + conj Z_{M-k}, O = -i (Z_k - conj Z_{M-k}), w = exp(-2 pi i k / D).
-    """
-    m_re, m_im = mirrored(re, im)
-    t_re, t_im = times(im + m_im, m_re - re, w_re, w_im)
-    # X_0 and X_M share a bin of the magnitude of Z_0.
-    y_re = tl.where(first, 2 * re, re + m_re + t_re)
-    y_im = tl.where(first, 2 * im, im - m_im + t_im)
-    return y_re, y_im
-
-
-@triton.jit
-def untangle_adjoint(re, im, w_re, w_im, first):
-    """The adjoint of `untangle`."""
-    m_re, m_im = mirrored(re, im)
-    # conj(w) (V_k - conj V_{M-k})
-    o_re, o_im = times(re - m_re, im + m_im, w_re, -w_im)
-    z_re = tl.where(first, 2 * re, re + m_re - o_im)
-    z_im = tl.where(first, 2 * im, im - m_im + o_re)
-    return z_re, z_im
-
-
-@triton.jit
-def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
-    """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative."""
-    square = re * re + im * im
-    if POWER:
-        return square * (SCALE * SCALE), 2 * SCALE * SCALE
-    else:
-        inverse = tl.where(square == 0, 0.0, tl.rsqrt(square))
-        return square * inverse * SCALE, inverse * SCALE
 
 
 @triton.jit
@@ -179,8 +136,9 @@ def fused(
     re, im = twiddle(re, im, c, s, -1)
     re, im = swap(re, im, R2, R3, R1)
     re, im = dft(re, im, -1)
-    w_re, w_im = bin_roots(roots, D, R3, "")
-    re, im = untangle(re, im, w_re, w_im, first)
+    m_re, m_im = mirrored(re, im)
+    w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
+    re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
     SCALE: tl.constexpr = 0.5 / D**0.5
     a, a_slope = amplitudes(re, im, POWER, SCALE)
 
@@ -213,8 +171,10 @@ def fused(
             weight = tl.load(blocks + sample * P + tl.arange(0, P)) / BLOCK
         weight = tl.broadcast_to(tl.expand_dims(weight, 1), (P, BLOCK))
         factor = tl.reshape(weight, (R3, C)) * a_slope
-        w_re, w_im = bin_roots(roots, D, R3, ".cg")
-        re, im = untangle_adjoint(re * factor, im * factor, w_re, w_im, first)
+        re, im = re * factor, im * factor
+        m_re, m_im = mirrored(re, im)
+        w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, ".cg")
+        re, im = untangle_adjoint(re, im, m_re, m_im, w_re, w_im, first)
         re, im = dft(re, im, 1)
         re, im = swap(re, im, R3, R2, R1)
         c, s = root(roots, 2 * R1 * n3, M, ".cg")

@@ -1,8 +1,14 @@
-"""A tally of all comparisons against a reference, printed at the end of the run."""
+"""Where the Triton kernels run, and a tally of all comparisons against a reference."""
+
+import os
 
 import numpy as np
 import pytest
 import torch
+
+# Without a GPU the Triton kernels run in the interpreter. Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _TALLY = pytest.StashKey[dict]()
 

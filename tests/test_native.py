@@ -106,7 +106,7 @@ def test_permutations_are_the_same_without_the_module(without_module):
 )
 @pytest.mark.parametrize("backend", ["native", "triton"])
 def test_a_backend_by_name_refuses_tensors_it_cannot_compute_on(name, kwargs, backend):
-    """Triton has no kernels on the CPU or the meta device, native none off the CPU."""
+    """Triton has no kernels for the meta device, native none off the CPU."""
     x = torch.zeros(2, 64, device="meta")
     with pytest.raises(RuntimeError, match=rf"'{backend}' cannot run here.*'torch'"):
         getattr(gaussreg_fast, name)(x, backend=backend, **kwargs)

@@ -13,7 +13,7 @@ Seed = int | Tensor | None
 def check_backend(backend: str, x: Tensor) -> None:
     """A backend's name, and that it can run on x."""
     checks.one_of("backend", backend, checks.BACKENDS)
-    dispatch.require(backend, x.device)
+    dispatch.require(backend, x)
 
 
 def seed_tensor(seed: Seed, generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ def _gaussianity_options(
     reduction: str,
     backend: str,
     precision: str,
-    with_gradient: bool = False,
+    gradient: str = "",
 ) -> tuple[Any, ...]:
     """Validates, and returns the arguments of the operator that follow x."""
     dimension = checks.latents(x)
@@ -51,10 +51,15 @@ def _gaussianity_options(
         reference.block_target(target, statistic),
         statistic,
         reduction,
-        with_gradient or (x.requires_grad and torch.is_grad_enabled()),
+        gradient or _stored(x),
         backend,
         precision,
     )
+
+
+def _stored(x: Tensor) -> str:
+    """Whether the operator is to keep a gradient for backward."""
+    return "stored" if x.requires_grad and torch.is_grad_enabled() else "none"
 
 
 def gaussianity_loss(
@@ -138,12 +143,9 @@ def gaussianity_value_and_grad(
     """
     options = _gaussianity_options(
         x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, backend, precision, with_gradient=True,
+        seed, generator, reduction, backend, precision, gradient="reduced",
     )  # fmt: skip
-    loss, grad = ops.loss(x.detach(), *options)
-    if reduction == "mean" and x.shape[0] > 1:
-        grad = grad / x.shape[0]
-    return loss, grad.to(x.dtype)
+    return ops.loss(x.detach(), *options)
 
 
 def permuted_statistics(
@@ -186,7 +188,7 @@ def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backe
     check_backend(backend, x)
     return ops.loss(
         x, None, None, False, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
-        x.requires_grad and torch.is_grad_enabled(), backend, "fp32",
+        _stored(x), backend, "fp32",
     )[0]  # fmt: skip
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import config
-from gaussreg_fast.launch import _fused
+from gaussreg_fast.launch import _fused, _large
 from gaussreg_fast.launch._device import shared_memory
 from gaussreg_fast.launch._permutation import Permutation, permutation
 
 __all__ = ["Permutation", "loss", "permutation", "pullback", "statistics"]
 
-_PATHS: dict[str, ModuleType] = {"fused": _fused}
+_PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large}
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -38,6 +38,19 @@ def shared_table(seed: Tensor, dimension: int) -> Tensor:
     return out
 
 
+def source_of(permutation: Permutation, x: Tensor) -> tuple[str, Tensor, int]:
+    """How a kernel finds the permutation of rows x: its MODE, the table, the table's row stride."""
+    seed, index = permutation.seed, permutation.index
+    if index is not None:
+        index = index.contiguous()
+        return "table", index, 0 if index.dim() == 1 else index.stride(0)
+    if seed is None:
+        return "none", x, 0
+    if permutation.per_sample:
+        return "seed", x, 0
+    return "table", shared_table(seed, x.shape[1]), 0
+
+
 def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
     """Permutations of the rows' samples into `out` (samples, D)."""
     samples, dimension = out.shape

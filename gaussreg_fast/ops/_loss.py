@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from gaussreg_fast import reference
 from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._permutation import index_for
+from gaussreg_fast.ops._permutation import index_for, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
     enter,
@@ -35,50 +35,70 @@ def _loss(
     target: float,
     statistic: str,
     reduction: str,
-    with_gradient: bool,
+    gradient: str,
     backend: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the gradient of the *unreduced* one (empty if not asked for).
+    """The reduced loss, and a gradient (empty for "none").
 
-    The gradient stays unreduced and in the type of the computation: in half precision it would
-    underflow before a gradient scaler's factor reaches it.
+    "stored" is the gradient of the *unreduced* loss, for a backward that scales it. It stays in the
+    type of the computation: in half precision it would underflow before a gradient scaler's factor
+    reaches it. "reduced" is the gradient of the reduced loss, in x's type.
     """
-    backend = resolve(backend, x.device)
-    if x.shape[0] == 0:
-        shape = (0,) if reduction == "none" else ()
-        empty = x.new_zeros(x.shape if with_gradient else 0, dtype=result_dtype(x))
-        return x.new_zeros(shape, dtype=result_dtype(x)), empty
+    backend = resolve(backend, x.device, x.dtype)
+    batch = x.shape[0]
+    dtype = _gradient_dtype(x, gradient)
+    if batch == 0:
+        return _loss_fake(x, reduction, gradient, None, None, zero=True)
+    scale = 1 / batch if gradient == "reduced" and reduction == "mean" else 1.0
+    options: dict[str, Any] = {
+        "orders": orders,
+        "form": form,
+        "power_weight": power_weight,
+        "block_size": block_size,
+        "target": target,
+        "statistic": statistic,
+    }
     with torch.no_grad():
-        loss, grad = reference.loss_and_gradient(
-            as_rows(x),
-            index_for(x, seed, index, per_sample, backend) if power_weight else None,
-            orders=orders,
-            form=form,
-            power_weight=power_weight,
-            block_size=block_size,
-            target=target,
-            statistic=statistic,
-            with_gradient=with_gradient,
-        )
-        if reduction != "none":
+        if backend == "triton":
+            from gaussreg_fast import launch
+
+            permutation = permutation_for(seed, index, per_sample)
+            loss, grad = launch.loss(x, permutation, **options, gradient=dtype, scale=scale)
+        else:
+            index = index_for(x, seed, index, per_sample, backend) if power_weight else None
+            loss, grad = reference.loss_and_gradient(
+                as_rows(x), index, **options, with_gradient=dtype is not None
+            )
+            if grad is not None:
+                grad = grad if scale == 1 else grad * scale
+                grad = grad.reshape(x.shape).to(dtype).contiguous()
+        if reduction != "none" and batch > 1:
             loss = loss.mean() if reduction == "mean" else loss.sum()
-        if grad is None:
-            return loss, loss.new_empty(0)
-        return loss, grad.reshape(x.shape).contiguous()
+        elif reduction != "none":
+            loss = loss.reshape(())
+        return loss, loss.new_empty(0) if grad is None else grad
 
 
-def _loss_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    *_, reduction, with_gradient, _, _ = options
-    loss = x.new_empty((x.shape[0],) if reduction == "none" else (), dtype=result_dtype(x))
-    return loss, x.new_empty(x.shape if with_gradient else 0, dtype=result_dtype(x))
+def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:
+    if gradient == "none":
+        return None
+    return x.dtype if gradient == "reduced" else result_dtype(x)
+
+
+def _loss_fake(x: Tensor, *options: Any, zero: bool = False) -> tuple[Tensor, Tensor]:
+    *_, reduction, gradient, _, _ = options
+    new = x.new_zeros if zero else x.new_empty
+    loss = new((x.shape[0],) if reduction == "none" else (), dtype=result_dtype(x))
+    dtype = _gradient_dtype(x, gradient)
+    return loss, new(0 if dtype is None else x.shape, dtype=dtype or loss.dtype)
 
 
 _loss_op = register(
     "loss",
     "(Tensor x, Tensor? seed, Tensor? index, bool per_sample, int[] orders, str form, "
     "float power_weight, int block_size, float target, str statistic, str reduction, "
-    "bool with_gradient, str backend, str precision) -> (Tensor, Tensor)",
+    "str gradient, str backend, str precision) -> (Tensor, Tensor)",
     _loss,
     _loss_fake,
 )
@@ -140,5 +160,5 @@ library.impl("loss", _LossOp.apply, "Autograd")
 
 
 def loss(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    """The reduced loss, differentiable, and the gradient of the unreduced one; see `_loss`."""
+    """The reduced loss, differentiable, and a gradient that is not; see `_loss`."""
     return enter(x, options, _loss, _loss_op, _LossOp, _LossEager)

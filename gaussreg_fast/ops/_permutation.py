@@ -15,8 +15,13 @@ from gaussreg_fast.ops._registry import direct, register
 
 def _permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: str) -> Tensor:
     """(size,) where samples is 0, else (samples, size)."""
+    backend = resolve(backend, seed.device)
+    if backend == "triton":
+        from gaussreg_fast import launch
+
+        return launch.permutation(seed, size, samples, inverse)
     many = samples or None
-    if resolve(backend, seed.device) == "native":
+    if backend == "native":
         return native.permutation(int(seed.item()), size, samples=many, inverse=inverse)
     return reference.permutation(seed, size, samples=many, inverse=inverse)
 
@@ -87,3 +92,12 @@ def index_for(
     if seed is None and index is None:
         return None
     return _index(seed, index, per_sample, x.shape[0], math.prod(x.shape[1:]), backend)
+
+
+def permutation_for(seed: Tensor | None, index: Tensor | None, per_sample: bool) -> Any:
+    """Within an implementation: the permutation as `launch` takes it."""
+    from gaussreg_fast import launch
+
+    if index is not None:
+        checks.bijection(index)
+    return launch.Permutation(seed, index, per_sample)

@@ -14,7 +14,7 @@ from gaussreg_fast.ops._registry import as_rows, enter, library, register
 
 
 def _project(x: Tensor, block_size: int, backend: str) -> Tensor:
-    resolve(backend, x.device)
+    resolve(backend, x.device, x.dtype)
     if x.shape[0] == 0:
         return x.new_zeros(x.shape)
     with torch.no_grad():

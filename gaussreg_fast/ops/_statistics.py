@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from gaussreg_fast import reference
 from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._permutation import index_for
+from gaussreg_fast.ops._permutation import index_for, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
     direct,
@@ -36,10 +36,20 @@ def _statistics(
     backend: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    backend = resolve(backend, x.device)
+    backend = resolve(backend, x.device, x.dtype)
     if x.shape[0] == 0:
         return _statistics_fake(x, seed, index, per_sample, orders, block_size)
     with torch.no_grad():
+        if backend == "triton":
+            from gaussreg_fast import launch
+
+            return launch.statistics(
+                x,
+                permutation_for(seed, index, per_sample),
+                orders=orders,
+                block_size=block_size,
+                statistic=statistic,
+            )
         index = index_for(x, seed, index, per_sample, backend)
         m, a, _ = reference.permuted_statistics(as_rows(x), index, orders, block_size, statistic)
     return m, a
@@ -77,19 +87,28 @@ def _statistics_backward(
 ) -> Tensor:
     if x.shape[0] == 0:
         return x.new_zeros(x.shape)
+    backend = resolve(backend, x.device, x.dtype)
+    empty_m, empty_a = _statistics_fake(x, seed, index, per_sample, orders, block_size)
+    grad_m = torch.zeros_like(empty_m) if grad_m is None else grad_m
+    grad_a = torch.zeros_like(empty_a) if grad_a is None else grad_a
     with torch.no_grad():
+        if backend == "triton":
+            from gaussreg_fast import launch
+
+            return launch.pullback(
+                x,
+                permutation_for(seed, index, per_sample),
+                grad_m,
+                grad_a,
+                orders=orders,
+                block_size=block_size,
+                statistic=statistic,
+            )
         rows = as_rows(x)
-        index = index_for(x, seed, index, per_sample, resolve(backend, x.device))
-        m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)
+        index = index_for(x, seed, index, per_sample, backend)
+        _, _, y = reference.permuted_statistics(rows, index, [], block_size, statistic)
         grad = reference.permuted_statistics_pullback(
-            rows,
-            y,
-            index,
-            orders,
-            block_size,
-            statistic,
-            torch.zeros_like(m) if grad_m is None else grad_m,
-            torch.zeros_like(a) if grad_a is None else grad_a,
+            rows, y, index, orders, block_size, statistic, grad_m, grad_a
         )
     return grad.reshape(x.shape).to(x.dtype).contiguous()
 

@@ -1,0 +1,51 @@
+"""From the packed spectrum to the bins of a real sample, their magnitudes, and back.
+
+A sample of D numbers is transformed as M = D / 2 complex ones; its compact spectrum has M bins.
+"""
+
+import triton
+import triton.language as tl
+
+from .dft import constant_roots, root, times
+
+
+@triton.jit
+def bin_roots(roots, start, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexpr):
+    """exp(-2 pi i k / D) of the bins k = start + r D / (2 R) -> (R, T), `start` being (T,)."""
+    c, s = root(roots, start, D // 2, CACHE)
+    turn_c, turn_s = constant_roots(R, 2 * R, -1)
+    return times(tl.expand_dims(c, 0), tl.expand_dims(s, 0), turn_c, turn_s)
+
+
+@triton.jit
+def untangle(re, im, mirror_re, mirror_im, w_re, w_im, first):
+    """The packed spectrum Z and its mirror Z_{M-k} -> twice the bins, y_0 up to a rotation.
+
+    2 X_k = E + w O with E = Z_k + conj Z_{M-k}, O = -i (Z_k - conj Z_{M-k}) and
+    w = exp(-2 pi i k / D). `first` is where k = 0: X_0 and X_M share a bin, of the size of Z_0.
+    """
+    t_re, t_im = times(im + mirror_im, mirror_re - re, w_re, w_im)
+    y_re = tl.where(first, 2 * re, re + mirror_re + t_re)
+    y_im = tl.where(first, 2 * im, im - mirror_im + t_im)
+    return y_re, y_im
+
+
+@triton.jit
+def untangle_adjoint(re, im, mirror_re, mirror_im, w_re, w_im, first):
+    """The adjoint of `untangle`, applied to V and its mirror V_{M-k}."""
+    # conj(w) (V_k - conj V_{M-k})
+    o_re, o_im = times(re - mirror_re, im + mirror_im, w_re, -w_im)
+    z_re = tl.where(first, 2 * re, re + mirror_re - o_im)
+    z_im = tl.where(first, 2 * im, im - mirror_im + o_re)
+    return z_re, z_im
+
+
+@triton.jit
+def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
+    """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative."""
+    square = re * re + im * im
+    if POWER:
+        return square * (SCALE * SCALE), 2 * SCALE * SCALE
+    else:
+        inverse = tl.where(square == 0, 0.0, tl.rsqrt(square))
+        return square * inverse * SCALE, inverse * SCALE

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import nvtx
 import torch
+import triton
 from torch import Tensor
 
 _ranges = nvtx.get_domain("gaussreg_fast")
@@ -30,7 +31,12 @@ def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that one program may have."""
     if device.type == "cpu":
         return 227 * 1024
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = triton.runtime.driver.active.utils.get_device_properties(_number(device))
+    return int(properties["max_shared_mem"])
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 @contextlib.contextmanager

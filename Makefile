@@ -1,5 +1,6 @@
-# make demo   the checkerboard experiment, from nothing to a table and a picture in demo-out/
-# make test   the tests, from nothing
+# make demo      the checkerboard experiment, from nothing to a table and a picture in demo-out/
+# make test      the tests, from nothing
+# make kernels   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint readme measure clean
+.PHONY: demo test lint kernels record-kernels readme measure clean
 
 demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -22,6 +23,24 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
+# is of a release without numbers, which is said and is no failure.
+OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
+RESOURCES := $(BIN)/python bench/kernel_resources.py
+
+kernels: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+	$(RESOURCES) --check || [ $$? = 2 ]
+	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --check
+
+# Accepts what they compile to now.
+record-kernels: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+	$(RESOURCES) --out bench/results/kernel_resources.json
+	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --out bench/results/kernel_resources.json
+
+$(CURDIR)/build/triton-%/.installed: | $(BIN)/python
+	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*
+	touch $@
 
 # Reruns the demo for the README and puts its table there.
 readme: $(VENV)/.cli

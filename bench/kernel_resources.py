@@ -1,0 +1,489 @@
+"""Registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
+
+    python bench/kernel_resources.py                 measure and show
+    python bench/kernel_resources.py --check         exit 1 where the committed numbers differ
+    python bench/kernel_resources.py --out FILE      write the numbers into FILE
+    ... [--arch sm_90] [--only TEXT] [--jobs 2]      some of them
+
+What is compiled is what the package launches: each case below is a call of `gaussreg_fast.launch`
+with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
+own binder makes types and alignments, config.py the launch parameters; launches are noted instead
+of run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
+code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
+
+Compilers differ from release to release, so numbers are kept per Triton release, and one that has
+none is no failure: exit code 2. A kernel over a limit is a failure whatever is recorded: see
+`broken_limits`.
+
+A compilation takes up to 20 s, nearly all of it Triton's own layout pass, so not every case is
+compiled for every architecture. sm_90, where the kernels are tuned and measured, has every D, and
+every option at a small D and those that cost registers at 16384, the largest that must not spill.
+The others share Triton's front and differ in what comes after, so they have every kernel and
+option, at a small D, and three sizes of the usual call: smallest, usual, largest that fits gfx942.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from gaussreg_fast import config
+from gaussreg_fast.latent.files import atomic_path
+
+RECORD = Path(__file__).resolve().parent / "results" / "kernel_resources.json"
+# Architecture -> what Triton calls it, and the bytes of shared memory that a program may have.
+ARCHS = {
+    "sm_80": (("cuda", 80, 32), 163 * 1024),
+    "sm_90": (("cuda", 90, 32), 227 * 1024),
+    "sm_100": (("cuda", 100, 32), 227 * 1024),
+    "gfx942": (("hip", "gfx942", 64), 64 * 1024),
+}
+
+
+Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of `gaussreg_fast.launch`; the defaults are those of the public functions."""
+
+    dimension: int
+    task: str = "gradient"
+    permutation: str = "shared"
+    dtype: str = "float32"
+    statistic: str = "amplitude"
+    orders: tuple[int, ...] = (1, 2)
+    form: str = "root"
+    block_size: int = 16
+
+    def __str__(self) -> str:
+        extra = [
+            f"{field.name}={getattr(self, field.name)}".replace(" ", "")
+            for field in fields(self)[2:]
+            if getattr(self, field.name) != field.default
+        ]
+        return " ".join([self.task, f"D={self.dimension}", *extra])
+
+    def call(self) -> None:
+        """Allocates and launches."""
+        from gaussreg_fast import launch
+
+        seed = torch.zeros(1, dtype=torch.int64)
+        if self.task == "permutation":
+            launch.permutation(seed, self.dimension, 0, False)
+            return
+        x = torch.zeros(2, self.dimension, dtype=getattr(torch, self.dtype))
+        permutation = {
+            "none": launch.Permutation(),
+            "shared": launch.Permutation(seed=seed),
+            "per_sample": launch.Permutation(seed=seed, per_sample=True),
+            "index": launch.Permutation(index=torch.arange(self.dimension)),
+        }[self.permutation]
+        options: dict[str, Any] = {
+            "orders": self.orders,
+            "block_size": self.block_size,
+            "statistic": self.statistic,
+        }
+        if self.task == "statistics":
+            launch.statistics(x, permutation, **options)
+        elif self.task == "pullback":
+            blocks = -(-(self.dimension // 2) // self.block_size)
+            moments = torch.zeros(2, len(self.orders))
+            launch.pullback(x, permutation, moments, torch.zeros(2, blocks), **options)
+        else:
+            launch.loss(
+                x,
+                permutation,
+                form=self.form,
+                power_weight=25.0,
+                target=0.8862,
+                gradient=x.dtype if self.task == "gradient" else None,
+                **options,
+            )
+
+
+# Options that make other code, from the cheapest to compile to the one with most registers.
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"task": "value"},
+    {"task": "statistics"},
+    {"task": "pullback"},
+    {"statistic": "power"},
+    {"dtype": "bfloat16"},
+    {"dtype": "float16"},
+    {"permutation": "index"},
+    {"permutation": "none"},
+    {"permutation": "per_sample"},
+    {"orders": tuple(range(1, 9))},
+)
+COSTLY = ("pullback", "bfloat16", "per_sample", tuple(range(1, 9)))
+EVERYWHERE = (
+    *(Case(dimension) for dimension in (64, 4096, 16384)),
+    *(Case(1024, **option) for option in OPTIONS),
+    *(Case(dimension, task="permutation") for dimension in (16384, 65536)),
+)
+SM_90 = (
+    *(Case(dimension) for dimension in config.FUSED),
+    *(Case(16384, **option) for option in OPTIONS if set(option.values()) & set(COSTLY)),
+)
+
+
+def cases(arch: str) -> list[Case]:
+    """What is compiled for an architecture."""
+    return list(dict.fromkeys([*EVERYWHERE, *(SM_90 if arch == "sm_90" else ())]))
+
+
+# ---------------------------------------------------------------- what is launched
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One launch of one kernel: all that its compilation depends on."""
+
+    name: str
+    arch: str
+    module: str
+    kernel: str
+    dimension: int
+    signature: dict[str, Any]
+    constants: dict[Any, Any]
+    attributes: dict[Any, Any]
+    options: dict[str, Any]
+
+
+class Driver:
+    """A GPU's driver, as far as a launch asks it before it compiles."""
+
+    def __init__(self, arch: str):
+        from triton.backends.compiler import GPUTarget
+
+        self.arch, self.target = arch, GPUTarget(*ARCHS[arch][0])
+
+    def get_current_device(self) -> str:
+        return self.arch
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+
+@contextlib.contextmanager
+def pretended(arch: str, hook: Callable[..., bool]) -> Iterator[None]:
+    """Launches within compile for `arch`, and `hook` is called instead of compiling."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    import gaussreg_fast.launch
+
+    room = gaussreg_fast.launch.__name__
+    answers = {"arch": lambda device: arch, "shared_memory": lambda device: ARCHS[arch][1]}
+    with contextlib.ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name == room or name.startswith(room + "."):
+                for question in answers.keys() & vars(module).keys():
+                    stack.enter_context(mock.patch.object(module, question, answers[question]))
+        stack.enter_context(mock.patch.object(knobs.runtime, "jit_cache_hook", hook))
+        driver.set_active(Driver(arch))
+        yield
+
+
+def launches(case: Case, arch: str) -> list[Variant]:
+    """What a case launches, in order; the same compilation once."""
+    found: dict[str, Variant] = {}
+
+    def hook(*, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        count = sum(variant.kernel == fn.name for variant in found.values())
+        options = json.loads(compile["specialization_data"])["options"]
+        found.setdefault(
+            f"{fn.module}.{fn.name} {key}",
+            Variant(
+                f"{case}: {fn.name}" + (f" {count + 1}" if count else ""),
+                arch,
+                fn.module,
+                fn.name,
+                case.dimension,
+                compile["signature"],
+                compile["constants"],
+                compile["configs"][0],
+                {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()},
+            ),
+        )
+        return True
+
+    with pretended(arch, hook):
+        case.call()
+    return list(found.values())
+
+
+def variants(arch: str) -> list[Variant]:
+    """What is compiled for an architecture, without what another case compiles as well."""
+    found: dict[str, Variant] = {}
+    for case in cases(arch):
+        for variant in launches(case, arch):
+            found.setdefault(repr(replace(variant, name="", dimension=0)), variant)
+    return list(found.values())
+
+
+# ---------------------------------------------------------------- what it compiles to
+
+# Instructions by their names up to a dot; those of gfx942 go by the names of their counterparts.
+CUDA = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)")
+CUDA_CLASSES = ("FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "MUFU", "SHFL", "BAR")
+CUDA_CLASSES += ("LDS", "STS", "LDG", "STG", "LDL", "STL")
+HIP = re.compile(r"^\t((?:[vs]|ds|global|flat|buffer|scratch)_\w+)", re.MULTILINE)
+HIP_CLASSES = {
+    "FFMA": r"v_(pk_)?(fma|fmac|fmaak|fmamk)_",
+    "FADD": r"v_(pk_)?(add|sub|subrev)_f32",
+    "FMUL": r"v_(pk_)?mul_f32",
+    "MUFU": r"v_(rcp|rsq|sqrt|exp|log|sin|cos)_",
+    "SHFL": r"ds_b?permute|ds_swizzle|v_\w+_dpp",
+    "BAR": r"s_barrier",
+    "LDS": r"ds_read",
+    "STS": r"ds_write",
+    "LDG": r"(global|flat|buffer)_load",
+    "STG": r"(global|flat|buffer)_store",
+    "LDL": r"scratch_load",
+    "STL": r"scratch_store",
+}
+# Of the vector registers, accumulators take spilled numbers before memory does.
+HIP_METADATA = {
+    "registers": "vgpr_count",
+    "accumulators": "agpr_count",
+    "scalars": "sgpr_count",
+    "stack": "private_segment_fixed_size",
+    "vgpr_spills": "vgpr_spill_count",
+    "sgpr_spills": "sgpr_spill_count",
+}
+
+
+def measured(variant: Variant) -> dict[str, int]:
+    """Compiles a launch and counts. Zeros are left out, but for the stack."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(variant.module), variant.kernel)
+    source = ASTSource(kernel, variant.signature, variant.constants, variant.attributes)
+    target = GPUTarget(*ARCHS[variant.arch][0])
+    compiled = triton.compile(source, target=target, options=dict(variant.options))
+    if target.backend == "cuda":
+        numbers, instructions = _cuda(compiled.asm["cubin"], Path(triton.__file__).parent)
+        count = Counter(name for name in instructions if name != "NOP")
+        classes = {name: count[name] for name in CUDA_CLASSES}
+    else:
+        text = compiled.asm["amdgcn"]
+        numbers = {
+            name: int(re.findall(rf"\.{key}:\s+(\d+)", text)[-1])
+            for name, key in HIP_METADATA.items()
+        }
+        count = Counter(name for name in HIP.findall(text) if name != "s_nop")
+        classes = {
+            name: sum(n for instruction, n in count.items() if re.match(pattern, instruction))
+            for name, pattern in HIP_CLASSES.items()
+        }
+    numbers = {**numbers, "shared": compiled.metadata.shared, "total": count.total(), **classes}
+    return {name: n for name, n in numbers.items() if n or name == "stack"}
+
+
+def _cuda(cubin: bytes, triton: Path) -> tuple[dict[str, int], list[str]]:
+    tool = triton / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = partial(subprocess.run, check=True, capture_output=True, text=True)
+        usage = run([tool, "--dump-resource-usage", file.name]).stdout
+        sass = run([tool, "-sass", file.name]).stdout
+    numbers = {
+        name: int(re.findall(rf"\b{key}:(\d+)", usage)[-1])
+        for name, key in (("registers", "REG"), ("stack", "STACK"))
+    }
+    return numbers, CUDA.findall(sass)
+
+
+def _timed(variant: Variant) -> tuple[Variant, dict[str, int], float]:
+    begin = time.perf_counter()
+    try:
+        numbers = measured(variant)
+    except Exception as error:  # whatever Triton, LLVM or ptxas raise; the others go on
+        print(f"{variant.arch} {variant.name} does not compile: {error}", file=sys.stderr)
+        numbers = {"failed": 1}
+    return variant, numbers, time.perf_counter() - begin
+
+
+def all_measured(chosen: list[Variant], jobs: int) -> Table:
+    """The numbers of all variants, with progress on stderr."""
+    # The longest first, so that none is left over for one process at the end.
+    queue = sorted(chosen, key=lambda variant: variant.dimension, reverse=True)
+    results: dict[tuple[str, str], dict[str, int]] = {}
+
+    def done(result: tuple[Variant, dict[str, int], float]) -> None:
+        variant, numbers, seconds = result
+        results[variant.arch, variant.name] = numbers
+        line = f"[{len(results)}/{len(queue)}] {variant.arch} {variant.name}  {seconds:.1f} s"
+        print(line, file=sys.stderr, flush=True)
+
+    if jobs == 1:
+        for variant in queue:
+            done(_timed(variant))
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(_timed, variant) for variant in queue]):
+                done(future.result())
+    table: Table = {}
+    for variant in chosen:  # in the order of the cases
+        table.setdefault(variant.arch, {})[variant.name] = results[variant.arch, variant.name]
+    return table
+
+
+# ---------------------------------------------------------------- what must hold
+
+
+def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
+    """Limits that hold whatever is recorded: it compiles, shared memory, no spills on sm_90."""
+    found = ["does not compile"] if "failed" in numbers else []
+    if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
+        found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
+    room = variant.module.rpartition(".")[2]
+    unspilled = room == "large" or (room == "fused" and variant.dimension <= 16384)
+    if variant.arch == "sm_90" and unspilled:
+        spilled = [f"{name} {n}" for name in ("stack", "LDL", "STL") if (n := numbers.get(name, 0))]
+        if spilled:
+            found.append(f"spills: {', '.join(spilled)}")
+    return [f"{variant.arch} {variant.name}: {text}" for text in found]
+
+
+def changes(recorded: Table, now: Table) -> list[tuple[str, str, str, str, str]]:
+    """(arch, variant, what, recorded, now) for all that differs."""
+    found = []
+    for arch in sorted(recorded.keys() | now.keys()):
+        before, after = recorded.get(arch, {}), now.get(arch, {})
+        for name in dict.fromkeys([*before, *after]):
+            if name not in before or name not in after:
+                states = ("-", "new") if name not in before else ("recorded", "gone")
+                found.append((arch, name, "variant", *states))
+                continue
+            for what in dict.fromkeys([*before[name], *after[name]]):
+                old, new = before[name].get(what, 0), after[name].get(what, 0)
+                if old != new:
+                    found.append((arch, name, what, str(old), str(new)))
+    return found
+
+
+def read(path: Path) -> dict[str, Table]:
+    """Triton release -> arch -> variant -> numbers."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write(path: Path, record: dict[str, Table]) -> None:
+    """One line per variant, so that a change of a kernel reads well."""
+
+    def order(release: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", release)]
+
+    def block(value: dict[str, Any], depth: int) -> str:
+        if depth == 0:
+            return json.dumps(value)
+        lines = (f"{json.dumps(key)}: {block(item, depth - 1)}" for key, item in value.items())
+        return "{\n" + ",\n".join(lines) + "\n}"
+
+    with atomic_path(path) as temporary:
+        releases = {release: record[release] for release in sorted(record, key=order)}
+        temporary.write_text(block(releases, 3) + "\n", encoding="utf-8")
+
+
+def show(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
+    parser.add_argument("--out", type=Path, help="write the numbers of this release into a file")
+    parser.add_argument("--arch", action="append", choices=list(ARCHS), help="this one; repeatable")
+    parser.add_argument("--only", default="", help="variants whose name holds this text")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to compile
+    try:
+        import triton
+    except ImportError:
+        print("there is no triton here", file=sys.stderr)
+        return 2
+    release = triton.__version__
+    if args.check and release not in read(RECORD):
+        known = ", ".join(read(RECORD)) or "none"
+        print(f"triton {release} is not recorded ({known} are): nothing to compare with")
+        return 2
+
+    def is_chosen(name: str) -> bool:
+        return args.only in name
+
+    archs = args.arch or list(ARCHS)
+    chosen = [v for arch in archs for v in variants(arch) if is_chosen(v.name)]
+    if not chosen:
+        print(f"no variant holds {args.only!r}", file=sys.stderr)
+        return 1
+    now = all_measured(chosen, args.jobs)
+    failures = [line for v in chosen for line in broken_limits(v, now[v.arch][v.name])]
+
+    if args.out:
+        record = read(args.out)
+        table = record.setdefault(release, {})
+        for arch in archs:
+            kept = {k: n for k, n in table.get(arch, {}).items() if not is_chosen(k)}
+            table[arch] = {**kept, **now[arch]}
+        record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
+        write(args.out, record)
+    if args.check:
+        recorded = {
+            arch: {name: n for name, n in table.items() if is_chosen(name)}
+            for arch, table in read(RECORD)[release].items()
+            if arch in archs
+        }
+        if rows := changes(recorded, now):
+            print(f"triton {release}: not as recorded in {RECORD.name}")
+            show([("arch", "variant", "", "recorded", "now"), *rows])
+            print("If that is wanted: make record-kernels, and commit the file with the kernel.")
+            failures.append(f"{len(rows)} numbers changed")
+    elif not args.out:
+        show([(a, n, json.dumps(v)) for a, table in now.items() for n, v in table.items()])
+    for line in failures:
+        print(line, file=sys.stderr)
+    print(
+        f"triton {release}: {len(chosen)} variants, {'failed' if failures else 'as they must be'}"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

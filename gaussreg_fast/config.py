@@ -108,4 +108,66 @@ def permutation_bits(dimension: int) -> int:
 
 def table_tile(dimension: int) -> int:
     """Table entries that one program writes."""
-    return min(1024, 1 << (dimension - 1).bit_length())
+    return min(1024, next_power_of_two(dimension))
+
+
+@dataclass(frozen=True)
+class Split:
+    """A sample's numbers over programs: `parts` programs that each take `steps` tiles in turn."""
+
+    tile: int
+    parts: int
+    steps: int
+    num_warps: int
+
+
+# The general path. A program holds GENERAL_TILE numbers at once. Every program of its last pass
+# adds up the partial sums of all parts, so that there are not too many of those.
+GENERAL_TILE = 2048
+GENERAL_PARTS = 512
+# Numbers in a workspace of the general path, unless one sample has more. It holds four of them
+# (permuted samples, spectra, cuFFT's copy of these, gradients): 64 MiB, the order of an L2 cache.
+# Far smaller ones would leave a large GPU waiting for launches.
+GENERAL_WORKSPACE = 2**22
+# The most numbers that one program holds to compute a sample's moments and their gradient.
+MOMENTS_IN_ONE_LAUNCH = 32768
+
+
+def _split(size: int, tile: int, numbers: int) -> Split:
+    """`size` things, `tile` of them at once that hold `numbers` numbers."""
+    tiles = -(-size // tile)
+    steps = -(-tiles // GENERAL_PARTS)
+    num_warps = min(16, max(1, numbers // 256))
+    return Split(tile, -(-tiles // steps), steps, num_warps)
+
+
+def general(dimension: int) -> Split:
+    """How passes over a sample's numbers are split."""
+    tile = min(GENERAL_TILE, next_power_of_two(dimension))
+    return _split(dimension, tile, tile)
+
+
+def general_blocks(bins: int, block_size: int) -> tuple[Split, int]:
+    """How a pass over a spectrum is split (`tile` blocks at once), and bins of a block at once."""
+    width = min(GENERAL_TILE // 2, next_power_of_two(block_size))
+    blocks = -(-bins // block_size)
+    tile = min(GENERAL_TILE // 2 // width, next_power_of_two(blocks))
+    return _split(blocks, tile, 2 * tile * width), width
+
+
+def moments(dimension: int) -> Split:
+    """How the one launch for moments alone is split: a sample per program."""
+    tile = next_power_of_two(dimension)
+    return _split(dimension, tile, tile)
+
+
+def chunk(dimension: int, batch: int) -> int:
+    """Samples that the general path processes at a time."""
+    at_most = max(1, GENERAL_WORKSPACE // dimension)
+    chunks = -(-batch // at_most)
+    return -(-batch // chunks)  # equal chunks: cuFFT plans for at most two batch sizes
+
+
+def next_power_of_two(n: int) -> int:
+    """The least power of two that is not less than n."""
+    return 1 << (n - 1).bit_length()

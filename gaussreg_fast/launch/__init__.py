@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import config
-from gaussreg_fast.launch import _fused, _large
+from gaussreg_fast.launch import _fused, _general, _large
 from gaussreg_fast.launch._device import shared_memory
 from gaussreg_fast.launch._permutation import Permutation, permutation
 
 __all__ = ["Permutation", "loss", "permutation", "pullback", "statistics"]
 
-_PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large}
+_PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large, "general": _general}
 
 
 def _rows(x: Tensor) -> Tensor:

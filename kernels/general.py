@@ -1,0 +1,296 @@
+"""Statistics, loss and gradient of samples of any length, around the FFTs of torch.
+
+Four kernels: `gather` permutes samples and adds up their powers; `spectrum` reads the output of
+rfft, adds up what the loss needs and writes the input of irfft in place; `finish` scatters the
+gradient back, adds the moments' one and writes the losses; `moments_only` does it all in one launch
+where there is no spectrum and a sample fits into a program.
+
+A sample is split into PARTS programs, each of which takes STEPS tiles in turn. Sums leave a program
+as numbers of their own and are added up by whoever needs them, always in the same order.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
+from .permutation import permutation_state, permuted
+from .spectrum import amplitudes
+
+HALF_ROOT = tl.constexpr(math.sqrt(0.5))
+
+
+def work(numbers):
+    """Launch metadata: `numbers(arguments)` are the bytes and operations of one sample."""
+
+    def metadata(grid, kernel, args):
+        batch = grid[0] // args.get("PARTS", 1)
+        moved, operations = numbers(args)
+        return {
+            "name": f"gaussreg_fast.general.{kernel.name}<D={args['D']}, B={batch}>",
+            "bytes": batch * moved,
+            "flops32": batch * operations,
+        }
+
+    return metadata
+
+
+def _gather_work(args):
+    moved = args["x"].element_size() + 4 * args["COPY"]
+    moved += {"table": args["table"].element_size(), "seed": 4, "none": 0}[args["PERMUTATION"]]
+    return args["D"] * moved, args["D"] * 2 * args["SUMS"].bit_length()
+
+
+def _spectrum_work(args):
+    both = 8 * (args["TASK"] in ("gradient", "pullback"))
+    blocks = args["D"] // 2 // args["BLOCK"] * (args["TASK"] in ("statistics", "pullback"))
+    return args["D"] * 4 + args["D"] // 2 * both + 4 * blocks, args["D"] * 5
+
+
+def _finish_work(args):
+    if args["TASK"] not in ("gradient", "pullback"):
+        return 4 * args["SUM_PARTS"], args["SUM_PARTS"]
+    moved = args["grad"].element_size() + args["v"].element_size() * (args["ORDERS"] > 0)
+    moved += args["table"].element_size() * args["INDEXED"] + 4 * args["SPECTRUM"]
+    return args["D"] * moved, args["D"] * 2 * args["ORDERS"].bit_length()
+
+
+def _moments_work(args):
+    moved = args["x"].element_size()
+    if args["TASK"] == "gradient":
+        moved += args["grad"].element_size()
+    return args["D"] * moved, args["D"] * 4 * args["ORDERS"].bit_length()
+
+
+@triton.jit
+def whose(PARTS: tl.constexpr):
+    """-> (sample, part) of this program, int64."""
+    program = tl.program_id(0).to(tl.int64)
+    return program // PARTS, program % PARTS
+
+
+@triton.jit
+def added(a, b):
+    """The sums of two tuples' items."""
+    both = ()
+    for k in tl.static_range(len(a)):
+        both = both + (a[k] + b[k],)
+    return both
+
+
+@triton.jit
+def total(parts, PARTS: tl.constexpr):
+    """The sum of PARTS numbers."""
+    i = tl.arange(0, triton.next_power_of_2(PARTS))
+    return tl.sum(tl.load(parts + i, mask=i < PARTS, other=0.0), 0)
+
+
+@triton.jit(launch_metadata=work(_gather_work))
+def gather(
+    x, permuted_x, sums, table, seed, x_stride, table_stride, first_sample,
+    PERMUTATION: tl.constexpr, COPY: tl.constexpr, SUMS: tl.constexpr,
+    D: tl.constexpr, BITS: tl.constexpr,
+    TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """permuted_x[j] = x[table[j]] (B, D), and sums (B, K, PARTS) of powers of the orders SUMS.
+
+    `PERMUTATION`: "table" reads `table`; "seed" computes a permutation of its own for each sample
+    and writes it there; "none" has none. Without `COPY` there are only the sums.
+    """
+    sample, part = whose(PARTS)
+    x += sample * x_stride
+    if PERMUTATION == "seed":
+        state = permutation_state(seed, first_sample + sample)
+    sums += sample * (count(SUMS) * PARTS) + part
+    totals = power_sums(tl.zeros((TILE,), tl.float32), SUMS)
+    for step in range(STEPS):
+        j = (part * STEPS + step) * TILE + tl.arange(0, TILE)
+        inside = j < D
+        if PERMUTATION == "table":
+            i = tl.load(table + sample * table_stride + j, mask=inside, other=0).to(tl.int64)
+        elif PERMUTATION == "seed":
+            # Numbers past the end stand in for 0, so that the walk ends for them too.
+            i = permuted(tl.where(inside, j, 0).to(tl.uint32), state, D, BITS, False).to(tl.int64)
+            at = table + sample * table_stride + j
+            tl.store(at, i.to(table.dtype.element_ty), mask=inside)
+        else:
+            i = j
+        v = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
+        if COPY:
+            tl.store(permuted_x + sample * D + j, v, mask=inside)
+        totals = added(totals, power_sums(v, SUMS))
+    for k in tl.static_range(len(totals)):
+        tl.store(sums + k * PARTS, totals[k])
+
+
+@triton.jit
+def parts_of(z):
+    """Complex numbers as int64 -> (real, imaginary)."""
+    re = z.to(tl.uint32).to(tl.float32, bitcast=True)
+    return re, (z >> 32).to(tl.uint32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def complex_of(re, im):
+    """The inverse of `parts_of`."""
+    low = re.to(tl.uint32, bitcast=True).to(tl.uint64)
+    high = im.to(tl.uint32, bitcast=True).to(tl.uint64)
+    return ((high << 32) | low).to(tl.int64, bitcast=True)
+
+
+@triton.jit
+def compact(half, k, inside, middle, D: tl.constexpr):
+    """Bins k of the compact spectrum times sqrt(D); 0 where not inside."""
+    re, im = parts_of(tl.load(half + k + D % 2, mask=inside, other=0))
+    if D % 2 == 0:
+        # Two real bins, the first and the middle one, share y_0.
+        re = tl.where(k == 0, re * HALF_ROOT, re)
+        im = tl.where(k == 0, middle * HALF_ROOT, im)
+    return re, im
+
+
+@triton.jit
+def store_adjoint(half, k, inside, re, im, D: tl.constexpr):
+    """Writes what irfft, which counts inner bins twice, makes the adjoint of `compact`."""
+    h_re, h_im = re * 0.5, im * 0.5
+    if D % 2 == 0:
+        first = k == 0
+        h_re, h_im = tl.where(first, re * HALF_ROOT, h_re), tl.where(first, 0.0, h_im)
+        middle = complex_of(im * HALF_ROOT, im * 0)
+        tl.store(half + k + D // 2, middle, mask=inside & first)
+    tl.store(half + k + D % 2, complex_of(h_re, h_im), mask=inside)
+
+
+@triton.jit(launch_metadata=work(_spectrum_work))
+def spectrum(
+    half, blocks, gaps, power_weight, target,
+    TASK: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """From half spectra (B, D // 2 + 1) to the losses' parts, and to gradients in place.
+
+    They are complex64, seen as int64: one load or store each.
+
+    `TASK`: "value" writes sums of |A_p - target| to gaps (B, PARTS); "gradient" these and, in place
+    of the spectrum, what an unscaled irfft makes the loss's gradient; "statistics" writes A_p to
+    blocks (B, P); "pullback" reads gradients by A_p from there instead.
+    """
+    N: tl.constexpr = D // 2
+    P: tl.constexpr = (N + BLOCK - 1) // BLOCK
+    SCALE: tl.constexpr = 1 / D**0.5
+    sample, part = whose(PARTS)
+    half += sample * (N + 1)
+    middle = 0.0
+    if D % 2 == 0:
+        middle, _ = parts_of(tl.load(half + N, mask=part == 0, other=0))
+    elif (TASK == "gradient") | (TASK == "pullback"):
+        tl.store(half, 0, mask=part == 0)  # the mean of an odd sample is left out
+    gap_sum = tl.zeros((), tl.float32)
+    for step in range(STEPS):
+        p = (part * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        size = tl.minimum(N - p * BLOCK, BLOCK)
+        at = blocks + sample * P + p
+        if TASK == "pullback":
+            weight = tl.load(at, mask=p < P, other=0.0)
+        else:
+            means = tl.zeros((ROWS,), tl.float32)
+            for start in range(0, BLOCK, WIDTH):
+                c = tl.expand_dims(start + tl.arange(0, WIDTH), 0)
+                k = tl.expand_dims(p * BLOCK, 1) + c
+                re, im = compact(half, k, c < tl.expand_dims(size, 1), middle, D)
+                a, slope = amplitudes(re, im, POWER, SCALE)
+                means += tl.sum(a, 1)
+            means = means / size
+            gap = tl.where(p < P, means - target, 0.0)
+            gap_sum += tl.sum(tl.abs(gap), 0)
+            weight = sign(gap) * (power_weight / P)
+        if TASK == "statistics":
+            tl.store(at, means, mask=p < P)
+        if (TASK == "gradient") | (TASK == "pullback"):
+            weight = tl.expand_dims(weight / size, 1)
+            for start in range(0, BLOCK, WIDTH):
+                c = tl.expand_dims(start + tl.arange(0, WIDTH), 0)
+                k = tl.expand_dims(p * BLOCK, 1) + c
+                inside = c < tl.expand_dims(size, 1)
+                re, im = compact(half, k, inside, middle, D)
+                a, slope = amplitudes(re, im, POWER, SCALE)
+                store_adjoint(half, k, inside, re * (slope * weight), im * (slope * weight), D)
+    if (TASK == "value") | (TASK == "gradient"):
+        tl.store(gaps + sample * PARTS + part, gap_sum)
+
+
+@triton.jit(launch_metadata=work(_finish_work))
+def finish(
+    v, spectral, loss, grad, moments, table, sums, gaps,
+    v_stride, table_stride, power_weight, scale,
+    TASK: tl.constexpr, SPECTRUM: tl.constexpr, INDEXED: tl.constexpr,
+    ORDERS: tl.constexpr, SUMS: tl.constexpr, FORM: tl.constexpr,
+    D: tl.constexpr, BLOCKS: tl.constexpr, SUM_PARTS: tl.constexpr, GAP_PARTS: tl.constexpr,
+    TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """grad[table[j]] = spectral[j] + the moments' gradient at v[j], and the losses or moments.
+
+    v are the permuted samples; `spectral` what irfft made; without `SPECTRUM` there is none, and
+    without `INDEXED` no permutation. `sums` are those of `gather`, `gaps` those of `spectrum`.
+    """
+    sample, part = whose(PARTS)
+    v += sample * v_stride
+    slopes = ()
+    if TASK == "pullback":
+        for k in tl.static_range(count(ORDERS)):
+            slopes = slopes + (tl.load(moments + sample * count(ORDERS) + k),)
+    else:
+        sums += sample * (count(SUMS) * SUM_PARTS)
+        m = ()
+        for n in tl.static_range(1, 9):
+            if (ORDERS >> n) & 1:
+                m = m + (total(sums + place(SUMS, n) * SUM_PARTS, SUM_PARTS) / D,)
+        if TASK == "statistics":
+            for k in tl.static_range(len(m)):
+                tl.store(moments + sample * len(m) + k, m[k])
+        else:
+            term, slopes = moment_terms(m, ORDERS, FORM, D)
+            if part == 0:
+                # The sum of x makes the loss NaN where x is not finite.
+                value = 0 * total(sums, SUM_PARTS) + term
+                if SPECTRUM:
+                    value += total(gaps + sample * GAP_PARTS, GAP_PARTS) * (power_weight / BLOCKS)
+                tl.store(loss + sample, value)
+
+    if (TASK == "gradient") | (TASK == "pullback"):
+        for step in range(STEPS):
+            j = (part * STEPS + step) * TILE + tl.arange(0, TILE)
+            inside = j < D
+            g = tl.zeros((TILE,), tl.float32)
+            if SPECTRUM:
+                g = tl.load(spectral + sample * D + j, mask=inside, other=0.0)
+            if ORDERS:
+                number = tl.load(v + j, mask=inside, other=0.0).to(tl.float32)
+                g += moment_gradient(number, slopes, ORDERS, D)
+            if TASK == "gradient":
+                g *= scale
+            if INDEXED:
+                j = tl.load(table + sample * table_stride + j, mask=inside, other=0).to(tl.int64)
+            tl.store(grad + sample * D + j, g.to(grad.dtype.element_ty), mask=inside)
+
+
+@triton.jit(launch_metadata=work(_moments_work))
+def moments_only(
+    x, loss, grad, x_stride, scale,
+    TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, D: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Loss of the moments, and `scale` times its gradient: a sample per program."""
+    sample = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, TILE)
+    v = tl.load(x + sample * x_stride + i, mask=i < D, other=0.0).to(tl.float32)
+    sums = power_sums(v, ORDERS)
+    m = ()
+    for k in tl.static_range(len(sums)):
+        m = m + (sums[k] / D,)
+    term, slopes = moment_terms(m, ORDERS, FORM, D)
+    tl.store(loss + sample, 0 * tl.sum(v, 0) + term)
+    if TASK == "gradient":
+        g = moment_gradient(v, slopes, ORDERS, D) * scale
+        tl.store(grad + sample * D + i, g.to(grad.dtype.element_ty), mask=i < D)

@@ -1,6 +1,7 @@
 # make demo      the checkerboard experiment, from nothing to a table and a picture in demo-out/
 # make test      the tests, from nothing
 # make kernels   what the GPU kernels compile to, against the committed numbers; needs no GPU
+# make gpu       the tests and the benchmark that need a GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
 PYTHON ?= python3
@@ -11,7 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint kernels record-kernels readme measure clean
+.PHONY: demo test lint kernels record-kernels readme measure gpu gpu-test gpu-bench tune sanitize \
+	installed clean
 
 demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -53,6 +55,35 @@ measure: $(VENV)/.cli
 	$(BIN)/python bench/against_naive.py --out bench/results/against_naive.json
 	$(BIN)/python bench/noise_injection.py --out bench/results/noise_injection.json
 	$(BIN)/python bench/learning_rates.py --out bench/results/learning_rates.json
+
+# On a machine with a GPU: the tests on the device, then the benchmark (bench/NOTES.md). Uses
+# $(PYTHON) and what it has, and fetches nothing: torch, triton, numpy, nvtx (`pip install nvtx`, or
+# its wheel brought along), pytest, pytest-benchmark, hypothesis, if it can pytest-xdist; to build,
+# scikit-build-core, nanobind, cmake, ninja and a C++ compiler. Python's -P keeps the checkout off
+# the path: its kernels are gaussreg_fast.kernels only when installed. Mostly compilation: the first
+# tests take minutes, so they run side by side. `make -k gpu` benchmarks though a test fails.
+gpu: gpu-test gpu-bench
+
+gpu-test: installed
+	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
+		tests/test_gpu.py tests/test_bench_gpu.py $(PYTEST_ARGS)
+
+gpu-bench: installed
+	$(PYTHON) bench/gpu.py --out bench/results/gpu.json
+
+# There too: which launch parameters are best.
+tune: installed
+	$(PYTHON) bench/gpu.py --tune --out bench/results/gpu_tune.json
+
+# There too: memory errors and races in the kernels, at small sizes. The allocator's pools are off
+# for the first, for they would hide what is out of bounds.
+sanitize: installed
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 3 \
+		$(PYTHON) bench/sanitize.py
+	compute-sanitizer --tool racecheck --error-exitcode 3 $(PYTHON) bench/sanitize.py
+
+installed:
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation .
 
 clean:
 	rm -rf $(VENV) build demo-out

@@ -21,13 +21,16 @@ import gaussreg_fast
 CASES = ((1, 4096), (1, 16384), (16, 16384), (64, 16384), (8, 65536), (1, 262144))
 
 
-def naive(x: Tensor, index: Tensor | None = None) -> Tensor:
+def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> Tensor:
     """As the formulas read, gradient by autograd, permutation by torch.randperm."""
-    x = x.flatten(1)
-    if index is None:
-        index = torch.randperm(x.shape[1])
+    x = x.flatten(1).float()
+    if index is None and per_sample:
+        index = torch.rand(x.shape, device=x.device).argsort(1)
+    elif index is None:
+        index = torch.randperm(x.shape[1], device=x.device)
+    permuted = x[:, index] if index.dim() == 1 else x.gather(1, index)
     moments = x.mean(1).abs() + (x.square().mean(1).sqrt() - 1).abs()
-    spectrum = torch.fft.rfft(x[:, index], norm="ortho")
+    spectrum = torch.fft.rfft(permuted, norm="ortho")
     first = torch.complex(spectrum[:, :1].real, spectrum[:, -1:].real) / math.sqrt(2)
     blocks = torch.cat([first, spectrum[:, 1:-1]], 1).abs().unflatten(1, (-1, 16)).mean(2)
     power = (blocks - math.sqrt(math.pi) / 2).abs().mean(1)

@@ -20,9 +20,9 @@ def cosine(k, n):
 
 
 @triton.constexpr_function
-def sine(k, n):
-    """sin(2 pi k / n)."""
-    return math.sin(2 * math.pi * k / n)
+def tangent(k, n):
+    """tan(2 pi k / n)."""
+    return math.tan(2 * math.pi * k / n)
 
 
 @triton.constexpr_function
@@ -32,18 +32,18 @@ def log2(n):
 
 
 @triton.jit
-def constant_roots(R: tl.constexpr, N: tl.constexpr, SIGN: tl.constexpr):
-    """exp(SIGN 2 pi i k / N) for k < R -> (cosines, sines), each (R, 1).
+def constant_roots(P: tl.constexpr, SIGN: tl.constexpr):
+    """exp(SIGN pi i k / P) for k < P -> (k, cosines, tangents), each (P, 1, 1).
 
-    Where R lies in registers, the selections are made when compiling and leave constants.
+    Where P lies in registers, the selections are made when compiling and leave constants.
     """
-    k = tl.expand_dims(tl.arange(0, R), 1)
-    c = tl.full((R, 1), 1.0, tl.float32)
-    s = tl.full((R, 1), 0.0, tl.float32)
-    for i in tl.static_range(1, R):
-        c = tl.where(k == i, cosine(i, N), c)
-        s = tl.where(k == i, SIGN * sine(i, N), s)
-    return c, s
+    k = tl.expand_dims(tl.expand_dims(tl.arange(0, P), 1), 1)
+    c = tl.full((P, 1, 1), 1.0, tl.float32)
+    tan = tl.full((P, 1, 1), 0.0, tl.float32)
+    for i in tl.static_range(1, P):
+        c = tl.where(k == i, cosine(i, 2 * P), c)
+        tan = tl.where(k == i, SIGN * tangent(i, 2 * P), tan)
+    return k, c, tan
 
 
 @triton.jit
@@ -69,20 +69,26 @@ def interleaved(a, b):
 
 @triton.jit
 def butterfly(re, im, SIGN: tl.constexpr):
-    """One step by decimation in frequency: P transforms of N points -> 2 P of N / 2 points."""
-    HALF: tl.constexpr = re.shape[1] // 2
-    a_re, b_re = halves(re, re.shape[0], HALF, re.shape[2])
-    a_im, b_im = halves(im, re.shape[0], HALF, re.shape[2])
-    d_re, d_im = a_re - b_re, a_im - b_im
-    if HALF > 1:
-        c, s = constant_roots(HALF, 2 * HALF, SIGN)
-        k = tl.expand_dims(tl.expand_dims(tl.arange(0, HALF), 1), 0)
-        c, s = tl.expand_dims(c, 0), tl.expand_dims(s, 0)
+    """One step by decimation in time: P points of each of N transforms -> 2 P points of N / 2."""
+    P: tl.constexpr = re.shape[0]
+    a_re, b_re = halves(re, P, re.shape[1] // 2, re.shape[2])
+    a_im, b_im = halves(im, P, im.shape[1] // 2, im.shape[2])
+    if P == 1:
+        return stacked(a_re + b_re, a_re - b_re), stacked(a_im + b_im, a_im - b_im)
+    else:
+        # a +- b w with w = c (1 + i tan): six fused operations, where w b alone takes four.
+        k, c, tan = constant_roots(P, SIGN)
+        u_re, u_im = b_re - tan * b_im, b_im + tan * b_re
         # The roots 1 and +-i are spelt out: a product with 0 would not be dropped.
-        t_re = tl.where(2 * k == HALF, -SIGN * d_im, d_re * c - d_im * s)
-        t_im = tl.where(2 * k == HALF, SIGN * d_re, d_im * c + d_re * s)
-        d_re, d_im = tl.where(k == 0, d_re, t_re), tl.where(k == 0, d_im, t_im)
-    return stacked(a_re + b_re, d_re), stacked(a_im + b_im, d_im)
+        quarter = 2 * k == P
+        u_re = tl.where(k == 0, b_re, tl.where(quarter, -SIGN * b_im, u_re))
+        u_im = tl.where(k == 0, b_im, tl.where(quarter, SIGN * b_re, u_im))
+        plain = (k == 0) | quarter
+        high_re = tl.where(plain, a_re - u_re, a_re - c * u_re)
+        high_im = tl.where(plain, a_im - u_im, a_im - c * u_im)
+        low_re = tl.where(plain, a_re + u_re, a_re + c * u_re)
+        low_im = tl.where(plain, a_im + u_im, a_im + c * u_im)
+        return stacked(low_re, high_re), stacked(low_im, high_im)
 
 
 @triton.jit

@@ -75,8 +75,8 @@ def index_tables(
     TILE: tl.constexpr,
 ):  # fmt: skip
     """Writes `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation."""
-    q = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    row = tl.program_id(1)
+    row = tl.program_id(0)
+    q = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = q < D
     j = packed_number(q, T)
     if GIVEN:

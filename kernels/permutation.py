@@ -62,8 +62,10 @@ def permutation_table(
     seed, out, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr, TILE: tl.constexpr
 ):
     """Writes one permutation, or its inverse, per row of `out` (samples, D)."""
-    j = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    sample = tl.program_id(1)
+    # Both counts can pass the limit of a grid's second dimension.
+    TILES: tl.constexpr = (D + TILE - 1) // TILE
+    sample = tl.program_id(0) // TILES
+    j = tl.program_id(0) % TILES * TILE + tl.arange(0, TILE)
     inside = j < D
     state = permutation_state(seed, sample)
     # Numbers past the end stand in for 0, so that the walk ends for them too.

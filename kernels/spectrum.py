@@ -13,7 +13,9 @@ from .dft import constant_roots, root, times
 def bin_roots(roots, start, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexpr):
     """exp(-2 pi i k / D) of the bins k = start + r D / (2 R) -> (R, T), `start` being (T,)."""
     c, s = root(roots, start, D // 2, CACHE)
-    turn_c, turn_s = constant_roots(R, 2 * R, -1)
+    _, turn_c, tan = constant_roots(R, -1)
+    turn_c = tl.reshape(turn_c, (R, 1))
+    turn_s = turn_c * tl.reshape(tan, (R, 1))
     return times(tl.expand_dims(c, 0), tl.expand_dims(s, 0), turn_c, turn_s)
 
 

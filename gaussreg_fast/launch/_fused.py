@@ -84,7 +84,7 @@ def _tables(x: Tensor, permutation: Permutation, r1: int, bits: int) -> tuple[st
         "TILE": tile,
     }
     given = index.reshape(rows, dimension).contiguous() if index is not None else table
-    index_tables[(-(-dimension // tile), rows)](
+    index_tables[(rows, -(-dimension // tile))](
         x if seed is None else seed,
         given,
         table,

@@ -56,7 +56,7 @@ def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
     samples, dimension = out.shape
     tile = config.table_tile(dimension)
     with on(seed.device, "permutation"):
-        permutation_table[(-(-dimension // tile), samples)](
+        permutation_table[(-(-dimension // tile) * samples,)](
             seed,
             out,
             D=dimension,

@@ -106,6 +106,11 @@ def permutation_bits(dimension: int) -> int:
     return max(2, (dimension - 1).bit_length())
 
 
+def table_rows(dimension: int) -> int:
+    """Samples whose tables, two of int16 each, are made together: 16 MiB of them."""
+    return max(1, 2**24 // (4 * dimension))
+
+
 def table_tile(dimension: int) -> int:
     """Table entries that one program writes."""
     return min(1024, next_power_of_two(dimension))

@@ -70,11 +70,14 @@ def mirrored(re, im):
 
 @triton.jit
 def index_tables(
-    seed, given, table, inverse, given_stride,
+    seed, given, table, inverse, given_stride, sample0,
     GIVEN: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, T: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Writes `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation."""
+    """Writes `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation.
+
+    Samples are numbered from sample0.
+    """
     row = tl.program_id(0)
     q = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = q < D
@@ -83,7 +86,7 @@ def index_tables(
         at = given + row.to(tl.int64) * given_stride + j
         number = tl.load(at, mask=inside, other=0).to(tl.int32)
     else:
-        state = permutation_state(seed, row)
+        state = permutation_state(seed, row + sample0)
         number = permuted(j.to(tl.uint32), state, D, BITS, False).to(tl.int32)
     start = row.to(tl.int64) * 2 * D
     tl.store(table + start + q, number.to(tl.int16), mask=inside)
@@ -92,19 +95,19 @@ def index_tables(
 
 @triton.jit(launch_metadata=work)
 def fused(
-    x, loss, grad, moments, blocks, table, inverse, seed, roots,
+    x, loss, grad, moments, blocks, table, inverse, roots,
     x_stride, table_stride, power_weight, target, scale,
-    TASK: tl.constexpr, PERMUTATION: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
-    POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr,
+    TASK: tl.constexpr, PERMUTED: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
+    POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, RELOAD: tl.constexpr,
 ):  # fmt: skip
     """Statistics, loss and gradient of one sample per program.
 
     `TASK`: "value" writes loss; "gradient" loss and `scale` times its gradient; "statistics"
     moments (B, K) and blocks (B, P); "pullback" reads gradients by these two and writes the one
-    by x. `PERMUTATION`: "table" reads `table` (which number of x goes where, see `packed_number`)
-    and `inverse` (`packed_place` of the inverse permutation); "seed" computes a permutation of its
-    own for each sample; "none" has none. `RELOAD`: x is read again for the moments' gradient.
+    by x. With PERMUTED, `table` says which number of x goes where (`packed_number`) and `inverse`
+    is `packed_place` of the inverse permutation. With RELOAD, x is read again for the moments'
+    gradient instead of being kept in registers.
     """
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1
@@ -115,13 +118,10 @@ def fused(
     i = tl.arange(0, D)
     v = tl.load(x + i).to(tl.float32)
 
-    if PERMUTATION == "table":
+    if PERMUTED:
         index = tl.load(table + sample * table_stride + i).to(tl.int32)
     else:
         index = packed_number(i, T)
-    if PERMUTATION == "seed":
-        state = permutation_state(seed, sample)
-        index = permuted(index.to(tl.uint32), state, D, BITS, False).to(tl.int32)
     z = tl.reshape(tl.gather(v, index, 0), (R1 * 2 // VECTOR, T, VECTOR // 2, 2))
     re, im = tl.split(tl.permute(z, (0, 2, 1, 3)))
 
@@ -185,11 +185,8 @@ def fused(
         re, im = twiddle(re, im, c, s, 1)
         re, im = dft(re, im, 1)
 
-        if PERMUTATION == "table":
+        if PERMUTED:
             where = tl.load(inverse + sample * table_stride + i).to(tl.int32)
-        elif PERMUTATION == "seed":
-            j = permuted(i.to(tl.uint32), state, D, BITS, True).to(tl.int32)
-            where = packed_place(j, T)
         else:
             where = packed_place(i, T)
         z = tl.reshape(tl.permute(tl.join(re, im), (0, 2, 1)), (D,))

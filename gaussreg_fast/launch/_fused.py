@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,65 +29,65 @@ def launch(
     batch, dimension = x.shape
     parameters = config.fused(dimension, arch(x.device))
     r1, r2, r3 = parameters.radices
-    bits = config.permutation_bits(dimension)
-    with on(x.device, f"fused {task}"):
-        mode, table, stride = _tables(x, permutation, r1, bits)
-        fused[(batch,)](
-            x,
-            outputs.get("loss", x),
-            outputs.get("grad", x),
-            outputs.get("moments", x),
-            outputs.get("blocks", x),
-            table,
-            table[..., dimension:],
-            permutation.seed if mode == "seed" else x,
-            roots(dimension, x.device),
-            x.stride(0),
-            stride,
-            power_weight,
-            target,
-            scale,
-            TASK=task,
-            PERMUTATION=mode,
-            ORDERS=orders,
-            FORM=form,
-            POWER=power,
-            BLOCK=block_size,
-            D=dimension,
-            BITS=bits,
-            R1=r1,
-            R2=r2,
-            R3=r3,
-            RELOAD=parameters.reload,
-            num_warps=parameters.num_warps,
-        )
+    own = permutation.per_sample or (permutation.index is not None and permutation.index.dim() == 2)
+    # Tables of one row per sample are made for pieces of the batch that stay in the cache.
+    piece = config.table_rows(dimension) if own else batch
+    for start in range(0, batch, piece):
+        part = slice(start, min(start + piece, batch))
+        rows = x[part]
+        out = {name: tensor[part] for name, tensor in outputs.items()}
+        with on(x.device, f"fused {task}"):
+            table = _tables(rows, permutation, start, len(rows) if own else 1, r1)
+            fused[(len(rows),)](
+                rows,
+                out.get("loss", rows),
+                out.get("grad", rows),
+                out.get("moments", rows),
+                out.get("blocks", rows),
+                rows if table is None else table,
+                rows if table is None else table[:, dimension:],
+                roots(dimension, x.device),
+                x.stride(0),
+                2 * dimension if own else 0,
+                power_weight,
+                target,
+                scale,
+                TASK=task,
+                PERMUTED=table is not None,
+                ORDERS=orders,
+                FORM=form,
+                POWER=power,
+                BLOCK=block_size,
+                D=dimension,
+                R1=r1,
+                R2=r2,
+                R3=r3,
+                RELOAD=parameters.reload,
+                num_warps=parameters.num_warps,
+            )
 
 
-def _tables(x: Tensor, permutation: Permutation, r1: int, bits: int) -> tuple[str, Tensor, int]:
-    """How the kernel finds its permutation, the two tables (rows, 2 D), their row stride."""
+def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int) -> Tensor | None:
+    """The tables of samples from `start` on, int16 (count, 2 D), or None for no permutation."""
     seed, index = permutation.seed, permutation.index
     if seed is None and index is None:
-        return "none", x, 0
-    if permutation.per_sample and index is None:
-        return "seed", x, 0
+        return None
     dimension = x.shape[1]
-    rows = 1 if index is None or index.dim() == 1 else index.shape[0]
-    table = torch.empty((rows, 2 * dimension), dtype=torch.int16, device=x.device)
+    table = torch.empty((count, 2 * dimension), dtype=torch.int16, device=x.device)
+    given = table if index is None else index.reshape(-1, dimension)[start : start + count]
+    given = given.contiguous()
     tile = config.table_tile(dimension)
-    arguments: dict[str, Any] = {
-        "GIVEN": index is not None,
-        "D": dimension,
-        "BITS": bits,
-        "T": dimension // 2 // r1,
-        "TILE": tile,
-    }
-    given = index.reshape(rows, dimension).contiguous() if index is not None else table
-    index_tables[(rows, -(-dimension // tile))](
-        x if seed is None else seed,
+    index_tables[(count, -(-dimension // tile))](
+        table if seed is None else seed,
         given,
         table,
         table[:, dimension:],
-        dimension,
-        **arguments,
+        given.stride(0),
+        start,
+        GIVEN=index is not None,
+        D=dimension,
+        BITS=config.permutation_bits(dimension),
+        T=dimension // 2 // r1,
+        TILE=tile,
     )
-    return "table", table, 0 if rows == 1 else 2 * dimension
+    return table

@@ -69,7 +69,8 @@ def order_term(m, n: tl.constexpr, FORM: tl.constexpr):
             factor = root * 0
             for i in tl.static_range(n):
                 factor = factor * root + target_root(n, n) ** i
-            gap = (size - target_root(n, 1)) / factor
+            # An overflown moment leaves inf / inf here; its root is inf.
+            gap = tl.where(size == float("inf"), size, (size - target_root(n, 1)) / factor)
         bounded = tl.maximum(size, EPS, propagate_nan=tl.PropagateNan.ALL)
         slope = tl.exp2(tl.log2(bounded) * (1 / n - 1)) / n
         return tl.abs(gap), sign(gap) * sign(m) * slope

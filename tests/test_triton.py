@@ -1,0 +1,312 @@
+"""The Triton backend against the float64 reference: every path, type and option.
+
+Without a GPU the kernels run in Triton's interpreter, on CPU tensors.
+"""
+
+import functools
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import gaussreg_fast as gf
+from gaussreg_fast import config, dispatch, reference
+
+STATE = dispatch.triton_state()
+pytestmark = [
+    pytest.mark.skipif(STATE != "available", reason=STATE),
+    # The interpreter computes with numpy, which warns of what is selected away.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+]
+DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+
+MEASURES = [("amplitude", "exact"), ("amplitude", "mpgr"), ("power", "exact")]
+ORDERS = [(1, 2), (8,), (3, 5), (4, 1), (2, 6, 4), (1, 2, 3, 4, 5, 6, 7, 8)]
+FORMS = ["root", "absolute", "squared"]
+PERMUTATIONS = ["shared", "per_sample", "none", "index", "indices"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def noise(*shape, seed=0, dtype=torch.float32):
+    """Off its mean and scale: no loss is near its minimum, no odd moment near 0."""
+    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
+    # High powers of heavy tails have gradients that float16 does not hold.
+    z = z + 0.2 * z**3 + 0.4 if dtype == torch.float32 else 0.6 * z + 0.4
+    return torch.from_numpy(z).to(dtype).to(DEVICE)
+
+
+def pairwise(**factors):
+    """Few cases in which any two values of two factors meet."""
+    rng = random.Random(0)
+    sizes = {name: len(values) for name, values in factors.items()}
+
+    def pairs_of(case):
+        return {(a, case[a], b, case[b]) for a, b in itertools.combinations(sizes, 2)}
+
+    missing = set()
+    for a, b in itertools.combinations(sizes, 2):
+        missing |= {(a, i, b, j) for i in range(sizes[a]) for j in range(sizes[b])}
+    cases = []
+    while missing:
+        a, i, b, j = min(missing)
+        drawn = [{n: rng.randrange(size) for n, size in sizes.items()} for _ in range(60)]
+        drawn = [{**case, a: i, b: j} for case in drawn]
+        best = max(drawn, key=lambda case: len(pairs_of(case) & missing))
+        missing -= pairs_of(best)
+        cases.append({name: factors[name][k] for name, k in best.items()})
+    return cases
+
+
+def named(case):
+    """What pytest calls a case."""
+    return "-".join(str(value).replace(" ", "").removeprefix("torch.") for value in case.values())
+
+
+def permutation_of(kind, x, seed):
+    """The argument of a call, and the index (B, D) that it stands for."""
+    batch, size = len(x), x[0].numel()
+    if kind == "none":
+        return kind, None
+    samples = batch if kind in ("per_sample", "indices") else 1
+    rows = reference.permutation(torch.tensor([seed]), size, samples=samples).expand(batch, size)
+    if kind == "index":
+        return rows[0].int().to(DEVICE), rows
+    return (rows.to(DEVICE), rows) if kind == "indices" else (kind, rows)
+
+
+def rows_of(x):
+    """Flat samples in float64, on the CPU."""
+    return x.detach().cpu().double().flatten(1)
+
+
+def check_loss(
+    compare, x, *, kind="shared", measure=MEASURES[0], reduction="none", call="loss", seed=5,
+    **options,
+):  # fmt: skip
+    """Compares the loss and its gradient with the reference's."""
+    argument, index = permutation_of(kind, x, seed)
+    statistic, target = measure
+    mu = reference.block_target(target, statistic)
+    flags = {"orders": (1, 2), "form": "root", "power_weight": 25.0, "block_size": 16, **options}
+    rows = rows_of(x)
+    loss, grad = reference.loss_and_gradient(rows, index, target=mu, statistic=statistic, **flags)
+    batch = len(x)
+    scale = 1 / batch if reduction == "mean" else 1.0
+    loss = loss if reduction == "none" else loss.sum() * scale
+    public = {
+        "statistic": statistic, "target": target, "permutation": argument, "seed": seed,
+        "reduction": reduction, "backend": "triton", **flags,
+    }  # fmt: skip
+    if call == "loss":
+        z = x.detach().requires_grad_()
+        value = gf.gaussianity_loss(z, **public)
+        value.sum().backward()
+        got = z.grad
+    else:
+        value, got = gf.gaussianity_value_and_grad(x, **public)
+    assert (value.dtype, got.dtype, got.shape) == (torch.float32, x.dtype, x.shape)
+    compare.values(value, loss, 1e-5)
+    near = 0
+    if flags["power_weight"]:
+        _, a, _ = reference.permuted_statistics(rows, index, [], flags["block_size"], statistic)
+        near = int(((a - mu).abs() <= 1e-6).sum())
+    if near:  # the gradient jumps there
+        compare.leave_out("block within 1e-6 of its target", near)
+        return
+    rounding = 0.0 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps
+    compare.vectors(got, (grad * scale).reshape(x.shape), 1e-4 + rounding)
+
+
+def check_statistics(compare, x, *, kind, orders, block_size, statistic, used, seed=7):
+    """Compares both outputs, and the gradient by x for random upstream gradients."""
+    argument, index = permutation_of(kind, x, seed)
+    rows = rows_of(x)
+    m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)
+    z = x.detach().requires_grad_()
+    outputs = gf.permuted_statistics(
+        z, orders=orders, block_size=block_size, statistic=statistic, permutation=argument,
+        seed=seed, backend="triton",
+    )  # fmt: skip
+    for got, want in zip(outputs, (m, a), strict=True):
+        assert got.dtype == torch.float32
+        compare.vectors(got, want, 1e-5, "value")
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(t.shape, generator=generator) for t in (m, a)]
+    chosen = {"both": (0, 1), "moments": (0,), "amplitudes": (1,)}[used]
+    before = [g.clone() for g in upstream]
+    torch.autograd.backward([outputs[i] for i in chosen], [upstream[i].to(DEVICE) for i in chosen])
+    assert all(torch.equal(g, b) for g, b in zip(upstream, before, strict=True))
+    g_m, g_a = (g.double() * (i in chosen) for i, g in enumerate(upstream))
+    want = reference.permuted_statistics_pullback(
+        rows, y, index, orders, block_size, statistic, g_m, g_a
+    )
+    rounding = 0.0 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps
+    compare.vectors(z.grad, want.reshape(x.shape), 1e-4 + rounding)
+
+
+@pytest.fixture
+def four_launches(monkeypatch):
+    """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
+    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 1024))
+    monkeypatch.setitem(config.LARGE, 2048, config.Large(64, 16, 8, 4, 8, 1, 1))
+    assert config.path(2048, 16, 10**6) == "large"
+
+
+# ---------------------------------------------------------------- every path
+
+
+@pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
+def test_every_dimension_of_one_launch(compare, dimension):
+    assert config.path(dimension, 16, 227 * 1024) == "fused"
+    n = dimension.bit_length()
+    check_loss(
+        compare, noise(2 if dimension < 8192 else 1, dimension), kind=PERMUTATIONS[n % 3],
+        measure=MEASURES[n % 2],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dimension", [32, 33, 1000, 1001, 4097])
+def test_dimensions_that_are_no_power_of_two(compare, dimension):
+    check_loss(compare, noise(2, dimension), kind=PERMUTATIONS[dimension % 3])
+
+
+def test_65536_numbers_in_four_launches(compare):
+    check_loss(compare, noise(1, 4, 128, 128), kind="per_sample", orders=(1, 2, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [131072, 262144, 524288])
+def test_every_dimension_of_four_launches(compare, dimension):
+    assert config.path(dimension, 16, 227 * 1024) == "large"
+    check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [25600, 36864])
+def test_latents_of_other_shapes(compare, dimension):
+    check_loss(compare, noise(1, dimension))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [32768, 65536])
+def test_statistics_of_large_samples(compare, dimension):
+    check_statistics(
+        compare, noise(1, dimension), kind="shared", orders=(4, 1), block_size=16,
+        statistic="power", used="both",
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- every option with every other
+
+LOSS_CASES = pairwise(
+    dimension=[64, 128, 512, 1024, 101, 1000],
+    block_size=[1, 2, 8, 16, 32, 3, 24],
+    dtype=DTYPES,
+    kind=PERMUTATIONS,
+    orders=ORDERS,
+    form=FORMS,
+    measure=MEASURES,
+    power_weight=[25.0, 0.5],
+    reduction=["none", "mean", "sum"],
+    call=["loss", "value_and_grad"],
+)
+LARGE_CASES = pairwise(
+    dtype=DTYPES,
+    kind=PERMUTATIONS,
+    orders=[(1, 2), (4, 1), (1, 2, 3, 4, 5, 6, 7, 8)],
+    form=FORMS,
+    measure=MEASURES,
+    reduction=["none", "mean", "sum"],
+    call=["loss", "value_and_grad"],
+)
+STATISTICS_CASES = pairwise(
+    dimension=[64, 256, 101, 1000],
+    block_size=[1, 16, 32, 3],
+    dtype=DTYPES,
+    kind=PERMUTATIONS,
+    orders=[(1, 2), (8,), (4, 1, 3), (1, 2, 3, 4, 5, 6, 7, 8)],
+    statistic=["amplitude", "power"],
+    used=["both", "moments", "amplitudes"],
+)
+
+
+@pytest.mark.parametrize("case", LOSS_CASES, ids=named)
+def test_loss_options(compare, case):
+    x = noise(2, case["dimension"], seed=1, dtype=case["dtype"])
+    check_loss(compare, x, **{k: v for k, v in case.items() if k not in ("dimension", "dtype")})
+
+
+@pytest.mark.parametrize("case", LARGE_CASES, ids=named)
+@pytest.mark.usefixtures("four_launches")
+def test_loss_options_in_four_launches(compare, case):
+    x = noise(2, 2048, seed=2, dtype=case["dtype"])
+    check_loss(compare, x, **{k: v for k, v in case.items() if k != "dtype"})
+
+
+@pytest.mark.parametrize("case", STATISTICS_CASES, ids=named)
+def test_statistics_options(compare, case):
+    x = noise(2, case["dimension"], seed=3, dtype=case["dtype"])
+    rest = {k: v for k, v in case.items() if k not in ("dimension", "dtype")}
+    check_statistics(compare, x, **rest)
+
+
+@pytest.mark.parametrize("kind", PERMUTATIONS)
+@pytest.mark.usefixtures("four_launches")
+def test_statistics_in_four_launches(compare, kind):
+    used = ("both", "moments", "amplitudes")[PERMUTATIONS.index(kind) % 3]
+    check_statistics(
+        compare, noise(2, 2048), kind=kind, orders=(4, 1, 3), block_size=16,
+        statistic="amplitude" if kind == "shared" else "power", used=used,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- losses of moments
+
+MOMENT_LOSSES = {
+    "moment": functools.partial(gf.moment_loss, orders=(4, 1, 2)),
+    "squared": functools.partial(gf.moment_loss, orders=(2, 3), form="squared"),
+    "weightless": functools.partial(gf.gaussianity_loss, power_weight=0.0, orders=(1, 8)),
+    "kl": gf.kl_loss,
+    "kurtosis": gf.kurtosis_loss,
+    "norm": gf.norm_loss,
+}
+
+
+@pytest.mark.parametrize("name", MOMENT_LOSSES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 64), torch.float32), ((3, 1001), torch.bfloat16), ((1, 40000), torch.float32)],
+    ids=str,
+)
+def test_losses_of_moments(compare, name, shape, dtype):
+    x = noise(*shape, dtype=dtype)
+    results = []
+    for z, backend in ((x, "triton"), (x.double(), "torch")):
+        z = z.detach().requires_grad_()
+        value = MOMENT_LOSSES[name](z, reduction="none", backend=backend)
+        value.sum().backward()
+        results.append((value, z.grad))
+    (value, grad), (want, want_grad) = results
+    assert (value.dtype, grad.dtype) == (torch.float32, dtype)
+    compare.values(value, want, 1e-5)
+    compare.vectors(grad, want_grad, 1e-4 + (0 if dtype == torch.float32 else 2**-7))
+    with torch.no_grad():
+        assert torch.equal(MOMENT_LOSSES[name](x, reduction="none", backend="triton"), value)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 31])
+def test_moments_of_a_few_numbers(compare, dimension):
+    x = noise(2, dimension)
+    check_loss(compare, x, power_weight=0.0, orders=(1, 2, 4))
+
+
+def test_power_spectrum_loss_alone(compare):
+    for dimension in (64, 100):
+        x = noise(2, dimension).requires_grad_()
+        gf.power_spectrum_loss(x, seed=1, reduction="none", backend="triton").sum().backward()
+        z = x.detach().double().requires_grad_()
+        gf.power_spectrum_loss(z, seed=1, reduction="none", backend="torch").sum().backward()
+        compare.vectors(x.grad, z.grad, 1e-4)

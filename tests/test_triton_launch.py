@@ -1,0 +1,405 @@
+"""Which path and backend a call takes, launch parameters and metadata, torch.compile."""
+
+import functools
+import importlib.util
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.library import opcheck
+
+import gaussreg_fast as gf
+from gaussreg_fast import config, dispatch
+
+STATE = dispatch.triton_state()
+# The interpreter computes with numpy, which warns of what is selected away.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+needs_triton = pytest.mark.skipif(STATE != "available", reason=STATE)
+DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+CUDA = torch.device("cuda")
+OPS = torch.ops.gaussreg_fast
+
+
+def noise(*shape, seed=0):
+    z = 1.3 * np.random.default_rng(seed).standard_normal(shape) + 0.4
+    return torch.from_numpy(z).float().to(DEVICE)
+
+
+# ---------------------------------------------------------------- permutations
+
+
+@needs_triton
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.one_of(st.integers(1, 300), st.integers(1, 5000)),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 3),
+    st.booleans(),
+)
+@example(1, 0, 0, False)
+@example(1, 5, 2, True)
+@example(2, 5, 3, False)
+@example(32768, -1, 1, True)
+@example(65536, 2**63 - 1, 0, False)
+@example(9000, -(2**63), 0, True)
+def test_permutations_are_those_of_the_torch_backend(size, seed, samples, inverse):
+    """To the bit, for every D."""
+    seed = torch.tensor([seed], device=DEVICE)
+    got, want = (
+        OPS.permutation(seed, size, samples, inverse, backend) for backend in ("triton", "torch")
+    )
+    assert got.dtype == torch.int64
+    assert torch.equal(got, want)
+
+
+# ---------------------------------------------------------------- which backend
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends another machine: machine(version of triton, a GPU's compute capability or None)."""
+
+    def pretend(triton="3.6.0", capability=(9, 0), hip=None):
+        def version(name):
+            if triton is None:
+                raise PackageNotFoundError(name)
+            return triton
+
+        monkeypatch.setattr(dispatch, "version", version)
+        monkeypatch.setattr(dispatch, "interpreted", lambda: False)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
+        clear()
+
+    def clear():
+        dispatch.triton_state.cache_clear()
+        dispatch._warn_once.cache_clear()
+
+    clear()
+    yield pretend
+    monkeypatch.undo()
+    clear()
+
+
+@pytest.mark.parametrize(
+    ("properties", "reason"),
+    [
+        ({"triton": None}, "triton is not installed"),
+        ({"triton": "3.5.1"}, "triton 3.5.1 is too old, 3.6 is needed"),
+        ({"triton": "2.12.0+git1a2b"}, r"triton 2.12.0\+git1a2b is too old"),
+        ({"capability": None}, "no GPU"),
+        ({"capability": (7, 5)}, r"Some GPU is too old: compute capability \(7, 5\)"),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_said_and_auto_warns_of_it_once(machine, properties, reason):
+    machine(**properties)
+    state = gf.backends()["triton"]
+    with pytest.warns(UserWarning, match=f"falls back to its torch backend: .*{reason}") as caught:
+        picked = [dispatch.resolve("auto", CUDA, torch.float32) for _ in range(3)]
+    assert picked == ["torch"] * 3
+    assert len(caught) == 1
+    assert state in str(caught[0].message)
+    with pytest.raises(RuntimeError, match=rf"'triton' cannot run here: .*{reason}.*'torch'"):
+        dispatch.resolve("triton", CUDA, torch.float32)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "properties", [{"triton": "3.10.0"}, {"triton": "4.0"}, {"capability": (8, 0)},
+                   {"capability": (12, 0)}, {"capability": (9, 4), "hip": "6.2"}],
+    ids=str,
+)  # fmt: skip
+def test_auto_takes_triton_on_a_gpu(machine, properties, recwarn):
+    machine(**properties)
+    assert gf.backends()["triton"] == "available"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, None):
+        assert dispatch.resolve("auto", CUDA, dtype) == "triton"
+    assert dispatch.resolve("auto", CUDA, torch.float64) == "torch"
+    assert dispatch.resolve("auto", torch.device("cpu"), torch.float32) != "triton"
+    assert not recwarn.list
+
+
+def test_kernels_that_cannot_be_imported_are_a_reason(machine, monkeypatch):
+    machine()
+
+    def broken(name):
+        raise OSError(f"no symbol in {name}")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert "cannot be imported: no symbol in gaussreg_fast.launch" in gf.backends()["triton"]
+
+
+@needs_triton
+def test_float64_is_refused_by_name():
+    x = noise(2, 64).double()
+    for call in (
+        gf.gaussianity_loss,
+        gf.gaussianity_value_and_grad,
+        gf.kl_loss,
+        functools.partial(gf.permuted_statistics, orders=(1,)),
+    ):
+        with pytest.raises(RuntimeError, match=r"'triton' cannot run here.*float64.*'torch'"):
+            call(x, backend="triton")
+
+
+@pytest.mark.skipif(not dispatch.interpreted(), reason="the kernels run on a GPU")
+def test_the_interpreter_runs_only_by_name(recwarn):
+    assert gf.backends()["triton"] == "available"
+    for device in ("cpu", "cuda", "meta"):
+        assert dispatch.resolve("auto", torch.device(device), torch.float32) != "triton"
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run here.*interpreter"):
+        dispatch.resolve("triton", CUDA, torch.float32)
+    assert not recwarn.list
+
+
+# ---------------------------------------------------------------- which path, and its parameters
+
+
+@given(st.integers(1, 2**20), st.integers(0, 64), st.integers(0, 2**18))
+@example(32768, 16, 4 * 32768)
+@example(32768, 16, 4 * 32768 - 1)
+@example(64, 64, 2**18)
+@example(65536, 16, 2**18)
+@example(65536, 8, 2**18)
+@example(1024, 0, 2**18)
+def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
+    path = config.path(dimension, block_size, memory)
+    assert path in ("fused", "large", "general")
+    if path != "general":
+        assert dimension.bit_count() == block_size.bit_count() == 1
+        assert 2 * block_size <= dimension
+    if path == "fused":  # two exchanges of M complex numbers
+        assert 64 <= dimension <= 32768
+        assert 4 * dimension <= memory
+        config.fused(dimension, "sm_90")
+    if path == "large":
+        assert block_size == 16
+        config.large(dimension, "sm_90")
+
+
+def test_small_shared_memory_sends_samples_another_way():
+    limits = {48: 8192, 99: 16384, 163: 32768, 227: 32768}  # KiB -> the largest D
+    for kib, largest in limits.items():
+        fused = [d for d in config.FUSED if config.path(d, 16, kib * 1024) == "fused"]
+        assert max(fused) == largest
+
+
+def test_parameters_of_one_launch_fit_together():
+    assert list(config.FUSED) == [2**n for n in range(6, 16)]
+    for table in (config.FUSED, *config.TUNED.values()):
+        for dimension, p in table.items():
+            r1, r2, r3 = p.radices
+            assert r1 * r2 * r3 == dimension // 2
+            assert all(config.is_power_of_two(n) for n in (*p.radices, p.num_warps))
+            assert 2 * r1 >= config.VECTOR
+            assert p.num_warps <= 32
+
+
+def test_parameters_of_four_launches_fit_together():
+    assert list(config.LARGE) == [2**n for n in range(16, 20)]
+    for table in (config.LARGE, *config.TUNED_LARGE.values()):
+        for dimension, p in table.items():
+            assert p.n1 * p.n2 == dimension // 2
+            assert p.n1 % 32 == 0
+            for whole, part in ((p.n1, p.column_radix), (p.n2, p.row_radix), (p.n2, p.width)):
+                assert config.is_power_of_two(part)
+                assert 1 < part < whole
+            assert p.width * 8 >= 64  # bytes side by side
+            for warps in (p.column_warps, p.row_warps):
+                assert config.is_power_of_two(warps)
+                assert warps <= 32
+            # A program's complex tile goes through shared memory: 64 KiB is what every GPU has.
+            assert 8 * max(p.n1 * p.width, 32 * p.n2) <= 64 * 1024
+
+
+def test_pieces_of_a_batch_stay_within_the_workspace():
+    for dimension in config.LARGE:
+        samples = config.large_chunk(dimension)
+        assert samples >= 1
+        assert samples == 1 or 8 * samples * dimension <= config.LARGE_WORKSPACE
+    for dimension in (32, 1001, 65537, 10**7):
+        for batch in (1, 2, 1000):
+            samples = config.chunk(dimension, batch)
+            assert 1 <= samples <= batch
+            assert samples == 1 or samples * dimension <= config.GENERAL_WORKSPACE
+
+
+@given(st.integers(1, 2**27))
+def test_the_general_path_gives_every_number_to_one_program(dimension):
+    blocks = -(-max(dimension // 2, 1) // 16)
+    for size, split in (
+        (dimension, config.general(dimension)),
+        (blocks, config.general_blocks(max(dimension // 2, 1), 16)[0]),
+    ):
+        assert config.is_power_of_two(split.tile)
+        assert config.is_power_of_two(split.num_warps)
+        assert 1 <= split.parts <= config.GENERAL_PARTS
+        assert split.parts * split.steps * split.tile >= size
+        assert (split.parts - 1) * split.steps * split.tile < size  # and none has nothing to do
+
+
+@given(st.integers(1, 2**31))
+def test_permutation_parameters(dimension):
+    bits = config.permutation_bits(dimension)
+    assert bits >= 2
+    assert dimension <= 2**bits
+    assert bits == 2 or dimension > 2 ** (bits - 1)
+    assert config.is_power_of_two(config.table_tile(dimension))
+
+
+# ---------------------------------------------------------------- what tools see
+
+
+class Domain:
+    """Notes what an NVTX domain is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def get_event_attributes(self, message):
+        return message
+
+    def push_range(self, message):
+        self.events.append(message)
+
+    def pop_range(self):
+        self.events.append("pop")
+
+
+@pytest.fixture
+def domain(monkeypatch):
+    from gaussreg_fast.launch import _device
+
+    fake = Domain()
+    _device._range.cache_clear()
+    monkeypatch.setattr(_device, "_ranges", fake)
+    yield fake
+    monkeypatch.undo()
+    _device._range.cache_clear()
+
+
+@needs_triton
+def test_launches_are_ranges(domain):
+    x = noise(2, 64)
+    gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
+    assert domain.events[0] == "fused gradient"
+    gf.gaussianity_loss(x, seed=1, backend="triton")
+    gf.permuted_statistics(noise(1, 100), orders=(1,), seed=1, backend="triton")
+    names = [event for event in domain.events if event != "pop"]
+    assert {"fused gradient", "fused value", "general statistics"} <= set(names)
+    assert domain.events.count("pop") == len(names)
+
+
+@needs_triton
+def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
+    from gaussreg_fast.launch import _fused
+
+    class Failing:
+        def __getitem__(self, grid):
+            raise RuntimeError("out of resources")
+
+    monkeypatch.setattr(_fused, "fused", Failing())
+    with pytest.raises(RuntimeError, match="out of resources"):
+        gf.gaussianity_loss(noise(2, 64), permutation="none", backend="triton")
+    assert domain.events == ["fused value", "pop"]
+
+
+@needs_triton
+def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
+    names = []
+    monkeypatch.setattr("nvtx.get_domain", names.append)
+    spec = importlib.util.find_spec("gaussreg_fast.launch._device")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert names == ["gaussreg_fast"]
+
+
+@needs_triton
+def test_launch_metadata_is_what_a_count_by_hand_gives():
+    from gaussreg_fast.kernels.fused import work
+
+    def metadata(task, batch=3, dtype=torch.float32, dimension=64, block=16):
+        x = torch.empty(batch, dimension, dtype=dtype)
+        args = {"x": x, "grad": torch.empty_like(x), "D": dimension, "TASK": task, "BLOCK": block}
+        return work((batch, 1, 1), None, args)
+
+    def fft(dimension):  # 5 N log2 N for N complex numbers, N = D / 2; 5 N D to untangle
+        n = dimension // 2
+        return 5 * n * (n.bit_length() - 1) + 5 * n
+
+    for task, transforms, numbers in (
+        ("value", 1, 64),
+        ("gradient", 2, 128),
+        ("statistics", 1, 64 + 2),  # two blocks of 16 bins
+        ("pullback", 2, 128 + 2),
+    ):
+        found = metadata(task)
+        assert found["bytes"] == 3 * 4 * numbers
+        assert found["flops32"] == 3 * (transforms * fft(64) + 10 * 64)
+        assert task in found["name"]
+        assert "D=64" in found["name"]
+        assert "B=3" in found["name"]
+    halves = metadata("gradient", 1, torch.bfloat16, 32768)
+    assert halves["bytes"] == 2 * 2 * 32768
+    assert halves["flops32"] == 2 * fft(32768) + 10 * 32768
+
+
+# ---------------------------------------------------------------- torch's machinery
+
+
+@needs_triton
+@pytest.mark.parametrize(("dimension", "kind"), [(64, "per_sample"), (100, "shared")])
+def test_compiled_code_computes_the_same(dimension, kind):
+    x = noise(2, dimension)
+
+    def step(z):
+        loss = gf.gaussianity_loss(z, seed=3, permutation=kind, backend="triton")
+        return 2.0 * loss + z.square().mean()
+
+    def run(call):
+        z = x.clone().requires_grad_()
+        loss = call(z)
+        loss.backward()
+        return loss.detach(), z.grad
+
+    want = run(step)
+    got = run(torch.compile(step, fullgraph=True, backend="aot_eager"))
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-8)
+
+
+@needs_triton
+def test_function_transforms():
+    x = noise(2, 64)
+
+    def call(z, **options):
+        options = {"permutation": "none", "backend": "triton", **options}
+        return gf.gaussianity_loss(z, **options)
+
+    want = gf.gaussianity_value_and_grad(x, permutation="none", backend="triton")[1]
+    got = torch.func.grad(call)(x)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9)
+    each = torch.func.vmap(torch.func.grad(lambda z: call(z[None])))(x)
+    torch.testing.assert_close(each, 2 * want, rtol=1e-6, atol=1e-9)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):  # computed in float32 all the same
+        assert torch.equal(
+            gf.gaussianity_value_and_grad(x, permutation="none", backend="triton")[1], want
+        )
+
+
+@needs_triton
+@pytest.mark.slow
+def test_opcheck():
+    x = noise(2, 64).requires_grad_()
+    seed = torch.tensor([5], device=DEVICE)
+    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "stored", "triton", "fp32")
+    opcheck(OPS.loss.default, (x, seed, None, False, *options))
+    options = (seed, None, True, [4, 1], 16, "amplitude", "triton", "fp32")
+    opcheck(OPS.statistics.default, (x, *options))
+    opcheck(OPS.statistics_backward.default, (x.detach(), None, noise(2, 2), *options))
+    opcheck(OPS.permutation.default, (seed, 100, 2, True, "triton"))

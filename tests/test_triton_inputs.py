@@ -57,6 +57,7 @@ def way(request, monkeypatch):
 
 def small_pieces(monkeypatch, samples):
     """Lets batches go through in pieces of a few samples."""
+    monkeypatch.setattr(config, "table_rows", lambda dimension: samples)
     monkeypatch.setattr(config, "large_chunk", lambda dimension: samples)
     monkeypatch.setattr(config, "GENERAL_WORKSPACE", samples * WAYS["general"])
 
@@ -99,7 +100,7 @@ def latents(draw):
 
 
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -259,9 +260,9 @@ def test_empty_batches(way):
 @pytest.mark.parametrize("kind", ["per_sample", "shared", "explicit"])
 def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypatch):
     """Bit for bit: a batch in pieces is the batch at once, and samples are as alone."""
-    x = noise(5, way)
+    x = noise(3, way)
     if kind == "explicit":
-        kind = torch.stack([gf.permutation(s, way, device=DEVICE) for s in range(5)])
+        kind = torch.stack([gf.permutation(s, way, device=DEVICE) for s in range(3)])
     options = {"permutation": kind}
     want = run(x, **options)
     statistics = statistics_and_pullback(x, **options)
@@ -286,7 +287,7 @@ def test_pieces_of_a_batch_of_65536(monkeypatch):
 # ---------------------------------------------------------------- the same bits again
 
 
-@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
+@pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_repeated_calls_give_the_same_bits_and_values_need_no_gradient(way, kind):
     x = noise(2, way, dtype=torch.bfloat16)
     options = {"permutation": kind, "orders": (1, 2, 4)}
@@ -326,9 +327,9 @@ def poison():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
+@pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
-    x = noise(3, way)
+    x = noise(2, way)
     calls = [
         lambda: run(x, permutation=kind),
         lambda: run(x, permutation=kind, orders=(4,), power_weight=0.0),

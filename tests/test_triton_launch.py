@@ -32,11 +32,11 @@ def noise(*shape, seed=0):
 
 
 @needs_triton
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    st.one_of(st.integers(1, 300), st.integers(1, 5000)),
+    st.one_of(st.integers(1, 300), st.integers(1, 2000)),
     st.integers(-(2**63), 2**63 - 1),
-    st.integers(0, 3),
+    st.integers(0, 2),
     st.booleans(),
 )
 @example(1, 0, 0, False)
@@ -44,7 +44,7 @@ def noise(*shape, seed=0):
 @example(2, 5, 3, False)
 @example(32768, -1, 1, True)
 @example(65536, 2**63 - 1, 0, False)
-@example(9000, -(2**63), 0, True)
+@example(3000, -(2**63), 0, True)
 def test_permutations_are_those_of_the_torch_backend(size, seed, samples, inverse):
     """To the bit, for every D."""
     seed = torch.tensor([seed], device=DEVICE)
@@ -223,6 +223,8 @@ def test_pieces_of_a_batch_stay_within_the_workspace():
         samples = config.large_chunk(dimension)
         assert samples >= 1
         assert samples == 1 or 8 * samples * dimension <= config.LARGE_WORKSPACE
+    for dimension in config.FUSED:
+        assert 1 <= config.table_rows(dimension) <= 2**24 // (4 * dimension)
     for dimension in (32, 1001, 65537, 10**7):
         for batch in (1, 2, 1000):
             samples = config.chunk(dimension, batch)

@@ -216,10 +216,9 @@ LOSS_CASES = pairwise(
 LARGE_CASES = pairwise(
     dtype=DTYPES,
     kind=PERMUTATIONS,
-    orders=[(1, 2), (4, 1), (1, 2, 3, 4, 5, 6, 7, 8)],
+    orders=[(4, 1), (1, 2, 3, 4, 5, 6, 7, 8)],
     form=FORMS,
     measure=MEASURES,
-    reduction=["none", "mean", "sum"],
     call=["loss", "value_and_grad"],
 )
 STATISTICS_CASES = pairwise(

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import nvtx
 import torch
@@ -37,6 +38,11 @@ def shared_memory(device: torch.device) -> int:
 
 def _number(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
+
+
+def compiler(num_warps: int) -> dict[str, Any]:
+    """Options of a launch. Fused multiply-adds are asked for: Triton 3.10 changes the default."""
+    return {"num_warps": num_warps, "enable_fp_fusion": True}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaussreg_fast import config
 from gaussreg_fast.kernels.fused import fused, index_tables
-from gaussreg_fast.launch._device import arch, on, roots
+from gaussreg_fast.launch._device import arch, compiler, on, roots
 from gaussreg_fast.launch._permutation import Permutation
 
 
@@ -63,7 +63,7 @@ def launch(
                 R2=r2,
                 R3=r3,
                 RELOAD=parameters.reload,
-                num_warps=parameters.num_warps,
+                **compiler(parameters.num_warps),
             )
 
 
@@ -89,5 +89,6 @@ def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int
         BITS=config.permutation_bits(dimension),
         T=dimension // 2 // r1,
         TILE=tile,
+        **compiler(4),
     )
     return table

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaussreg_fast import config
 from gaussreg_fast.kernels.general import finish, gather, moments_only, spectrum
-from gaussreg_fast.launch._device import on
+from gaussreg_fast.launch._device import compiler, on
 from gaussreg_fast.launch._permutation import Permutation, source_of
 
 
@@ -143,7 +143,7 @@ def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
             TILE=split.tile,
             PARTS=split.parts,
             STEPS=split.steps,
-            num_warps=split.num_warps,
+            **compiler(split.num_warps),
         )
     return job, permuted, sums
 
@@ -167,7 +167,7 @@ def _spectrum(job: _Job, half: Tensor) -> Tensor:
         WIDTH=width,
         PARTS=split.parts,
         STEPS=split.steps,
-        num_warps=split.num_warps,
+        **compiler(split.num_warps),
     )
     return gaps
 
@@ -204,7 +204,7 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
         TILE=split.tile,
         PARTS=parts,
         STEPS=split.steps,
-        num_warps=split.num_warps,
+        **compiler(split.num_warps),
     )
 
 
@@ -222,7 +222,7 @@ def _moments_only(job: _Job) -> None:
         FORM=job.form,
         D=job.x.shape[1],
         TILE=split.tile,
-        num_warps=split.num_warps,
+        **compiler(split.num_warps),
     )
 
 

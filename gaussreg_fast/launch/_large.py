@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaussreg_fast import config
 from gaussreg_fast.kernels import large as kernels
-from gaussreg_fast.launch._device import arch, on, roots
+from gaussreg_fast.launch._device import arch, compiler, on, roots
 from gaussreg_fast.launch._permutation import Permutation, source_of
 
 
@@ -55,24 +55,25 @@ def launch(
         with on(x.device, f"large {task}"):
             kernels.columns[(tiles, size)](
                 x, xp, z, sums, table, seed, w, x.stride(0), table_stride, start,
-                SAVE=save, num_warps=p.column_warps, **column,
+                SAVE=save, **compiler(p.column_warps), **column,
             )  # fmt: skip
             kernels.rows[(programs, size)](
-                z, parts, w, SAVE=back, num_warps=p.row_warps, **row
+                z, parts, w, SAVE=back, **compiler(p.row_warps), **row
             )  # fmt: skip
             if not back:
                 kernels.finish[(size,)](
                     sums, parts, loss, moments, blocks, power_weight, target, start,
                     TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, CHUNK=last,
+                    **compiler(4),
                 )  # fmt: skip
                 continue
             kernels.rows_back[(programs, size)](
                 z, parts, blocks, w, power_weight, target, scale, start,
-                TASK=task, num_warps=p.row_warps, **row,
+                TASK=task, **compiler(p.row_warps), **row,
             )  # fmt: skip
             source = xp if save else x[start:]
             kernels.columns_back[(tiles, size)](
                 source, z, sums, parts, loss, grad, moments, table, seed, w,
                 source.stride(0), table_stride, power_weight, target, scale, start,
-                TASK=task, FORM=form, CHUNK=last, num_warps=p.column_warps, **column,
+                TASK=task, FORM=form, CHUNK=last, **compiler(p.column_warps), **column,
             )  # fmt: skip

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaussreg_fast import config
 from gaussreg_fast.kernels.permutation import permutation_table
-from gaussreg_fast.launch._device import on
+from gaussreg_fast.launch._device import compiler, on
 
 
 @dataclass(frozen=True)
@@ -63,4 +63,5 @@ def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
             BITS=config.permutation_bits(dimension),
             INVERSE=inverse,
             TILE=tile,
+            **compiler(4),
         )

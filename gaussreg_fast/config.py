@@ -81,7 +81,7 @@ def path(dimension: int, block_size: int, shared_memory: int) -> str:
     low, high = FUSED_DIMENSIONS
     if low <= dimension <= high and 2 * block_size <= dimension and 4 * dimension <= shared_memory:
         return "fused"
-    if dimension in LARGE and block_size == 16:
+    if dimension in LARGE and block_size == 16 and shared_memory >= 2**16:
         return "large"
     return "general"
 

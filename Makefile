@@ -1,7 +1,7 @@
-# make demo      the checkerboard experiment, from nothing to a table and a picture in demo-out/
-# make test      the tests, from nothing
-# make kernels   what the GPU kernels compile to, against the committed numbers; needs no GPU
-# make gpu       the tests and the benchmark that need a GPU
+# make demo        the checkerboard experiment, from nothing to a table and a picture in demo-out/
+# make test        the tests, from nothing
+# make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
+# make gpu         the tests and the benchmark that need a GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint kernels record-kernels readme measure gpu gpu-test gpu-bench tune sanitize \
+.PHONY: demo test lint resources record-resources readme measure gpu gpu-test gpu-bench tune sanitize \
 	installed clean
 
 demo: $(VENV)/.cli
@@ -31,12 +31,12 @@ lint: $(VENV)/.dev
 OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
 RESOURCES := $(BIN)/python bench/kernel_resources.py
 
-kernels: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --check || [ $$? = 2 ]
 	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --check
 
 # Accepts what they compile to now.
-record-kernels: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+record-resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --out bench/results/kernel_resources.json
 	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --out bench/results/kernel_resources.json
 

@@ -484,7 +484,7 @@ def main() -> int:
         if rows := changes(recorded, now):
             print(f"triton {release}: not as recorded in {RECORD.name}")
             show([("arch", "variant", "", "recorded", "now"), *rows])
-            print("If that is wanted: make record-kernels, and commit the file with the kernel.")
+            print("If that is wanted: make record-resources, and commit the file with the kernel.")
             failures.append(f"{len(rows)} numbers changed")
     elif not args.out:
         show([(a, n, json.dumps(v)) for a, table in now.items() for n, v in table.items()])

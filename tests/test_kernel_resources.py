@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, compared exactly; the whole of it is `make kernels`."""
+"""What the Triton kernels compile to, compared exactly; the whole of it is `make resources`."""
 
 import importlib
 import os

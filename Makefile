@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint resources record-resources readme measure gpu gpu-test gpu-bench tune sanitize \
+.PHONY: demo test lint resources record-resources readme measure gpu gpu-test gpu-test-all gpu-bench tune sanitize \
 	installed clean
 
 demo: $(VENV)/.cli
@@ -67,6 +67,12 @@ gpu: gpu-test gpu-bench
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
 		tests/test_gpu.py tests/test_bench_gpu.py $(PYTEST_ARGS)
+
+# The interpreter's tests on the device, too: some hundred kernels to compile.
+gpu-test-all: installed
+	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
+		tests/test_gpu.py tests/test_triton.py tests/test_triton_inputs.py \
+		tests/test_triton_launch.py $(PYTEST_ARGS)
 
 gpu-bench: installed
 	$(PYTHON) bench/gpu.py --out bench/results/gpu.json

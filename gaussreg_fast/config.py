@@ -29,11 +29,11 @@ FUSED = {
     256: Fused((16, 8, 1), 1),
     512: Fused((16, 16, 1), 2),
     1024: Fused((16, 16, 2), 2),
-    2048: Fused((16, 16, 4), 2),
+    2048: Fused((8, 8, 16), 2),
     4096: Fused((16, 8, 16), 4, reload=True),
     8192: Fused((16, 16, 16), 8, reload=True),
-    16384: Fused((32, 16, 16), 8, reload=True),
-    32768: Fused((32, 16, 32), 16, reload=True),
+    16384: Fused((16, 16, 32), 8, reload=True),
+    32768: Fused((16, 32, 32), 16, reload=True),
 }
 
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .dft import apart, dft, exchange, exchange_back, root, swap, together, twiddle
+from .metadata import by_part, transform, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
 from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
@@ -22,20 +23,20 @@ from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
 VECTOR = tl.constexpr(8)  # neighbouring table entries that one thread reads
 
 
-def work(grid, kernel, args):
-    """Launch metadata: the bytes that must move, and the floating-point operations (rounded)."""
-    batch, dimension, task = grid[0], args["D"], args["TASK"]
-    blocks = dimension // (2 * args["BLOCK"])
-    moved = args["x"].element_size() * dimension + 4 * blocks * (task in ("statistics", "pullback"))
-    transforms = 2 if task in ("gradient", "pullback") else 1
-    if transforms == 2:
+def _table_work(args):
+    given = args["given"].element_size() if args["GIVEN"] else 0
+    return args["D"] * (4 + given), 0
+
+
+def _fused_work(args):
+    task, dimension = args["TASK"], args["D"]
+    blocks = dimension // (2 * args["BLOCK"]) * (task in ("statistics", "pullback"))
+    moved = args["x"].element_size() * dimension + 4 * blocks
+    transforms = 1
+    if task in ("gradient", "pullback"):
         moved += args["grad"].element_size() * dimension
-    operations = 2.5 * transforms * dimension * (dimension.bit_length() - 1) + 10 * dimension
-    return {
-        "name": f"gaussreg_fast.fused.{task}<D={dimension}, B={batch}>",
-        "bytes": batch * moved,
-        "flops32": int(batch * operations),
-    }
+        transforms = 2
+    return moved, transforms * transform(dimension // 2) + 10 * dimension
 
 
 @triton.jit
@@ -68,7 +69,7 @@ def mirrored(re, im):
     return apart(tl.reshape(z, (2, R, C)))
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_part, _table_work), do_not_specialize=["sample0"])
 def index_tables(
     seed, given, table, inverse, given_stride, sample0,
     GIVEN: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, T: tl.constexpr,
@@ -93,7 +94,7 @@ def index_tables(
     tl.store(inverse + start + number, packed_place(j, T).to(tl.int16), mask=inside)
 
 
-@triton.jit(launch_metadata=work)
+@triton.jit(launch_metadata=work(by_part, _fused_work))
 def fused(
     x, loss, grad, moments, blocks, table, inverse, roots,
     x_stride, table_stride, power_weight, target, scale,

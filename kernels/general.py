@@ -14,26 +14,12 @@ import math
 import triton
 import triton.language as tl
 
+from .metadata import by_part, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
 from .spectrum import amplitudes
 
 HALF_ROOT = tl.constexpr(math.sqrt(0.5))
-
-
-def work(numbers):
-    """Launch metadata: `numbers(arguments)` are the bytes and operations of one sample."""
-
-    def metadata(grid, kernel, args):
-        batch = grid[0] // args.get("PARTS", 1)
-        moved, operations = numbers(args)
-        return {
-            "name": f"gaussreg_fast.general.{kernel.name}<D={args['D']}, B={batch}>",
-            "bytes": batch * moved,
-            "flops32": batch * operations,
-        }
-
-    return metadata
 
 
 def _gather_work(args):
@@ -86,7 +72,7 @@ def total(parts, PARTS: tl.constexpr):
     return tl.sum(tl.load(parts + i, mask=i < PARTS, other=0.0), 0)
 
 
-@triton.jit(launch_metadata=work(_gather_work))
+@triton.jit(launch_metadata=work(by_part, _gather_work), do_not_specialize=["first_sample"])
 def gather(
     x, permuted_x, sums, table, seed, x_stride, table_stride, first_sample,
     PERMUTATION: tl.constexpr, COPY: tl.constexpr, SUMS: tl.constexpr,
@@ -162,7 +148,7 @@ def store_adjoint(half, k, inside, re, im, D: tl.constexpr):
     tl.store(half + k + D % 2, complex_of(h_re, h_im), mask=inside)
 
 
-@triton.jit(launch_metadata=work(_spectrum_work))
+@triton.jit(launch_metadata=work(by_part, _spectrum_work))
 def spectrum(
     half, blocks, gaps, power_weight, target,
     TASK: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
@@ -220,7 +206,7 @@ def spectrum(
         tl.store(gaps + sample * PARTS + part, gap_sum)
 
 
-@triton.jit(launch_metadata=work(_finish_work))
+@triton.jit(launch_metadata=work(by_part, _finish_work))
 def finish(
     v, spectral, loss, grad, moments, table, sums, gaps,
     v_stride, table_stride, power_weight, scale,
@@ -275,7 +261,7 @@ def finish(
             tl.store(grad + sample * D + j, g.to(grad.dtype.element_ty), mask=inside)
 
 
-@triton.jit(launch_metadata=work(_moments_work))
+@triton.jit(launch_metadata=work(by_part, _moments_work))
 def moments_only(
     x, loss, grad, x_stride, scale,
     TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, D: tl.constexpr,

@@ -17,11 +17,39 @@ import triton
 import triton.language as tl
 
 from .dft import apart, dft, root, swap, times, together, twiddle
+from .metadata import by_part, by_second, transform, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
 from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
 
 BLOCK = tl.constexpr(16)
+
+
+def _index_bytes(args):
+    return args["table"].element_size() if args["MODE"] == "table" else 0
+
+
+def _columns_work(args):
+    moved = args["x"].element_size() + _index_bytes(args) + 4 * args["SAVE"] + 4
+    return args["D"] * moved, transform(args["N1"], args["N2"]) + 3 * args["D"]
+
+
+def _rows_work(args):
+    return args["D"] * (4 + 4 * args["SAVE"]), transform(args["N2"], args["N1"]) + 10 * args["D"]
+
+
+def _rows_back_work(args):
+    return args["D"] * 8, transform(args["N2"], args["N1"]) + 10 * args["D"]
+
+
+def _finish_work(args):
+    return args["D"] // 4, args["D"] // 8
+
+
+def _columns_back_work(args):
+    moved = 4 + args["grad"].element_size() + _index_bytes(args)
+    moved += args["xp"].element_size() * (args["ORDERS"] > 0)
+    return args["D"] * moved, transform(args["N1"], args["N2"]) + 3 * args["D"]
 
 
 @triton.jit
@@ -83,7 +111,7 @@ def store_complex(z, places, re, im):
     tl.store(z + (2 * tl.expand_dims(places, 2) + last), tl.join(re, im))
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_second, _columns_work), do_not_specialize=["sample0"])
 def columns(
     x, xp, z, sums, table, seed, roots, x_stride, table_stride, sample0,
     MODE: tl.constexpr, ORDERS: tl.constexpr, SAVE: tl.constexpr, D: tl.constexpr,
@@ -156,7 +184,7 @@ def turned(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
     return apart(tl.reshape(z, (2, C, B * A)))
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_second, _rows_work))
 def rows(
     z, parts, roots,
     SAVE: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
@@ -210,7 +238,7 @@ def rows(
     tl.store(parts + P + tl.where(half == 0, i, tl.where(i == 0, G // 2, G - i)), rest)
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_second, _rows_back_work), do_not_specialize=["sample0"])
 def rows_back(
     z, parts, grad_blocks, roots, power_weight, target, scale, sample0,
     TASK: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
@@ -279,7 +307,7 @@ def sample_loss(
     return term + power_weight * (tl.sum(gaps, 0) / P) + 0 * total
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_part, _finish_work), do_not_specialize=["sample0"])
 def finish(
     sums, parts, loss, moments, blocks, power_weight, target, sample0,
     TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, TILES: tl.constexpr,
@@ -303,7 +331,7 @@ def finish(
             tl.store(blocks + sample * P + p, (tl.load(at) + tl.load(at + P)) / BLOCK)
 
 
-@triton.jit
+@triton.jit(launch_metadata=work(by_second, _columns_back_work), do_not_specialize=["sample0"])
 def columns_back(
     xp, z, sums, parts, loss, grad, moments, table, seed, roots,
     xp_stride, table_stride, power_weight, target, scale, sample0,

@@ -7,6 +7,8 @@ device and in every backend.
 import triton
 import triton.language as tl
 
+from .metadata import work
+
 GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 STREAM = tl.constexpr(0xD1B54A32D192ED03)
 
@@ -57,7 +59,15 @@ def permuted(value, state, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.cons
     return value
 
 
-@triton.jit
+def _rows(grid, args):
+    return grid[0] // -(-args["D"] // args["TILE"])
+
+
+def _table_work(args):
+    return args["D"] * args["out"].element_size(), 0
+
+
+@triton.jit(launch_metadata=work(_rows, _table_work))
 def permutation_table(
     seed, out, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr, TILE: tl.constexpr
 ):

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -323,16 +324,19 @@ def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
 
 @needs_triton
 def test_launch_metadata_is_what_a_count_by_hand_gives():
-    from gaussreg_fast.kernels.fused import work
+    from gaussreg_fast.kernels.fused import _fused_work
+    from gaussreg_fast.kernels.metadata import by_part, work
+
+    kernel = SimpleNamespace(name="fused")
 
     def metadata(task, batch=3, dtype=torch.float32, dimension=64, block=16):
         x = torch.empty(batch, dimension, dtype=dtype)
         args = {"x": x, "grad": torch.empty_like(x), "D": dimension, "TASK": task, "BLOCK": block}
-        return work((batch, 1, 1), None, args)
+        return work(by_part, _fused_work)((batch, 1, 1), kernel, args)
 
-    def fft(dimension):  # 5 N log2 N for N complex numbers, N = D / 2; 5 N D to untangle
+    def fft(dimension):  # 5 N log2 N for N complex numbers, N = D / 2
         n = dimension // 2
-        return 5 * n * (n.bit_length() - 1) + 5 * n
+        return 5 * n * (n.bit_length() - 1)
 
     for task, transforms, numbers in (
         ("value", 1, 64),
@@ -343,12 +347,37 @@ def test_launch_metadata_is_what_a_count_by_hand_gives():
         found = metadata(task)
         assert found["bytes"] == 3 * 4 * numbers
         assert found["flops32"] == 3 * (transforms * fft(64) + 10 * 64)
-        assert task in found["name"]
+        assert "fused" in found["name"]
         assert "D=64" in found["name"]
         assert "B=3" in found["name"]
     halves = metadata("gradient", 1, torch.bfloat16, 32768)
     assert halves["bytes"] == 2 * 2 * 32768
     assert halves["flops32"] == 2 * fft(32768) + 10 * 32768
+
+
+@needs_triton
+def test_launch_metadata_of_the_four_launches():
+    from gaussreg_fast.kernels import large
+    from gaussreg_fast.kernels.metadata import by_second, work
+
+    d, samples = 65536, 5
+    x, table = torch.empty(1, 1), torch.empty(1, 1, dtype=torch.int32)
+    args = {
+        "x": x, "xp": x, "grad": x, "table": table, "MODE": "table", "ORDERS": 6, "SAVE": True,
+        "D": d, "N1": 256, "N2": 128,
+    }  # fmt: skip
+    kernel = SimpleNamespace(name="columns")
+    moved = {
+        large._columns_work: 4 * 4,  # reads x and the table; writes the permuted sample and z
+        large._rows_work: 2 * 4,
+        large._rows_back_work: 2 * 4,
+        large._columns_back_work: 4 * 4,
+    }
+    for numbers, each in moved.items():
+        found = work(by_second, numbers)((8, samples, 1), kernel, args)
+        assert found["bytes"] == samples * d * each
+        assert found["flops32"] > samples * d * 15
+        assert found["name"] == "gaussreg_fast.columns<D=65536, B=5>"
 
 
 # ---------------------------------------------------------------- torch's machinery

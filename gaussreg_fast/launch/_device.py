@@ -70,14 +70,17 @@ _roots: dict[tuple[torch.device, int], Tensor] = {}
 def roots(dimension: int, device: torch.device) -> Tensor:
     """exp(-2 pi i k / D) for k < D / 2: cosines, then sines, float32 (D,). Kept per device.
 
-    Within a CUDA-graph capture they are made anew and belong to the graph: kept, they would hold
-    nothing until its first replay.
+    Kept ones are finished before anyone gets them, on whatever stream. Within a CUDA-graph capture
+    they are made anew and belong to the graph: kept, they would be empty until its first replay.
     """
     if (device, dimension) in _roots:
         return _roots[device, dimension]
     k = torch.arange(dimension // 2, dtype=torch.float64, device=device)
     angle = k * (-2 * math.pi / dimension)
     table = torch.cat([angle.cos(), angle.sin()]).float()
-    if device.type == "cpu" or not torch.cuda.is_current_stream_capturing():
-        _roots[device, dimension] = table
+    if device.type != "cpu":
+        if torch.cuda.is_current_stream_capturing():
+            return table
+        torch.cuda.current_stream(device).synchronize()
+    _roots[device, dimension] = table
     return table

@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint resources record-resources readme measure gpu gpu-test gpu-test-all gpu-bench tune sanitize \
-	installed clean
+.PHONY: demo test lint resources record-resources readme measure clean \
+	gpu gpu-test gpu-test-all gpu-bench tune sanitize installed
 
 demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out

@@ -2,7 +2,7 @@
 
 One trivial loss (a sum, its gradient kept for backward) is registered in each way that torch
 offers and called at B = 1, D = 64, so that nearly all of the time is bookkeeping. The package
-uses the last way for eager calls and the third for compiled code (gaussreg_fast/ops.py).
+uses the last way for eager calls and the third for compiled code (gaussreg_fast/ops/).
 
     python bench/call_overhead.py [--out bench/results/call_overhead.json]
 

@@ -53,11 +53,10 @@ class Large:
 # Rows come in 32s, columns in as many as make segments of 64 bytes or more of the workspace.
 LARGE = {
     65536: Large(256, 128, 16, 16, 16, 8, 8),
-    131072: Large(256, 256, 16, 16, 16, 8, 16),
-    262144: Large(512, 256, 32, 16, 8, 8, 16),
-    524288: Large(1024, 256, 32, 16, 8, 16, 16),
+    131072: Large(512, 128, 32, 16, 8, 8, 8),
+    262144: Large(1024, 128, 32, 16, 8, 16, 8),
 }
-LARGE_WORKSPACE = 2**25  # bytes: half of the L2 cache of an H100 or H200
+LARGE_WORKSPACE = 2**24  # bytes: well within the L2 cache, and little beside the gradients
 # Architecture -> D -> parameters that replace the ones above there.
 TUNED: dict[str, dict[int, Fused]] = {}
 TUNED_LARGE: dict[str, dict[int, Large]] = {}

@@ -7,7 +7,6 @@ import importlib
 import os
 import re
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -30,25 +29,39 @@ def backends() -> dict[str, str]:
 
 @functools.cache
 def triton_state() -> str:
-    """ "available", or why the Triton kernels cannot run here."""
+    """ "available", or why the Triton kernels cannot run here, on any device."""
     try:
-        found = version("triton")
-    except PackageNotFoundError:
+        found = version()
+    except ImportError:
         return "triton is not installed"
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < MIN_TRITON:
         return f"triton {found} is too old, {MIN_TRITON[0]}.{MIN_TRITON[1]} is needed"
     if not interpreted():
         if not torch.cuda.is_available():
             return "no GPU: torch.cuda.is_available() is False"
-        capability = torch.cuda.get_device_capability()
-        if not torch.version.hip and capability < MIN_CAPABILITY:
-            name = torch.cuda.get_device_name()
-            return f"{name} is too old: compute capability {capability}, {MIN_CAPABILITY} is needed"
+        states = [device_state(index) for index in range(torch.cuda.device_count())]
+        if "available" not in states:
+            return states[0]
     try:
         importlib.import_module("gaussreg_fast.launch")
     except Exception as error:  # a broken installation of triton can raise anything
         return f"the Triton kernels cannot be imported: {error}"
     return "available"
+
+
+def version() -> str:
+    """Triton's. Asked of the module: its distribution has another name for AMD's GPUs."""
+    return importlib.import_module("triton").__version__
+
+
+@functools.cache
+def device_state(index: int) -> str:
+    """ "available", or why this GPU is no good."""
+    capability = torch.cuda.get_device_capability(index)
+    if torch.version.hip or capability >= MIN_CAPABILITY:
+        return "available"
+    name = torch.cuda.get_device_name(index)
+    return f"{name} is too old: compute capability {capability}, {MIN_CAPABILITY} is needed"
 
 
 def interpreted() -> bool:
@@ -97,7 +110,11 @@ def _triton_for(device: torch.device, dtype: torch.dtype | None) -> str:
     if device.type != expected:
         place = "in the interpreter, on the CPU" if interpreted() else "on a GPU"
         return f"it computes {place}, x is on {device}"
-    return "available"
+    return "available" if interpreted() else device_state(_index(device))
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _automatic(device: torch.device, dtype: torch.dtype | None) -> str:
@@ -105,9 +122,12 @@ def _automatic(device: torch.device, dtype: torch.dtype | None) -> str:
         return "native" if native.load()[1] == "available" else "torch"
     if device.type != "cuda" or interpreted() or dtype == torch.float64:
         return "torch"
-    if triton_state() == "available":
+    state = triton_state()
+    if state == "available":
+        state = device_state(_index(device))
+    if state == "available":
         return "triton"
-    _warn_once(triton_state())
+    _warn_once(state)
     return "torch"
 
 

@@ -49,5 +49,6 @@ def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
     if POWER:
         return square * (SCALE * SCALE), 2 * SCALE * SCALE
     else:
-        inverse = tl.where(square == 0, 0.0, tl.rsqrt(square))
+        # Below the smallest normal number rsqrt takes its argument for 0 and answers inf.
+        inverse = tl.where(square < 1.1754944e-38, 0.0, tl.rsqrt(square))
         return square * inverse * SCALE, inverse * SCALE

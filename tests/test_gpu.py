@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FUSED = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
-LARGE = [65536, 131072, 262144, 524288]
+LARGE = [65536, 131072, 262144]
 GENERAL = [100, 36864]
 ONE_OF_EACH = [256, 16384, 65536, 36864]
 
@@ -131,7 +131,7 @@ def test_a_hundred_runs_are_bitwise_equal(dimension, mode):
         assert torch.equal(again[1], grad)
 
 
-@pytest.mark.parametrize("dimension", [256, 16384, 65536])
+@pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_a_sample_does_not_depend_on_its_batch(dimension):
     x = noise(40, dimension)
     loss, grad = value_and_grad(x, seed=7, reduction="none")
@@ -157,7 +157,7 @@ def capture(call):
     return graph, result
 
 
-@pytest.mark.parametrize("dimension", [256, 16384, 65536])
+@pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_each_replay_draws_a_permutation(dimension):
     x = noise(2, dimension)
     graph, (loss, grad) = capture(lambda: value_and_grad(x))
@@ -175,7 +175,7 @@ def test_each_replay_draws_a_permutation(dimension):
     assert abs(eager.mean().item() - sum(losses) / 8) < 0.3 * eager.mean().item()
 
 
-@pytest.mark.parametrize("dimension", [256, 16384, 65536])
+@pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_a_replay_equals_the_eager_call_of_its_seed(dimension):
     x, seed = noise(2, dimension), torch.tensor([0]).cuda()
     graph, (loss, grad) = capture(lambda: value_and_grad(x, seed=seed))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import nvtx
@@ -75,12 +76,25 @@ def roots(dimension: int, device: torch.device) -> Tensor:
     """
     if (device, dimension) in _roots:
         return _roots[device, dimension]
+    if device.type != "cpu" and torch.cuda.is_current_stream_capturing():
+        return _made_roots(dimension, device)
+    # In a thread of its own: torch.compile's CUDA graphs warm up with this one's allocations in
+    # their memory pool, which must not keep anything.
+    with ThreadPoolExecutor(1) as pool:
+        _roots[device, dimension] = pool.submit(_finished_roots, dimension, device).result()
+    return _roots[device, dimension]
+
+
+def _made_roots(dimension: int, device: torch.device) -> Tensor:
     k = torch.arange(dimension // 2, dtype=torch.float64, device=device)
     angle = k * (-2 * math.pi / dimension)
-    table = torch.cat([angle.cos(), angle.sin()]).float()
-    if device.type != "cpu":
-        if torch.cuda.is_current_stream_capturing():
-            return table
-        torch.cuda.current_stream(device).synchronize()
-    _roots[device, dimension] = table
+    return torch.cat([angle.cos(), angle.sin()]).float()
+
+
+def _finished_roots(dimension: int, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return _made_roots(dimension, device)
+    with torch.cuda.device(device):
+        table = _made_roots(dimension, device)
+        torch.cuda.current_stream().synchronize()
     return table

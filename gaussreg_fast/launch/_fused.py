@@ -33,9 +33,10 @@ def launch(
     # Tables of one row per sample are made for pieces of the batch that stay in the cache.
     piece = config.table_rows(dimension) if own else batch
     for start in range(0, batch, piece):
-        part = slice(start, min(start + piece, batch))
-        rows = x[part]
-        out = {name: tensor[part] for name, tensor in outputs.items()}
+        rows, out = x, outputs
+        if piece < batch:
+            rows = x[start : start + piece]
+            out = {name: tensor[start : start + piece] for name, tensor in outputs.items()}
         with on(x.device, f"fused {task}"):
             table = _tables(rows, permutation, start, len(rows) if own else 1, r1)
             fused[(len(rows),)](
@@ -74,8 +75,9 @@ def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int
         return None
     dimension = x.shape[1]
     table = torch.empty((count, 2 * dimension), dtype=torch.int16, device=x.device)
-    given = table if index is None else index.reshape(-1, dimension)[start : start + count]
-    given = given.contiguous()
+    given = table
+    if index is not None:
+        given = index.reshape(-1, dimension)[start : start + count].contiguous()
     tile = config.table_tile(dimension)
     index_tables[(count, -(-dimension // tile))](
         table if seed is None else seed,

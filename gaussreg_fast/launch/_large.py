@@ -48,11 +48,11 @@ def launch(
     loss, grad = outputs.get("loss", x), outputs.get("grad", x)
     moments, blocks = outputs.get("moments", x), outputs.get("blocks", x)
     seed = x if permutation.seed is None else permutation.seed
-    w = roots(dimension, x.device)
     last = min(1024, dimension // 32)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         with on(x.device, f"large {task}"):
+            w = roots(dimension, x.device)
             kernels.columns[(tiles, size)](
                 x, xp, z, sums, table, seed, w, x.stride(0), table_stride, start,
                 SAVE=save, **compiler(p.column_warps), **column,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import gaussreg_fast
 
-CASES = ((1, 4096), (1, 16384), (16, 16384), (64, 16384), (8, 65536), (1, 262144))
+CASES = ((1, 4096), (1, 16384), (16, 16384), (64, 16384), (8, 65536), (1, 262144), (4, 262144))
 
 
 def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> Tensor:

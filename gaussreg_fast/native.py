@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_CHUNK = 1 << 19  # elements a piece of a batch has in the general path: what stays in the cache
 
 
 @functools.cache
@@ -36,7 +41,171 @@ def permutation(
 ) -> Tensor:
     """`reference.permutation` on the CPU: (size,), or (samples, size) int64."""
     native = module()
-    out = torch.empty((1 if samples is None else samples, size), dtype=torch.int64, device="cpu")
-    for sample, row in enumerate(out):
-        native.permutation(seed, sample, size, inverse, row.data_ptr())
+    count = 1 if samples is None else samples
+    out = torch.empty((count, size), dtype=torch.int64, device="cpu")
+    native.permutation(seed, 0, count, size, inverse, out.data_ptr(), torch.get_num_threads())
     return out[0] if samples is None else out
+
+
+@dataclasses.dataclass(slots=True)
+class Permutation:
+    """A seed (one permutation shared by the batch, or one per sample), an index, or none."""
+
+    seed: int | None = None
+    index: Tensor | None = None  # (D,) or (B, D), integers, validated
+    per_sample: bool = False
+
+
+def loss(
+    x: Tensor,
+    permutation: Permutation,
+    *,
+    orders: Sequence[int],
+    form: str,
+    power_weight: float,
+    block_size: int,
+    target: float,
+    statistic: str,
+    gradient: torch.dtype | None,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
+    """`reference.loss_and_gradient` of a batch x (B, *latent): (B,) and, in a type, x's shape.
+
+    The gradient comes multiplied by `scale`.
+    """
+    x = _rows(x)
+    value = x.new_empty(x.shape[0])
+    grad = None if gradient is None else torch.empty_like(x)
+    _run(
+        "loss", x, permutation, {"loss": value, "grad": grad}, orders=orders, form=form,
+        power_weight=power_weight, block_size=block_size, target=target,
+        power=statistic == "power", scale=scale,
+    )  # fmt: skip
+    return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+
+
+def statistics(
+    x: Tensor, permutation: Permutation, *, orders: Sequence[int], block_size: int, statistic: str
+) -> tuple[Tensor, Tensor]:
+    """Moments (B, K) and block amplitudes (B, P) of a batch x (B, *latent)."""
+    x = _rows(x)
+    batch = x.shape[0]
+    moments = x.new_empty(batch, len(orders))
+    amplitudes = x.new_empty(batch, -(-(x.numel() // batch // 2) // block_size))
+    results: dict[str, Tensor | None] = {"moments": moments, "amplitudes": amplitudes}
+    power = statistic == "power"
+    _run("statistics", x, permutation, results, orders=orders, block_size=block_size, power=power)
+    return moments, amplitudes
+
+
+def pullback(
+    x: Tensor,
+    permutation: Permutation,
+    grad_m: Tensor,
+    grad_a: Tensor,
+    *,
+    orders: Sequence[int],
+    block_size: int,
+    statistic: str,
+) -> Tensor:
+    """The gradient by x for upstream gradients (B, K) and (B, P), in x's shape and dtype."""
+    rows = _rows(x)
+    grad = torch.empty_like(rows)
+    tensors = {
+        "grad": grad,
+        "grad_moments": grad_m.contiguous(),
+        "grad_amplitudes": grad_a.contiguous(),
+    }
+    power = statistic == "power"
+    _run("pullback", rows, permutation, tensors, orders=orders, block_size=block_size, power=power)
+    return grad.to(x.dtype)
+
+
+def project_white_noise(x: Tensor, block_size: int) -> Tensor:
+    """The projection of a batch x, in its shape and dtype."""
+    rows = _rows(x)
+    out = torch.empty_like(rows)
+    _run("project", rows, Permutation(), {"grad": out}, orders=(), block_size=block_size)
+    return out.to(x.dtype)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x as contiguous float32; x itself where it is that."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        return x
+    return x.detach().to(torch.float32).contiguous()
+
+
+def _run(
+    task: str,
+    x: Tensor,
+    permutation: Permutation,
+    tensors: Mapping[str, Tensor | None],
+    **options: Any,
+) -> None:
+    """Has a task done, by the fused kernels where they take the size, else round torch.fft.
+
+    `tensors` have a row per sample: what is to be written, and upstream gradients.
+    """
+    native = module()
+    batch = x.shape[0]
+    size = x.numel() // batch
+    seed, index, per_sample = permutation.seed, permutation.index, permutation.per_sample
+    if index is not None:
+        index, per_sample = index.to(torch.int64).contiguous(), index.dim() == 2
+
+    def job(start: int, stop: int, **place: Any) -> Any:
+        """The task for the samples start..stop-1."""
+        for name, v in tensors.items():
+            if v is not None:
+                place[name] = (v[start:] if start else v).data_ptr()
+        return native.Job(
+            task, stop - start, size, (x[start:] if start else x).data_ptr(),
+            threads=torch.get_num_threads(), per_sample=per_sample, **options, **place,
+        )  # fmt: skip
+
+    if task == "loss" and not options["power_weight"]:
+        job(0, batch).moments_alone()
+    elif native.has_plan(size):
+        if index is not None:
+            job(0, batch, index=index.data_ptr()).fused()
+        elif seed is not None:
+            job(0, batch, seed=seed, seeded=True).fused()
+        else:
+            job(0, batch).fused()
+    else:
+        step = max(1, _CHUNK // size)
+        table = None if per_sample else _table(seed, index, 0, 1, size)
+        for start in range(0, batch, step):
+            stop = min(batch, start + step)
+            if per_sample:
+                table = _table(seed, index, start, stop, size)
+            _round_fft(job(start, stop), table, stop - start, size, tensors.get("grad") is not None)
+
+
+def _table(
+    seed: int | None, index: Tensor | None, start: int, stop: int, size: int
+) -> Tensor | None:
+    """The permutations of samples start..stop-1 as int32; one row, 0..1, where they share it."""
+    if index is not None:
+        return (index[start:stop] if index.dim() == 2 else index).to(torch.int32)
+    if seed is None:
+        return None
+    table = torch.empty((stop - start, size), dtype=torch.int32, device="cpu")
+    threads = torch.get_num_threads()
+    module().table(seed, start, stop - start, size, False, table.data_ptr(), threads)
+    return table
+
+
+def _round_fft(job: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
+    """The general path: any size, the transforms by torch.fft."""
+    # The device by name: torch.set_default_device must not reach what C++ writes to.
+    permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
+    means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
+    at = 0 if table is None else table.data_ptr()
+    job.gather(at, permuted.data_ptr(), means.data_ptr())
+    spectra = torch.fft.rfft(permuted, norm="ortho")
+    job.spectrum(spectra.data_ptr(), means.data_ptr())
+    if gradient:
+        permuted = torch.fft.irfft(spectra, n=size, norm="ortho")
+        job.scatter(at, permuted.data_ptr(), means.data_ptr())

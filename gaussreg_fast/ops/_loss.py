@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import reference
+from gaussreg_fast import native, reference
 from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._permutation import index_for, permutation_for
+from gaussreg_fast.ops._permutation import index_for, native_permutation, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
     enter,
     first_order,
     library,
+    native_takes,
     only_first,
     register,
     result_dtype,
@@ -59,25 +60,27 @@ def _loss(
         "target": target,
         "statistic": statistic,
     }
-    with torch.no_grad():
-        if backend == "triton":
-            from gaussreg_fast import launch
+    if backend == "triton":
+        from gaussreg_fast import launch
 
-            permutation = permutation_for(seed, index, per_sample)
+        permutation = permutation_for(seed, index, per_sample)
+        with torch.no_grad():
             loss, grad = launch.loss(x, permutation, **options, gradient=dtype, scale=scale)
-        else:
-            index = index_for(x, seed, index, per_sample, backend) if power_weight else None
+    elif native_takes(x, backend):
+        drawn = native_permutation(seed, index, per_sample)
+        loss, grad = native.loss(x, drawn, **options, gradient=dtype, scale=scale)
+    else:
+        index = index_for(x, seed, index, per_sample, backend) if power_weight else None
+        with torch.no_grad():
             loss, grad = reference.loss_and_gradient(
                 as_rows(x), index, **options, with_gradient=dtype is not None
             )
             if grad is not None:
                 grad = grad if scale == 1 else grad * scale
                 grad = grad.reshape(x.shape).to(dtype).contiguous()
-        if reduction != "none" and batch > 1:
-            loss = loss.mean() if reduction == "mean" else loss.sum()
-        elif reduction != "none":
-            loss = loss.reshape(())
-        return loss, loss.new_empty(0) if grad is None else grad
+    if reduction != "none":
+        loss = loss.view(()) if batch == 1 else loss.mean() if reduction == "mean" else loss.sum()
+    return loss, loss.new_empty(0) if grad is None else grad
 
 
 def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:

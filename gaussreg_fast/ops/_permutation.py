@@ -101,3 +101,12 @@ def permutation_for(seed: Tensor | None, index: Tensor | None, per_sample: bool)
     if index is not None:
         checks.bijection(index)
     return launch.Permutation(seed, index, per_sample)
+
+
+def native_permutation(
+    seed: Tensor | None, index: Tensor | None, per_sample: bool
+) -> native.Permutation:
+    """Within an implementation: the permutation as `native` takes it."""
+    if index is not None:
+        checks.bijection(index)
+    return native.Permutation(None if seed is None else int(seed.item()), index, per_sample)

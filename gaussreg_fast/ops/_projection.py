@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import reference
+from gaussreg_fast import native, reference
 from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._registry import as_rows, enter, library, register
+from gaussreg_fast.ops._registry import as_rows, enter, library, native_takes, register
 
 
 def _project(x: Tensor, block_size: int, backend: str) -> Tensor:
-    resolve(backend, x.device, x.dtype)
+    backend = resolve(backend, x.device, x.dtype)
     if x.shape[0] == 0:
         return x.new_zeros(x.shape)
     with torch.no_grad():
+        if native_takes(x, backend):
+            return native.project_white_noise(x, block_size)
         return reference.project_white_noise(as_rows(x), block_size).reshape(x.shape).to(x.dtype)
 
 

@@ -67,6 +67,11 @@ def as_rows(x: Tensor) -> Tensor:
     return rows if x.dtype == torch.float64 else rows.float()
 
 
+def native_takes(x: Tensor, backend: str) -> bool:
+    """Whether the compiled kernels do it: they compute in float32, float64 is left to torch."""
+    return backend == "native" and x.dtype != torch.float64
+
+
 def result_dtype(x: Tensor) -> torch.dtype:
     """Of losses and statistics: what they are computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

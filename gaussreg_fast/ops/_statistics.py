@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import reference
+from gaussreg_fast import native, reference
 from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._permutation import index_for, permutation_for
+from gaussreg_fast.ops._permutation import index_for, native_permutation, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
     direct,
     enter,
     first_order,
     library,
+    native_takes,
     only_first,
     register,
     result_dtype,
@@ -46,6 +47,14 @@ def _statistics(
             return launch.statistics(
                 x,
                 permutation_for(seed, index, per_sample),
+                orders=orders,
+                block_size=block_size,
+                statistic=statistic,
+            )
+        if native_takes(x, backend):
+            return native.statistics(
+                x,
+                native_permutation(seed, index, per_sample),
                 orders=orders,
                 block_size=block_size,
                 statistic=statistic,
@@ -98,6 +107,16 @@ def _statistics_backward(
             return launch.pullback(
                 x,
                 permutation_for(seed, index, per_sample),
+                grad_m,
+                grad_a,
+                orders=orders,
+                block_size=block_size,
+                statistic=statistic,
+            )
+        if native_takes(x, backend):
+            return native.pullback(
+                x,
+                native_permutation(seed, index, per_sample),
                 grad_m,
                 grad_a,
                 orders=orders,

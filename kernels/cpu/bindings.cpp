@@ -1,23 +1,210 @@
-// The Python face of the CPU kernels. It takes raw addresses: shapes, dtypes
-// and contiguity are validated in gaussreg_fast/native.py, the only caller.
+// The Python face of the CPU kernels. It takes raw addresses: shapes, dtypes, contiguity and
+// options are validated in Python, gaussreg_fast/native.py is the only caller.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
-#include "permutation.h"
+#include "job.h"
 
 namespace nb = nanobind;
+using namespace gaussreg;
+
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+struct Free {
+  void operator()(char* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<char, Free>;
+
+Memory allocate(std::int64_t bytes) {
+  const auto rounded = (static_cast<std::size_t>(bytes) + 4095) / 4096 * 4096;
+  Memory memory(static_cast<char*>(std::aligned_alloc(4096, rounded)));
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+Form form_of(const std::string& name) {
+  static const std::pair<const char*, Form> forms[] = {
+      {"root", Form::kRoot}, {"absolute", Form::kAbsolute}, {"squared", Form::kSquared},
+      {"kl", Form::kKl},     {"kurtosis", Form::kKurtosis}, {"norm", Form::kNorm}};
+  for (const auto& [known, form] : forms)
+    if (name == known) return form;
+  throw std::invalid_argument("unknown form " + name);
+}
+
+Orders orders_of(const std::vector<int>& list) {
+  Orders orders;
+  for (const int n : list) {
+    if (n < 1 || n > kMaxOrder || orders.count == kMaxOrder)
+      throw std::invalid_argument("orders must be at most 8 of 1..8");
+    orders.order[orders.count++] = n;
+    orders.highest = std::max(orders.highest, n);
+  }
+  return orders;
+}
+
+Task task_of(const std::string& name) {
+  static const std::pair<const char*, Task> tasks[] = {{"loss", Task::kLoss},
+                                                       {"statistics", Task::kStatistics},
+                                                       {"pullback", Task::kPullback},
+                                                       {"project", Task::kProject}};
+  for (const auto& [known, task] : tasks)
+    if (name == known) return task;
+  throw std::invalid_argument("unknown task " + name);
+}
+
+// Threads that have some ten microseconds of work each: less is not worth waking them for.
+int useful_threads(std::int64_t elements, int threads) {
+  constexpr std::int64_t kGrain = 8192;
+  const std::int64_t pieces = std::max<std::int64_t>(1, elements / kGrain);
+  return static_cast<int>(std::min<std::int64_t>(std::min(threads, kMaxTeam), pieces));
+}
+
+// What Python asks for. Addresses of results that are not wanted are 0.
+struct Request {
+  Job job{};
+  int threads;
+
+  Request(const std::string& task, std::int64_t batch, std::int64_t size, Address x,
+          const std::vector<int>& orders, const std::string& form, double power_weight,
+          std::int64_t block_size, double target, bool power, double scale, std::int64_t seed,
+          bool seeded, Address index, bool per_sample, Address loss, Address grad, Address moments,
+          Address amplitudes, Address grad_moments, Address grad_amplitudes, int threads_) {
+    job.task = task_of(task);
+    job.batch = batch;
+    job.size = size;
+    job.x = at<const float>(x);
+    job.orders = orders_of(orders);
+    if (job.task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
+    job.form = form_of(form);
+    job.power_weight = power_weight;
+    job.block_size = block_size;
+    job.target = target;
+    job.power = power;
+    job.scale = scale;
+    job.permutation = {index    ? Permutation::Source::kIndex
+                       : seeded ? Permutation::Source::kSeed
+                                : Permutation::Source::kNone,
+                       per_sample, static_cast<std::uint64_t>(seed), at<const std::int64_t>(index)};
+    job.loss = at<float>(loss);
+    job.grad = at<float>(grad);
+    job.moments = at<float>(moments);
+    job.amplitudes = at<float>(amplitudes);
+    job.grad_moments = at<const float>(grad_moments);
+    job.grad_amplitudes = at<const float>(grad_amplitudes);
+    threads = useful_threads(batch * size, threads_);
+  }
+
+  void fused() const {
+    const Kernels& k = kernels();
+    const Plan& p = plan(job.size);
+    Workspace work = k.fused_workspace(job);
+    const std::int64_t slots = job.batch >= threads ? threads : 1;
+    const Memory memory = allocate(work.shared_bytes + slots * work.slot_bytes);
+    work.base = memory.get();
+    parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
+  }
+
+  void moments() const {
+    const Kernels& k = kernels();
+    const Memory memory = allocate(k.moments_workspace);
+    parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
+  }
+
+  void gather(Address table, Address permuted, Address means) const {
+    parallel(threads, [&](const Team& team) {
+      kernels().gather(job, at<const std::int32_t>(table), at<float>(permuted), at<double>(means),
+                       team);
+    });
+  }
+
+  void spectrum(Address spectra, Address means) const {
+    const Memory memory = allocate(threads * 3 * (job.size / 2 + 1) * sizeof(float));
+    auto* work = reinterpret_cast<float*>(memory.get());
+    parallel(threads, [&](const Team& team) {
+      kernels().spectrum(job, at<float>(spectra), at<const double>(means), work, team);
+    });
+  }
+
+  void scatter(Address table, Address permuted, Address means) const {
+    parallel(threads, [&](const Team& team) {
+      kernels().scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
+                        at<const double>(means), team);
+    });
+  }
+};
+
+template <class T>
+void fill_permutation(std::int64_t seed, std::int64_t first, std::int64_t samples,
+                      std::int64_t size, bool inverse, Address out, int threads) {
+  const Kernels& k = kernels();
+  parallel(useful_threads(samples * size, threads), [&](const Team& team) {
+    const bool alone = samples >= team.size();
+    const auto [from, to] = alone ? team.share(samples) : Team::Range{0, samples};
+    const auto [begin, end] = alone ? Team::Range{0, size} : team.share(size, 64);
+    for (std::int64_t s = from; s < to; ++s) {
+      const auto sample = static_cast<std::uint64_t>(first + s);
+      T* row = at<T>(out) + s * size + begin;
+      if constexpr (sizeof(T) == 4)
+        k.permutation32(static_cast<std::uint64_t>(seed), sample, size, inverse, begin, end, row);
+      else
+        k.permutation64(static_cast<std::uint64_t>(seed), sample, size, inverse, begin, end, row);
+    }
+  });
+}
+
+}  // namespace
 
 NB_MODULE(_native, m) {
   m.doc() = "Compiled CPU kernels of gaussreg_fast.";
-  m.def(
-      "permutation",
-      [](std::int64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
-         std::uintptr_t out) {
-        nb::gil_scoped_release release;
-        gaussreg::permutation(static_cast<std::uint64_t>(seed), sample, size, inverse,
-                              reinterpret_cast<std::int64_t*>(out));
-      },
-      nb::arg("seed"), nb::arg("sample"), nb::arg("size"), nb::arg("inverse"), nb::arg("out"),
-      "Writes permutation v1 of 0..size-1 as int64 to the address `out`.");
+  has_openmp();  // finds the runtime now, so that forks are noticed from here on
+
+  const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
+  m.def("instruction_set", [] { return kernels().name; }, "avx512, avx2 or portable.");
+  m.def("has_openmp", &has_openmp, "Whether work is shared among threads at all.");
+  m.def("has_plan", &has_plan, nb::arg("size"), "Whether fused() takes samples of this size.");
+  m.def("permutation", &fill_permutation<std::int64_t>, nb::arg("seed"), nb::arg("first"),
+        nb::arg("samples"), nb::arg("size"), nb::arg("inverse"), nb::arg("out"),
+        nb::arg("threads"), without_gil,
+        "Writes permutations v1 of 0..size-1, samples first.. of the seed, as int64.");
+  m.def("table", &fill_permutation<std::int32_t>, nb::arg("seed"), nb::arg("first"),
+        nb::arg("samples"), nb::arg("size"), nb::arg("inverse"), nb::arg("out"),
+        nb::arg("threads"), without_gil, "The same as int32.");
+
+  nb::class_<Request>(m, "Job", "Samples, what is wanted of them, and the kernels to get it.")
+      .def(nb::init<const std::string&, std::int64_t, std::int64_t, Address,
+                    const std::vector<int>&, const std::string&, double, std::int64_t, double,
+                    bool, double, std::int64_t, bool, Address, bool, Address, Address, Address,
+                    Address, Address, Address, int>(),
+           nb::arg("task"), nb::arg("batch"), nb::arg("size"), nb::arg("x"), nb::kw_only(),
+           nb::arg("orders"), nb::arg("form") = "root", nb::arg("power_weight") = 0.0,
+           nb::arg("block_size") = 0, nb::arg("target") = 0.0, nb::arg("power") = false,
+           nb::arg("scale") = 1.0, nb::arg("seed") = 0, nb::arg("seeded") = false,
+           nb::arg("index") = 0, nb::arg("per_sample") = false, nb::arg("loss") = 0,
+           nb::arg("grad") = 0, nb::arg("moments") = 0, nb::arg("amplitudes") = 0,
+           nb::arg("grad_moments") = 0, nb::arg("grad_amplitudes") = 0, nb::arg("threads"))
+      .def("fused", &Request::fused, without_gil, "All of it at once; needs has_plan(size).")
+      .def("moments_alone", &Request::moments, without_gil, "The loss of moments alone.")
+      .def("gather", &Request::gather, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
+           without_gil, "General path: permuted samples, and means of their powers.")
+      .def("spectrum", &Request::spectrum, nb::arg("spectra"), nb::arg("means"), without_gil,
+           "General path: from spectra to results, and to spectra of the gradient.")
+      .def("scatter", &Request::scatter, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
+           without_gil, "General path: the gradient by x.");
 }

@@ -1,0 +1,135 @@
+// The DFT of R points over whole blocks of 16 complex lanes, in place but for its last pass.
+//
+// Forward: decimation in frequency, depth first, so that small parts stay in the first cache.
+// A block is 16 real parts, then 16 imaginary ones. The last pass writes the bins in natural
+// order, real and imaginary parts apart. Backward is the same way back.
+#pragma once
+
+#include "dft.h"
+#include "plan.h"
+#include "team.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+GAUSSREG_INLINE Complex load_block(const float* z, int column) {
+  return {load(z + column * W), load(z + L + column * W)};
+}
+
+GAUSSREG_INLINE void store_block(float* z, int column, Complex v) {
+  store(z + column * W, v.re);
+  store(z + L + column * W, v.im);
+}
+
+template <int N, int S>
+static void middle_pass(float* z, std::int64_t stride, const float* roots, std::int64_t begin,
+                        std::int64_t end) {
+  for (std::int64_t j = begin; j < end; ++j) {
+    const float* w = roots + j * (N - 1) * 2;
+    for (int c = 0; c < COLS; ++c) {
+      Complex a[N];
+      for (int i = 0; i < N; ++i) {
+        a[i] = load_block(z + (j + i * stride) * 2 * L, c);
+        if constexpr (S > 0)
+          if (i) a[i] = turn<S>(a[i], Complex{splat(w[2 * i - 2]), splat(w[2 * i - 1])});
+      }
+      dft<N, S>(a);
+      for (int i = 0; i < N; ++i) {
+        if constexpr (S < 0)
+          if (i) a[i] = turn<S>(a[i], Complex{splat(w[2 * i - 2]), splat(w[2 * i - 1])});
+        store_block(z + (j + i * stride) * 2 * L, c, a[i]);
+      }
+    }
+  }
+}
+
+// Butterflies s = begin..end-1 of the last pass, between z and the bins in natural order.
+template <int N, int S>
+static void last_pass(float* z, const Plan& plan, float* re, float* im, std::int64_t begin,
+                      std::int64_t end) {
+  const std::int64_t step = plan.blocks / N;
+  for (std::int64_t s = begin; s < end; ++s) {
+    const std::int64_t block = plan.block_of[s];
+    for (int c = 0; c < COLS; ++c) {
+      Complex a[N];
+      for (int i = 0; i < N; ++i) {
+        const std::int64_t bin = (block + i * step) * L + c * W;
+        if constexpr (S < 0)
+          a[i] = load_block(z + (s * N + i) * 2 * L, c);
+        else
+          a[i] = {load(re + bin), load(im + bin)};
+      }
+      dft<N, S>(a);
+      for (int i = 0; i < N; ++i) {
+        const std::int64_t bin = (block + i * step) * L + c * W;
+        if constexpr (S < 0) {
+          store(re + bin, a[i].re);
+          store(im + bin, a[i].im);
+        } else {
+          store_block(z + (s * N + i) * 2 * L, c, a[i]);
+        }
+      }
+    }
+  }
+}
+
+template <int S>
+static void pass(float* z, std::int64_t n, const Plan::Pass& p, std::int64_t begin,
+                 std::int64_t end) {
+  const std::int64_t stride = n / p.radix;
+  switch (p.radix) {
+    case 2: return middle_pass<2, S>(z, stride, p.roots.data(), begin, end);
+    case 4: return middle_pass<4, S>(z, stride, p.roots.data(), begin, end);
+    default: return middle_pass<8, S>(z, stride, p.roots.data(), begin, end);
+  }
+}
+
+// The passes from `depth` on, for the n blocks from `first` on.
+template <int S>
+static void transform(float* z, const Plan& plan, std::size_t depth, std::int64_t first,
+                      std::int64_t n, float* re, float* im) {
+  const Plan::Pass& p = plan.passes[depth];
+  if (depth + 1 == plan.passes.size()) {
+    const std::int64_t begin = first / p.radix, end = (first + n) / p.radix;
+    switch (p.radix) {
+      case 2: return last_pass<2, S>(z, plan, re, im, begin, end);
+      case 4: return last_pass<4, S>(z, plan, re, im, begin, end);
+      default: return last_pass<8, S>(z, plan, re, im, begin, end);
+    }
+  }
+  const std::int64_t part = n / p.radix;
+  const auto parts = [&] {
+    if (depth + 2 == plan.passes.size())
+      transform<S>(z, plan, depth + 1, first, n, re, im);
+    else
+      for (int i = 0; i < p.radix; ++i)
+        transform<S>(z, plan, depth + 1, first + i * part, part, re, im);
+  };
+  if (S > 0) parts();
+  pass<S>(z + first * 2 * L, n, p, 0, part);
+  if (S < 0) parts();
+}
+
+// The whole of it, by a team: the widest pass is shared out, then the parts it leaves.
+template <int S>
+static void transform(float* z, const Plan& plan, float* re, float* im, const Team& team) {
+  if (team.size() == 1 || plan.passes.size() == 1) {
+    if (team.rank() == 0) transform<S>(z, plan, 0, 0, plan.blocks, re, im);
+    team.barrier();
+    return;
+  }
+  const Plan::Pass& widest = plan.passes[0];
+  const std::int64_t part = plan.blocks / widest.radix;
+  const auto [begin, end] = team.share(part);
+  const auto parts = [&] {
+    const auto [from, to] = team.share(widest.radix);
+    for (std::int64_t i = from; i < to; ++i)
+      transform<S>(z, plan, 1, i * part, part, re, im);
+    team.barrier();
+  };
+  if (S > 0) parts();
+  pass<S>(z, plan.blocks, widest, begin, end);
+  team.barrier();
+  if (S < 0) parts();
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

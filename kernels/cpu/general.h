@@ -1,0 +1,158 @@
+// Passes over samples of any size: moments alone, and what stands round the transforms of the
+// general path. Threads share samples; moments alone are also shared within one.
+#pragma once
+
+#include "blocks.h"
+#include "moments.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+template <int K>
+static void sum_powers(const float* x, std::int64_t size, double* sums) {
+  constexpr std::int64_t kPart = 32 * W;
+  PowerSums<K> total;
+  std::int64_t i = 0;
+  for (; i + 2 * W <= size;) {
+    PowerPart<K> part;
+    const std::int64_t end = size - i < kPart ? size : i + kPart;
+    for (; i + 2 * W <= end; i += 2 * W) part.add(load(x + i), load(x + i + W));
+    total.add(part);
+  }
+  total.write(sums);
+  for (; i < size; ++i) {
+    float power = 1;
+    for (int n = 0; n < K; ++n) sums[n] += power *= x[i];
+  }
+}
+
+// out = polynomial(x), + what is there already.
+template <int K, bool accumulate>
+static void add_polynomial(const float* x, const float* coefficient, std::int64_t size,
+                           float* out) {
+  std::int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    const vf value = polynomial<K>(load(x + i), coefficient);
+    store(out + i, accumulate ? load(out + i) + value : value);
+  }
+  for (; i < size; ++i) {
+    const float value = polynomial<K>(splat(x[i]), coefficient)[0];
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
+static void moments(const Job& job, char* work, const Team& team) {
+  auto* partials = reinterpret_cast<Partial*>(work);
+  const bool alone = job.batch >= team.size();
+  const Team group = alone ? Team(0, 1) : team;
+  if (alone) partials += team.rank();
+  const auto [first, last] = alone ? team.share(job.batch) : Team::Range{0, job.batch};
+  const auto [begin, end] = group.share(job.size, 32 * W);
+  with_degree(job.orders.highest, [&](auto degree) {
+    constexpr int K = degree();
+    for (std::int64_t b = first; b < last; ++b) {
+      const float* x = job.x + b * job.size;
+      sum_powers<K>(x + begin, end - begin, partials[group.rank()].sums);
+      group.barrier();
+      float coefficient[kMaxOrder];
+      finish(job, b, means(job, partials, group), 0, group.rank() == 0, coefficient);
+      if (job.grad)
+        add_polynomial<K, false>(x + begin, coefficient, end - begin,
+                                 job.grad + b * job.size + begin);
+      group.barrier();
+    }
+  });
+}
+
+static const std::int32_t* table_of(const Job& job, const std::int32_t* table, std::int64_t b) {
+  return table && job.permutation.per_sample ? table + b * job.size : table;
+}
+
+static void gather(const Job& job, const std::int32_t* table, float* permuted, double* means,
+                   const Team& team) {
+  const auto [first, last] = team.share(job.batch);
+  for (std::int64_t b = first; b < last; ++b) {
+    const float* x = job.x + b * job.size;
+    float* out = permuted + b * job.size;
+    const std::int32_t* from = table_of(job, table, b);
+    for (std::int64_t j = 0; j < job.size; ++j) out[j] = x[from ? from[j] : j];
+    with_degree(job.orders.highest, [&](auto degree) {
+      double sums[kMaxOrder] = {};
+      sum_powers<degree()>(x, job.size, sums);
+      for (int n = 0; n < kMaxOrder; ++n)
+        means[b * kMaxOrder + n] = sums[n] / static_cast<double>(job.size);
+    });
+  }
+}
+
+// Lengths of the bins of the compact spectrum; the bins become directions.
+static void general_directions(const Job& job, float* y, float* lengths) {
+  const bool always = job.task == Task::kProject;
+  for (std::int64_t k = 0; k < job.bins(); ++k) {
+    float &re = y[2 * k], &im = y[2 * k + 1];
+    const float square = re * re + im * im, length = __builtin_sqrtf(square);
+    lengths[k] = job.power ? square : length;
+    if (job.power) continue;
+    const float inverse = square != 0 ? 1 / length : 0;
+    re = always && square == 0 ? 1 : re * inverse;
+    im *= inverse;
+  }
+}
+
+static void spectrum(const Job& job, float* spectra, const double* sample_means, float* work,
+                     const Team& team) {
+  constexpr float root_half = 0.70710678118654752f;
+  const std::int64_t width = job.size / 2 + 1, bins = job.bins();
+  const bool odd = job.size % 2;
+  float* lengths = work + team.rank() * 3 * width;
+  auto* to_sort = reinterpret_cast<Ranked*>(lengths + width);
+  const auto [first, last] = team.share(job.batch);
+  for (std::int64_t b = first; b < last; ++b) {
+    float* y = spectra + b * 2 * width + (odd ? 2 : 0);
+    if (!odd) {  // y_0 is the real DC and Nyquist bins in one
+      y[0] *= root_half;
+      y[1] = y[2 * bins] * root_half;
+    }
+    general_directions(job, y, lengths);
+    const double power_loss = weigh(job, b, 1, lengths, nullptr, to_sort, Team(0, 1));
+    if (job.loss || job.moments) {
+      Means m{};
+      for (int n = 0; n < kMaxOrder; ++n) m.power[n] = sample_means[b * kMaxOrder + n];
+      float coefficient[kMaxOrder];
+      finish(job, b, m, power_loss, true, coefficient);
+    }
+    if (!job.grad) continue;
+    for (std::int64_t k = 0; k < bins; ++k) {
+      y[2 * k] *= lengths[k] / 2;  // the inverse transform counts a bin and its mirror
+      y[2 * k + 1] *= lengths[k] / 2;
+    }
+    if (odd) {
+      y[-2] = y[-1] = 0;
+    } else {
+      y[2 * bins] = y[1] * 2 * root_half;
+      y[2 * bins + 1] = 0;
+      y[0] *= 2 * root_half;
+      y[1] = 0;
+    }
+  }
+}
+
+static void scatter(const Job& job, const std::int32_t* table, const float* permuted,
+                    const double* sample_means, const Team& team) {
+  const auto [first, last] = team.share(job.batch);
+  for (std::int64_t b = first; b < last; ++b) {
+    const float* from = permuted + b * job.size;
+    float* out = job.grad + b * job.size;
+    const std::int32_t* to = table_of(job, table, b);
+    for (std::int64_t j = 0; j < job.size; ++j) out[to ? to[j] : j] = from[j];
+    if (!job.orders.count) continue;
+    Means m{};
+    for (int n = 0; n < kMaxOrder; ++n) m.power[n] = sample_means[b * kMaxOrder + n];
+    float coefficient[kMaxOrder];
+    finish(job, b, m, 0, false, coefficient);
+    with_degree(job.orders.highest, [&](auto degree) {
+      add_polynomial<degree(), true>(job.x + b * job.size, coefficient, job.size, out);
+    });
+  }
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

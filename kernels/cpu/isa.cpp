@@ -1,0 +1,56 @@
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "job.h"
+
+namespace gaussreg {
+
+// The tables that kernels.cpp defines, one object file each.
+#ifdef GAUSSREG_X86
+namespace avx512 {
+extern const Kernels table;
+}
+namespace avx2 {
+extern const Kernels table;
+}
+#endif
+namespace portable {
+extern const Kernels table;
+}
+
+namespace {
+
+struct Candidate {
+  const Kernels* kernels;
+  bool runs;
+};
+
+const Kernels& choose() {
+  const Candidate candidates[] = {
+#ifdef GAUSSREG_X86
+      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")},
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+      {&portable::table, true},
+  };
+  const char* wanted = std::getenv("GAUSSREG_FAST_ISA");
+  std::string able;
+  for (const Candidate& c : candidates) {
+    if (!c.runs) continue;
+    if (!wanted || !*wanted || c.kernels->name == std::string(wanted)) return *c.kernels;
+    able += (able.empty() ? "" : ", ") + std::string(c.kernels->name);
+  }
+  throw std::runtime_error("GAUSSREG_FAST_ISA=" + std::string(wanted) +
+                           " cannot run on this processor; these can: " + able);
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace gaussreg

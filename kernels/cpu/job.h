@@ -1,0 +1,90 @@
+// What a call asks for, and the kernels of one instruction set that do it.
+#pragma once
+
+#include <cstdint>
+
+#include "plan.h"
+#include "team.h"
+#include "terms.h"
+
+namespace gaussreg {
+
+// The permutation of a batch: none, drawn from a seed, or given; one for all samples or one each.
+struct Permutation {
+  enum class Source { kNone, kSeed, kIndex } source = Source::kNone;
+  bool per_sample = false;
+  std::uint64_t seed = 0;
+  const std::int64_t* index = nullptr;  // (D,) or (B, D), bijections
+};
+
+// What is to become of a sample's spectrum.
+enum class Task {
+  kLoss,        // x -> loss, and its gradient where `grad` is there
+  kStatistics,  // x -> moments, amplitudes
+  kPullback,    // x, grad_moments, grad_amplitudes -> grad
+  kProject,     // x -> the nearest white noise, in `grad`
+};
+
+struct Job {
+  Task task;
+  std::int64_t batch, size;
+  const float* x;  // (B, D)
+  Permutation permutation;
+  Orders orders;
+  Form form = Form::kRoot;
+  double power_weight = 0;  // 0: no spectrum
+  std::int64_t block_size = 0;
+  double target = 0;
+  bool power = false;  // |y|^2 in place of |y|
+  double scale = 1;    // of the gradient
+  float* loss = nullptr;        // (B,)
+  float* grad = nullptr;        // (B, D)
+  float* moments = nullptr;     // (B, K)
+  float* amplitudes = nullptr;  // (B, P)
+  const float* grad_moments = nullptr;
+  const float* grad_amplitudes = nullptr;
+
+  std::int64_t bins() const { return size / 2; }
+  std::int64_t spectrum_blocks() const { return (bins() + block_size - 1) / block_size; }
+};
+
+// One allocation for a call: tables that all threads share, and a slot for each that works alone.
+struct Workspace {
+  char* base;
+  std::int64_t shared_bytes, slot_bytes;
+  char* slot(int rank) const { return base + shared_bytes + rank * slot_bytes; }
+};
+
+constexpr int kMaxTeam = 256;  // threads of a call
+
+struct Kernels {
+  const char* name;
+  // Elements begin..end-1 of permutation v1, as int32 or int64.
+  void (*permutation32)(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
+                        std::int64_t begin, std::int64_t end, std::int32_t* out);
+  void (*permutation64)(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
+                        std::int64_t begin, std::int64_t end, std::int64_t* out);
+  // The whole of a job, for sizes that have a plan. The workspace: its sizes, then with memory.
+  Workspace (*fused_workspace)(const Job& job);
+  void (*fused)(const Job& job, const Plan& plan, const Workspace& work, const Team& team);
+  // The loss of moments alone, any size.
+  std::int64_t moments_workspace;  // bytes
+  void (*moments)(const Job& job, char* work, const Team& team);
+  // The general path, round transforms that are done elsewhere: permuted samples, and the means of
+  // x^n at n - 1 of `means` (B, 8);
+  void (*gather)(const Job& job, const std::int32_t* table, float* permuted, double* means,
+                 const Team& team);
+  // from their spectra (B, D // 2 + 1), complex and orthonormal, to the results, the spectra
+  // overwritten with what the inverse transform takes; `work` has 3 (D // 2 + 1) floats a thread;
+  void (*spectrum)(const Job& job, float* spectrum, const double* means, float* work,
+                   const Team& team);
+  // and the gradient by x from that by the permuted samples.
+  void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
+                  const double* means, const Team& team);
+};
+
+// The best set this processor can run; or the one that the environment variable
+// GAUSSREG_FAST_ISA names (for tests), an exception where it cannot run.
+const Kernels& kernels();
+
+}  // namespace gaussreg

@@ -1,0 +1,25 @@
+// The kernels of one instruction set. Compiled once for each, see CMakeLists.txt; nothing but
+// this table of functions leaves the file.
+#include "fused.h"
+#include "general.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+#define GAUSSREG_STRING_(x) #x
+#define GAUSSREG_STRING(x) GAUSSREG_STRING_(x)
+
+extern const Kernels table;
+const Kernels table{
+    GAUSSREG_STRING(GAUSSREG_ISA),
+    permutation<std::int32_t>,
+    permutation<std::int64_t>,
+    fused_workspace,
+    fused,
+    kMaxTeam * sizeof(Partial),
+    moments,
+    gather,
+    spectrum,
+    scatter,
+};
+
+}  // namespace gaussreg::GAUSSREG_ISA

@@ -1,0 +1,105 @@
+// Powers of x: their sums, and the polynomial that their gradient is.
+#pragma once
+
+#include "job.h"
+#include "vector.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+// The highest order that code is made for: 0 (no moments), 2 or 8.
+template <class Body>
+GAUSSREG_INLINE void with_degree(int highest, Body&& body) {
+  if (highest == 0)
+    body(std::integral_constant<int, 0>{});
+  else if (highest <= 2)
+    body(std::integral_constant<int, 2>{});
+  else
+    body(std::integral_constant<int, 8>{});
+}
+
+// Sums of x, x^2, .. x^K of some hundred vectors, in float32.
+template <int K>
+struct PowerPart {
+  vf sum[K ? K : 1] = {};
+
+  // Two at a time: half the chain of additions.
+  void add(vf x, vf y) {
+    vf p = x, q = y;
+    for (int n = 0; n < K; ++n) {
+      sum[n] += p + q;
+      if (n + 1 < K) {
+        p *= x;
+        q *= y;
+      }
+    }
+  }
+};
+
+// Sums of such sums, in float64.
+template <int K>
+class PowerSums {
+ public:
+  void add(const PowerPart<K>& part) {
+    for (int n = 0; n < K; ++n) total_[n] += widen(part.sum[n]);
+  }
+  void write(double* sums) const {
+    for (int n = 0; n < K; ++n) sums[n] = sum(total_[n]);
+  }
+
+ private:
+  vd total_[K ? K : 1] = {};
+};
+
+// sum_j coefficient[j] x^j for j < K, by Horner's rule.
+template <int K>
+GAUSSREG_INLINE vf polynomial(vf x, const float* coefficient) {
+  if constexpr (K == 0) {
+    return vf{};
+  } else {
+    vf value = splat(coefficient[K - 1]);
+    for (int j = K - 2; j >= 0; --j) value = value * x + coefficient[j];
+    return value;
+  }
+}
+
+// What the threads of a call tell each other of a sample.
+struct Partial {
+  double sums[kMaxOrder];  // of x, x^2, ..
+  double loss;             // of |A_p - target|
+};
+
+struct Means {
+  double power[kMaxOrder];  // of x^n at n - 1
+};
+
+GAUSSREG_INLINE Means means(const Job& job, const Partial* partials, const Team& team) {
+  Means m{};
+  for (int n = 0; n < job.orders.highest; ++n) {
+    for (int rank = 0; rank < team.size(); ++rank) m.power[n] += partials[rank].sums[n];
+    m.power[n] /= static_cast<double>(job.size);
+  }
+  return m;
+}
+
+// From the statistics of a sample to its loss, or its moments (written by one of the team), and to
+// the polynomial in x of their gradient (for all).
+static void finish(const Job& job, std::int64_t sample, const Means& means, double power_loss,
+                   bool writes, float* coefficient) {
+  const int count = job.orders.count;
+  double m[kMaxOrder], derivative[kMaxOrder] = {};
+  for (int i = 0; i < count; ++i) m[i] = means.power[job.orders.order[i] - 1];
+  if (job.task == Task::kLoss) {
+    double loss = moment_loss(job.orders, job.form, job.size, m, derivative);
+    if (job.power_weight > 0)
+      loss += job.power_weight * power_loss / static_cast<double>(job.spectrum_blocks());
+    loss += 0 * means.power[0];  // NaN for a sample that holds inf, whatever the options
+    if (writes) job.loss[sample] = static_cast<float>(loss);
+  } else if (job.task == Task::kStatistics && writes) {
+    for (int i = 0; i < count; ++i) job.moments[sample * count + i] = static_cast<float>(m[i]);
+  } else if (job.task == Task::kPullback) {
+    for (int i = 0; i < count; ++i) derivative[i] = job.grad_moments[sample * count + i];
+  }
+  gradient_polynomial(job.orders, job.size, derivative, job.scale, coefficient);
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

@@ -1,0 +1,93 @@
+#include "plan.h"
+
+#include <bit>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numbers>
+
+namespace gaussreg {
+namespace {
+
+constexpr std::int64_t kSmallest = 64;
+constexpr std::int64_t kLargest = std::int64_t{1} << 24;
+
+// exp(-2 pi i numerator / denominator), rounded once.
+void root(std::int64_t numerator, std::int64_t denominator, float& re, float& im) {
+  const double angle =
+      -2 * std::numbers::pi * static_cast<double>(numerator % denominator) / static_cast<double>(denominator);
+  re = static_cast<float>(std::cos(angle));
+  im = static_cast<float>(std::sin(angle));
+}
+
+void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t denominator) {
+  float re, im;
+  root(numerator, denominator, re, im);
+  roots.push_back(re);
+  roots.push_back(im);
+}
+
+// Eights, and fours or a two for what is left.
+std::vector<int> radices(std::int64_t points) {
+  int bits = std::countr_zero(static_cast<std::uint64_t>(points));
+  std::vector<int> result;
+  for (; bits >= 5 || bits == 3; bits -= 3) result.push_back(8);
+  for (; bits >= 2; bits -= 2) result.push_back(4);
+  if (bits) result.push_back(2);
+  return result;
+}
+
+std::unique_ptr<const Plan> make(std::int64_t size) {
+  auto made = std::make_unique<Plan>();
+  Plan& p = *made;
+  const std::int64_t points = size / 2;
+  p.size = size;
+  p.blocks = points / 16;
+  p.tiles = (p.blocks + 15) / 16;
+  p.lanes = static_cast<int>(p.blocks < 16 ? p.blocks : 16);
+  p.scale = static_cast<float>(0.5 / std::sqrt(static_cast<double>(size)));
+
+  p.block_of = {0};
+  std::int64_t n = p.blocks, step = 1;
+  for (const int radix : radices(p.blocks)) {
+    Plan::Pass pass{radix, {}};
+    const bool last = n == radix;
+    if (!last) {
+      for (std::int64_t j = 0; j < n / radix; ++j)
+        for (int q = 1; q < radix; ++q) append_root(pass.roots, j * q, n);
+      std::vector<std::int32_t> next;  // position (s, q) holds bins congruent to block_of[s] + step q
+      for (const std::int32_t first : p.block_of)
+        for (int q = 0; q < radix; ++q) next.push_back(static_cast<std::int32_t>(first + step * q));
+      p.block_of = std::move(next);
+    }
+    p.passes.push_back(std::move(pass));
+    n /= radix;
+    step *= radix;
+  }
+
+  for (std::int64_t t = 0; t < p.tiles; ++t)
+    for (int k = 0; k < 16; ++k) append_root(p.tile_roots, 16 * t * k, points);
+  for (int k = 0; k < 16; ++k)
+    for (int lane = 0; lane < 16; ++lane) root(lane * k, points, p.lane_re[k][lane], p.lane_im[k][lane]);
+  for (std::int64_t block = 0; block < p.blocks / 2; ++block) append_root(p.bin_roots, 16 * block, size);
+  for (int l = 0; l < 16; ++l) root(l, size, p.bin_re[l], p.bin_im[l]);
+  return made;
+}
+
+}  // namespace
+
+bool has_plan(std::int64_t size) {
+  return size >= kSmallest && size <= kLargest && std::has_single_bit(static_cast<std::uint64_t>(size));
+}
+
+const Plan& plan(std::int64_t size) {
+  static std::mutex mutex;
+  static std::map<std::int64_t, std::unique_ptr<const Plan>> plans;
+  const std::lock_guard lock(mutex);
+  auto& entry = plans[size];
+  if (!entry) entry = make(size);
+  return *entry;
+}
+
+}  // namespace gaussreg

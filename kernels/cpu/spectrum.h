@@ -1,0 +1,116 @@
+// Between the bins Z_k of the packed transform, M = D / 2 of them, and the compact spectrum y.
+//
+// For each pair k, M - k, with b = conj Z_{M-k}, w = exp(-2 pi i k / D):
+//   2 X_k = E + T and 2 conj X_{M-k} = E - T,   E = Z_k + b,   T = -i w (Z_k - b),
+// and y_k = X_k / sqrt D. With k = 0, b = Z_0 gives the length of y_0, the real DC and Nyquist bins
+// in one; k = M / 2 is its own partner. First the bins are replaced by directions u_k (conjugate
+// ones in the upper half) and their lengths go to `lengths`; then by the gradient by Z of
+// sum_k weight_k u_k^T y_k, with these lengths replaced by the weights.
+//
+// re, im and lengths have room for 16 more: bin M stands in for bin 0's partner.
+#pragma once
+
+#include "dft.h"
+#include "plan.h"
+#include "team.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+struct Bins {
+  float *re, *im, *lengths;
+};
+
+// What directions are: unit vectors; y itself, for the power; unit vectors even where y is 0.
+enum class Direction { kNone, kUnit, kValue, kAlways };
+
+GAUSSREG_INLINE Complex bin_root(const Plan& plan, std::int64_t block, int column) {
+  const float* w = plan.bin_roots.data() + block * 2;
+  return Complex{splat(w[0]), splat(w[1])} *
+         Complex{load(plan.bin_re + column * W), load(plan.bin_im + column * W)};
+}
+
+GAUSSREG_INLINE vf where(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+
+// The length of a = 2 sqrt(D) y, or its square; a becomes the direction.
+template <Direction direction, bool power>
+GAUSSREG_INLINE vf measure(Complex& a, float scale) {
+  const vf square = a.re * a.re + a.im * a.im;
+  if constexpr (power) return square * (scale * scale);
+  const auto [root, inverse] = roots(square);
+  if constexpr (direction != Direction::kNone) {
+    a.re = a.re * inverse;
+    a.im = a.im * inverse;
+    if constexpr (direction == Direction::kAlways)
+      a.re = where((vi)(inverse == 0), splat(1), a.re);
+  }
+  return root * scale;
+}
+
+template <Direction direction, bool power>
+static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_t end) {
+  const std::int64_t M = plan.size / 2;
+  if (begin == 0) {
+    y.re[M] = y.re[0];
+    y.im[M] = -y.im[0];
+    Complex middle{splat(2 * y.re[M / 2]), splat(-2 * y.im[M / 2])};
+    y.lengths[M / 2] = measure<direction, power>(middle, plan.scale)[0];
+    y.re[M / 2] = middle.re[0];
+    y.im[M / 2] = middle.im[0];
+  }
+  for (std::int64_t block = begin; block < end; ++block)
+    for (int c = 0; c < COLS; ++c) {
+      const std::int64_t k = block * L + c * W, mirror = M - k - (W - 1);
+      const Complex a{load(y.re + k), load(y.im + k)};
+      const Complex b{reverse(load(y.re + mirror)), -reverse(load(y.im + mirror))};
+      const Complex e = a + b, t = quarter<-1>(a - b) * bin_root(plan, block, c);
+      Complex lower = e + t, upper = e - t;
+      store(y.lengths + k, measure<direction, power>(lower, plan.scale));
+      // Lane 0 of block 0 writes bin M, which is nobody's.
+      store(y.lengths + mirror, reverse(measure<direction, power>(upper, plan.scale)));
+      if constexpr (direction != Direction::kNone) {
+        store(y.re + k, lower.re);
+        store(y.im + k, lower.im);
+        store(y.re + mirror, reverse(upper.re));
+        store(y.im + mirror, reverse(upper.im));
+      }
+    }
+}
+
+// Weights are one per block of 16 bins, or one per bin, in `lengths`; the first stands behind
+// the last as well.
+template <bool per_bin>
+static void directions_adjoint(const Plan& plan, Bins y, const float* weights, std::int64_t begin,
+                               std::int64_t end) {
+  const std::int64_t M = plan.size / 2, R = plan.blocks;
+  if (begin == 0) {
+    const float w = 2 * (per_bin ? y.lengths[M / 2] : weights[R / 2]);
+    y.re[M / 2] *= w;
+    y.im[M / 2] *= -w;
+  }
+  for (std::int64_t block = begin; block < end; ++block)
+    for (int c = 0; c < COLS; ++c) {
+      const std::int64_t k = block * L + c * W, mirror = M - k - (W - 1);
+      vf lower_weight, upper_weight;
+      if constexpr (per_bin) {
+        lower_weight = load(y.lengths + k);
+        upper_weight = reverse(load(y.lengths + mirror));
+      } else {
+        lower_weight = splat(weights[block]);
+        upper_weight = splat(weights[R - 1 - block]);
+        // The partner of lane 0 is the first bin of the next block.
+        if (c == 0) upper_weight = first_of(splat(weights[R - block]), upper_weight);
+      }
+      Complex a{load(y.re + k), load(y.im + k)};
+      Complex b{reverse(load(y.re + mirror)), reverse(load(y.im + mirror))};
+      a = {a.re * lower_weight, a.im * lower_weight};
+      b = {b.re * upper_weight, b.im * upper_weight};
+      const Complex e = a + b;
+      const Complex t = quarter<+1>(turn<+1>(a - b, bin_root(plan, block, c)));
+      store(y.re + k, e.re + t.re);
+      store(y.im + k, e.im + t.im);
+      store(y.re + mirror, reverse(e.re - t.re));
+      store(y.im + mirror, reverse(t.im - e.im));
+    }
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

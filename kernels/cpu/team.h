@@ -1,0 +1,45 @@
+// Threads: those of the OpenMP runtime that torch has loaded, never a second set.
+#pragma once
+
+#include <cstdint>
+
+namespace gaussreg {
+
+// One thread's view of the threads that work on a call together.
+class Team {
+ public:
+  Team(int rank, int size) : rank_(rank), size_(size) {}
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  // All of the team wait here for one another.
+  void barrier() const;
+  // This thread's share of 0..count-1, contiguous, in multiples of `grain`.
+  struct Range {
+    std::int64_t begin, end;
+  };
+  Range share(std::int64_t count, std::int64_t grain = 1) const {
+    const std::int64_t pieces = (count + grain - 1) / grain;
+    const std::int64_t begin = pieces * rank_ / size_ * grain;
+    const std::int64_t end = pieces * (rank_ + 1) / size_ * grain;
+    return {begin < count ? begin : count, end < count ? end : count};
+  }
+
+ private:
+  int rank_, size_;
+};
+
+// Calls `body(context, team)` on each of up to `threads` threads. On one, the caller's own,
+// where there is no OpenMP runtime, inside another parallel region (of this module or not), and
+// in a forked child, which has lost its parent's threads.
+void parallel(int threads, void (*body)(void* context, const Team& team), void* context);
+
+template <class Body>
+void parallel(int threads, Body&& body) {
+  parallel(
+      threads, [](void* context, const Team& team) { (*static_cast<Body*>(context))(team); }, &body);
+}
+
+// How many threads parallel() can use at all: 1 where no OpenMP runtime was found.
+bool has_openmp();
+
+}  // namespace gaussreg

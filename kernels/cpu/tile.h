@@ -1,0 +1,132 @@
+// The ends of the fused pipeline: 512 numbers of a sample between their permuted places and
+// 16 blocks of the transform.
+//
+// Tile t has the complex numbers z_n, n = l R + r, of 16 consecutive r = 16 t + lane and all 16 l.
+// A buffer of a tile is [l][real, imaginary][lane]. See plan.h.
+#pragma once
+
+#include "dft.h"
+#include "moments.h"
+#include "plan.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+constexpr int kTile = 2 * L * L;
+
+// The table entries (even: real part, odd: imaginary part) of row l of a tile.
+GAUSSREG_INLINE const std::int32_t* row_of(const Plan& plan, const std::int32_t* table,
+                                           std::int64_t tile, int l) {
+  return table + 2 * (l * plan.blocks + tile * L);
+}
+
+GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                                 const float* x, float* values) {
+  if (plan.lanes == L) {
+    for (int l = 0; l < L; ++l) {
+      const std::int32_t* from = row_of(plan, table, tile, l);
+      for (int lane = 0; lane < L; ++lane) {
+        values[l * 2 * L + lane] = x[from[2 * lane]];
+        values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
+      }
+    }
+    return;
+  }
+  for (int i = 0; i < kTile; ++i) values[i] = 0;
+  for (int l = 0; l < L; ++l) {
+    const std::int32_t* from = row_of(plan, table, tile, l);
+    for (int lane = 0; lane < plan.lanes; ++lane) {
+      values[l * 2 * L + lane] = x[from[2 * lane]];
+      values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
+    }
+  }
+}
+
+// The inverse of gather_tile.
+GAUSSREG_INLINE void scatter_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                                  const float* values, float* x) {
+  for (int l = 0; l < L; ++l) {
+    const std::int32_t* to = row_of(plan, table, tile, l);
+    for (int lane = 0; lane < plan.lanes; ++lane) {
+      x[to[2 * lane]] = values[l * 2 * L + lane];
+      x[to[2 * lane + 1]] = values[l * 2 * L + L + lane];
+    }
+  }
+}
+
+// exp(-2 pi i r k / M) of a tile's rows k.
+GAUSSREG_INLINE Complex tile_root(const Plan& plan, std::int64_t tile, int k, int column) {
+  const float* w = plan.tile_roots.data() + (tile * L + k) * 2;
+  return Complex{splat(w[0]), splat(w[1])} *
+         Complex{load(plan.lane_re[k] + column * W), load(plan.lane_im[k] + column * W)};
+}
+
+// Between the tile's rows k (lanes r) and its blocks r (lanes k).
+template <bool forward>
+GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows, float* z) {
+  float* blocks = z + tile * L * 2 * L;
+  for (int part = 0; part < 2; ++part)
+    for (int k = 0; k < COLS; ++k)
+      for (int r = 0; r < COLS; ++r) {
+        if (r * W >= plan.lanes) continue;
+        vf square[W];
+        for (int i = 0; i < W; ++i) {
+          const int lane = r * W + i;
+          if constexpr (forward)
+            square[i] = load(rows + ((k * W + i) * 2 + part) * L + r * W);
+          else
+            square[i] = lane < plan.lanes ? load(blocks + (lane * 2 + part) * L + k * W) : vf{};
+        }
+        transpose(square);
+        for (int i = 0; i < W; ++i) {
+          const int lane = r * W + i;
+          if constexpr (!forward)
+            store(rows + ((k * W + i) * 2 + part) * L + r * W, square[i]);
+          else if (lane < plan.lanes)
+            store(blocks + (lane * 2 + part) * L + k * W, square[i]);
+        }
+      }
+}
+
+// x to blocks. `values` keeps the permuted x of the tile.
+template <int K>
+static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                      const float* x, float* values, float* z, PowerSums<K>& sums) {
+  gather_tile(plan, table, tile, x, values);
+  alignas(64) float rows[kTile];
+  PowerPart<K> part;
+  for (int c = 0; c < COLS; ++c) {
+    Complex a[L];
+    for (int l = 0; l < L; ++l) {
+      a[l] = {load(values + l * 2 * L + c * W), load(values + l * 2 * L + L + c * W)};
+      part.add(a[l].re, a[l].im);
+    }
+    dft<L, -1>(a);
+    for (int k = 0; k < L; ++k) {
+      a[k] = turn<-1>(a[k], tile_root(plan, tile, k, c));
+      store(rows + k * 2 * L + c * W, a[k].re);
+      store(rows + k * 2 * L + L + c * W, a[k].im);
+    }
+  }
+  sums.add(part);
+  turn_tile<true>(plan, tile, rows, z);
+}
+
+// Blocks to the gradient by the permuted x, in `values`.
+static void unload_tile(const Plan& plan, std::int64_t tile, float* z, float* values) {
+  alignas(64) float rows[kTile];
+  turn_tile<false>(plan, tile, rows, z);
+  for (int c = 0; c < COLS; ++c) {
+    Complex a[L];
+    for (int k = 0; k < L; ++k) {
+      a[k] = {load(rows + k * 2 * L + c * W), load(rows + k * 2 * L + L + c * W)};
+      a[k] = turn<+1>(a[k], tile_root(plan, tile, k, c));
+    }
+    dft<L, +1>(a);
+    for (int l = 0; l < L; ++l) {
+      store(values + l * 2 * L + c * W, a[l].re);
+      store(values + l * 2 * L + L + c * W, a[l].im);
+    }
+  }
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

@@ -1,0 +1,146 @@
+// Vectors of W floats in the compiler's own vector types, so that one source serves AVX-512,
+// AVX2 and everything else (SSE2, NEON). Included once per instruction set, see kernels.cpp:
+// all of it lies in that instruction set's namespace, and nothing of it may be shared.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if !defined(GAUSSREG_ISA) || !defined(GAUSSREG_WIDTH)
+#error "kernels.cpp is compiled once per instruction set, with GAUSSREG_ISA and GAUSSREG_WIDTH"
+#endif
+
+#define GAUSSREG_INLINE static inline __attribute__((always_inline))
+
+namespace gaussreg::GAUSSREG_ISA {
+
+constexpr int W = GAUSSREG_WIDTH;
+constexpr int L = 16;        // lanes of a block of data, whatever W
+constexpr int COLS = L / W;  // vectors in a block
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef double vd __attribute__((vector_size(W * 8)));
+typedef std::int32_t vi __attribute__((vector_size(W * 4)));
+typedef std::uint32_t vu __attribute__((vector_size(W * 4)));
+
+template <class V = vf, class T = float>
+GAUSSREG_INLINE V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);  // any alignment
+  return v;
+}
+
+template <class V, class T>
+GAUSSREG_INLINE void store(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+GAUSSREG_INLINE vf splat(float a) { return vf{} + a; }
+
+GAUSSREG_INLINE vf sqrt(vf v) {
+#if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)v);
+#elif GAUSSREG_WIDTH == 8 && defined(__AVX__)
+  return (vf)_mm256_sqrt_ps((__m256)v);
+#elif GAUSSREG_WIDTH == 4 && defined(__SSE2__)
+  return (vf)_mm_sqrt_ps((__m128)v);
+#elif GAUSSREG_WIDTH == 4 && defined(__aarch64__)
+  return (vf)vsqrtq_f32((float32x4_t)v);
+#else
+  vf out;
+  for (int i = 0; i < W; ++i) out[i] = __builtin_sqrtf(v[i]);
+  return out;
+#endif
+}
+
+// sqrt(v) and 1 / sqrt(v), both 0 for v below the normal numbers (but NaN for NaN). The same on
+// every processor with these instructions: AVX-512's estimate, far faster than its square root, is
+// defined to the bit (and good to 2 ulp after a step of Newton's); AVX's differs between makers.
+struct Roots {
+  vf root, inverse;
+};
+
+GAUSSREG_INLINE Roots roots(vf v) {
+  const vi counts = ~(vi)(v < 1.17549435e-38f);
+#if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
+  const vf estimate = (vf)_mm512_rsqrt14_ps((__m512)v);
+  const vf inverse = (vf)((vi)(estimate * (1.5f - 0.5f * v * estimate * estimate)) & counts);
+  return {v * inverse, inverse};
+#else
+  const vf root = (vf)((vi)sqrt(v) & counts);
+  return {root, (vf)((vi)(1 / root) & counts)};
+#endif
+}
+
+// Lane i of the result is lane index(i) of a followed by b.
+template <class Index, std::size_t... I>
+GAUSSREG_INLINE vf shuffle(vf a, vf b, Index index, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index(static_cast<int>(I))...);
+#else
+  return __builtin_shuffle(a, b, vi{index(static_cast<int>(I))...});
+#endif
+}
+
+GAUSSREG_INLINE vf reverse(vf v) {
+  struct Index {
+    constexpr int operator()(int i) const { return W - 1 - i; }
+  };
+  return shuffle(v, v, Index{}, std::make_index_sequence<W>{});
+}
+
+// The first lane of a, the others of b.
+GAUSSREG_INLINE vf first_of(vf a, vf b) {
+  struct Index {
+    constexpr int operator()(int i) const { return i == 0 ? 0 : W + i; }
+  };
+  return shuffle(a, b, Index{}, std::make_index_sequence<W>{});
+}
+
+template <int S>
+struct LowHalves {  // lanes without bit S of a, and those of b moved into the gaps
+  constexpr int operator()(int i) const { return i & S ? W + (i ^ S) : i; }
+};
+template <int S>
+struct HighHalves {
+  constexpr int operator()(int i) const { return i & S ? W + i : i ^ S; }
+};
+
+// Transposes W vectors of W lanes.
+template <int S = W / 2>
+GAUSSREG_INLINE void transpose(vf* rows) {
+  for (int i = 0; i < W; ++i) {
+    if (i & S) continue;
+    const vf a = rows[i], b = rows[i + S];
+    rows[i] = shuffle(a, b, LowHalves<S>{}, std::make_index_sequence<W>{});
+    rows[i + S] = shuffle(a, b, HighHalves<S>{}, std::make_index_sequence<W>{});
+  }
+  if constexpr (S > 1) transpose<S / 2>(rows);
+}
+
+template <int S>
+struct Exchange {
+  constexpr int operator()(int i) const { return i ^ S; }
+};
+
+template <int S = W / 2>
+GAUSSREG_INLINE float sum(vf v) {
+  v += shuffle(v, v, Exchange<S>{}, std::make_index_sequence<W>{});
+  if constexpr (S > 1) return sum<S / 2>(v);
+  return v[0];
+}
+
+GAUSSREG_INLINE double sum(vd v) {
+  double total = 0;
+  for (int i = 0; i < W; ++i) total += v[i];
+  return total;
+}
+
+GAUSSREG_INLINE vd widen(vf v) { return __builtin_convertvector(v, vd); }
+
+}  // namespace gaussreg::GAUSSREG_ISA

@@ -115,8 +115,8 @@ struct Request {
     const Kernels& k = kernels();
     const Plan& p = plan(job.size);
     Workspace work = k.fused_workspace(job);
-    const std::int64_t slots = job.batch >= threads ? threads : 1;
-    const Memory memory = allocate(work.shared_bytes + slots * work.slot_bytes);
+    work.slots = job.batch >= threads ? threads : 1;
+    const Memory memory = allocate(work.shared_bytes + work.slots * work.slot_bytes);
     work.base = memory.get();
     parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
   }

@@ -198,7 +198,8 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
   if (shared.back) fill_back(plan, shared.table, shared.back, team);
   team.barrier();
 
-  const bool alone = job.batch >= team.size();
+  // Not batch >= team.size(): the runtime may have given fewer threads than were asked for.
+  const bool alone = team.size() <= work.slots;
   const Team group = alone ? Team(0, 1) : team;
   Slot slot;
   take_slot(job, work.slot(alone ? team.rank() : 0), slot);
@@ -220,7 +221,7 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
 static Workspace fused_workspace(const Job& job) {
   Shared shared;
   Slot slot;
-  return {nullptr, take_shared(job, nullptr, shared), take_slot(job, nullptr, slot)};
+  return {nullptr, take_shared(job, nullptr, shared), take_slot(job, nullptr, slot), 1};
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

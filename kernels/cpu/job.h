@@ -52,6 +52,7 @@ struct Job {
 struct Workspace {
   char* base;
   std::int64_t shared_bytes, slot_bytes;
+  int slots = 1;  // that there is memory for; with fewer than threads they work together
   char* slot(int rank) const { return base + shared_bytes + rank * slot_bytes; }
 };
 

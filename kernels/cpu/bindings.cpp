@@ -128,24 +128,26 @@ struct Request {
   }
 
   void gather(Address table, Address permuted, Address means) const {
+    const Kernels& k = kernels();  // may throw, which a thread of the team must not
     parallel(threads, [&](const Team& team) {
-      kernels().gather(job, at<const std::int32_t>(table), at<float>(permuted), at<double>(means),
-                       team);
+      k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<double>(means), team);
     });
   }
 
   void spectrum(Address spectra, Address means) const {
+    const Kernels& k = kernels();
     const Memory memory = allocate(threads * 3 * (job.size / 2 + 1) * sizeof(float));
     auto* work = reinterpret_cast<float*>(memory.get());
     parallel(threads, [&](const Team& team) {
-      kernels().spectrum(job, at<float>(spectra), at<const double>(means), work, team);
+      k.spectrum(job, at<float>(spectra), at<const double>(means), work, team);
     });
   }
 
   void scatter(Address table, Address permuted, Address means) const {
+    const Kernels& k = kernels();
     parallel(threads, [&](const Team& team) {
-      kernels().scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
-                        at<const double>(means), team);
+      k.scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
+                at<const double>(means), team);
     });
   }
 };

@@ -1,0 +1,176 @@
+"""What the native backend does with memory: none of its results come from there, none is lost."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gaussreg_fast as gf
+from gaussreg_fast import native
+
+pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+
+# The fused kernels in one tile and in some, and any size, round torch.fft.
+WAYS = {"fused": 64, "tiles": 2048, "general": 101}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return WAYS[request.param]
+
+
+def run(x, **options):
+    options = {"seed": 3, "reduction": "none", "backend": "native", **options}
+    return gf.gaussianity_value_and_grad(x, **options)
+
+
+def statistics_and_pullback(x, **options):
+    z = x.detach().requires_grad_()
+    outputs = gf.permuted_statistics(z, orders=(1, 2, 3), seed=3, backend="native", **options)
+    sum(t.sum() for t in outputs).backward()
+    return (*(t.detach() for t in outputs), z.grad)
+
+
+def script(code, *arguments, **environment):
+    """What a fresh Python prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, cwd="/", timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+# ---------------------------------------------------------------- what new memory holds
+
+
+@pytest.fixture
+def poison():
+    """New memory that torch hands out holds NaN, or the largest integer."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
+def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
+    x = torch.randn(2, way, generator=torch.Generator().manual_seed(1))
+    calls = [
+        lambda: run(x, permutation=kind),
+        lambda: run(x[:1], permutation=kind, block_size=5),
+        lambda: run(x, permutation=kind, orders=(4,), power_weight=0.0),
+        lambda: (gf.power_spectrum_loss(x, permutation=kind, seed=1, backend="native"),),
+        lambda: statistics_and_pullback(x, permutation=kind),
+    ]
+    if way % 2 == 0:
+        calls.append(lambda: (gf.project_white_noise(x, backend="native"),))
+    want = [call() for call in calls]
+    request.getfixturevalue("poison")
+    for call, before in zip(calls, want, strict=True):
+        got = call()
+        assert all(t.isfinite().all() for t in got)
+        assert all(torch.equal(g, w) for g, w in zip(got, before, strict=True))
+
+
+DIGEST = """
+import hashlib, torch, gaussreg_fast as gf
+digest = hashlib.sha256()
+for size in (64, 256, 2048, 4096, 101, 1000):
+    for kind in ("shared", "per_sample", "none"):
+        for block_size in (16, 5):
+            x = torch.randn(2, size, generator=torch.Generator().manual_seed(1))
+            options = dict(permutation=kind, seed=1, block_size=block_size, backend="native")
+            z = x.clone().requires_grad_()
+            outputs = gf.permuted_statistics(z, orders=(1, 4), **options)
+            sum(t.sum() for t in outputs).backward()
+            results = [z.grad, *outputs, *gf.gaussianity_value_and_grad(x, **options)]
+            results.append(gf.moment_loss(x, orders=(3,), backend="native"))
+            if size % (2 * block_size) == 0:
+                results.append(gf.project_white_noise(x, block_size=block_size, backend="native"))
+            for t in results:
+                assert t.isfinite().all()
+                digest.update(t.detach().contiguous().numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.memory
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+def test_results_do_not_depend_on_what_the_allocator_hands_out():
+    """Nor those of the workspaces that C++ allocates: glibc fills them with bytes of our choice."""
+    huge, tiny = (script(DIGEST, MALLOC_PERTURB_=str(byte)) for byte in (0x80, 0xC5))
+    assert huge == tiny
+
+
+# ---------------------------------------------------------------- leaks
+
+GROWTH = """
+import os, sys, torch, gaussreg_fast as gf
+torch.set_num_threads(1)
+calls, sizes = int(sys.argv[1]), (64, 100, 128, 64, 256)
+xs = {(b, n): torch.randn(b, n) for b in (1, 2) for n in sizes}
+leaf = torch.randn(2, 64).requires_grad_()
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+def work(count):
+    for i in range(count):
+        x = xs[1 + i // 7 % 2, sizes[i % 5]]
+        kind = ("shared", "none", "per_sample")[i % 3]
+        gf.gaussianity_value_and_grad(x, permutation=kind, seed=i, backend="native")
+        if i % 50 == 0:
+            m, a = gf.permuted_statistics(leaf, orders=(1, 4), seed=i, backend="native")
+            (m.sum() + a.sum()).backward()
+            gf.kl_loss(leaf.detach(), backend="native")
+            gf.project_white_noise(x[:, :64], backend="native")
+            try:
+                gf.gaussianity_loss(x, permutation=torch.zeros(x.shape[1], dtype=torch.int64))
+            except ValueError:
+                pass
+work(calls // 10)
+before = resident()
+work(calls)
+print(resident() - before)
+"""
+
+
+@pytest.mark.memory
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hundred_thousand_calls_leave_the_memory_as_it_was():
+    assert int(script(GROWTH, 100_000)) < 1.5e6
+
+
+# ---------------------------------------------------------------- no memory
+
+LIMITED = """
+import resource, sys, torch, gaussreg_fast as gf
+torch.set_num_threads(1)
+call, size = sys.argv[1], int(sys.argv[2])
+x = torch.randn(1, size)
+def compute(x):
+    if call == "project":
+        return gf.project_white_noise(x, backend="native")
+    return gf.gaussianity_loss(x, seed=1, backend="native")
+compute(x[:, :64].contiguous())
+with open("/proc/self/statm") as f:
+    now = int(f.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 6 * size, resource.RLIM_INFINITY))
+for _ in range(2):
+    try:
+        compute(x)
+    except MemoryError:
+        print("MemoryError")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(compute(x).isfinite().all().item())
+"""
+
+
+@pytest.mark.memory
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("call", ["loss", "project"])
+def test_lack_of_memory_is_an_exception_and_leaves_all_in_order(call):
+    assert script(LIMITED, call, 2**22).split() == ["MemoryError", "MemoryError", "True"]

@@ -1,0 +1,97 @@
+"""The kernels' instruction sets: which one is taken, and that all compute the same."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gaussreg_fast import native
+
+pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+
+
+def script(code, *arguments, **environment):
+    """What a fresh Python prints: the choice of a set is made once in a process."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, cwd="/", timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+WRONG = """
+import torch, gaussreg_fast as gf
+torch.set_num_threads(2)
+x = torch.randn(2, 40001)
+for kind in ("none", "shared"):
+    for y in (x, x[:, :32768]):
+        try:
+            gf.gaussianity_loss(y, permutation=kind, backend="native")
+        except RuntimeError as error:
+            print(error)
+"""
+
+RESULTS = """
+import sys, torch, gaussreg_fast as gf
+from gaussreg_fast import native
+assert native.module().instruction_set() == sys.argv[1]
+torch.set_num_threads(1)
+results = {}
+for size in (64, 128, 256, 512, 1024, 4096, 32768, 65536, 32, 33, 100, 1001, 10000):
+    z = torch.randn(2, size, generator=torch.Generator().manual_seed(size))
+    x = z + 0.2 * z**3 + 0.4
+    for block_size in (16, 5):
+        for kind in ("shared", "per_sample", "none"):
+            options = dict(permutation=kind, seed=3, block_size=block_size, backend="native")
+            options["statistic"] = "power" if kind == "none" else "amplitude"
+            value, grad = gf.gaussianity_value_and_grad(x, reduction="none", **options)
+            y = x.clone().requires_grad_()
+            m, a = gf.permuted_statistics(y, orders=(1, 4), **options)
+            (m.sum() + a.sum()).backward()
+            results[size, block_size, kind] = value[:, None], grad, m.detach(), a.detach(), y.grad
+        if size % (2 * block_size) == 0:
+            z = gf.project_white_noise(x, block_size=block_size, backend="native")
+            results[size, block_size] = (z,)
+    y = x.clone().requires_grad_()
+    loss = gf.moment_loss(y, orders=(1, 2, 4), reduction="none", backend="native")
+    loss.sum().backward()
+    results[size] = loss.detach()[:, None], y.grad
+    for seed in (0, -5):
+        results[size, seed] = (gf.permutation(seed, size)[None].double(),)
+torch.save(results, sys.argv[2])
+"""
+
+
+def instruction_sets():
+    """Those that this processor runs, by what the module says of a wrong one."""
+    lines = script(WRONG, GAUSSREG_FAST_ISA="wrong").splitlines()
+    assert len(lines) == 4
+    pattern = r"GAUSSREG_FAST_ISA=wrong cannot run on this processor; these can: ([\w, ]+)"
+    (names,) = {re.fullmatch(pattern, line)[1] for line in lines}
+    return names.split(", ")
+
+
+def test_a_wrong_instruction_set_is_refused_on_every_path():
+    names = instruction_sets()
+    assert names[-1] == "portable"
+    assert set(names) <= {"avx512", "avx2", "portable"}
+    if "GAUSSREG_FAST_ISA" not in os.environ:
+        assert native.module().instruction_set() == names[0]
+
+
+def test_every_instruction_set_computes_the_same(compare, tmp_path):
+    results = {}
+    for name in instruction_sets():
+        file = tmp_path / name
+        script(RESULTS, name, file, GAUSSREG_FAST_ISA=name)
+        results[name] = torch.load(file)
+    want = results.pop("portable")
+    assert all(got.keys() == want.keys() for got in results.values())
+    for got in results.values():
+        for key in want:
+            for g, w in zip(got[key], want[key], strict=True):
+                compare.vectors(g, w, 1e-5, "result")

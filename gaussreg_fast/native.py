@@ -150,37 +150,29 @@ def _run(
     native = module()
     batch = x.shape[0]
     size = x.numel() // batch
+    options["threads"] = torch.get_num_threads()
     seed, index, per_sample = permutation.seed, permutation.index, permutation.per_sample
     if index is not None:
         index, per_sample = index.to(torch.int64).contiguous(), index.dim() == 2
+        options["index"] = index.data_ptr()
+    elif seed is not None:
+        options["seed"], options["seeded"] = seed, True
+    options["per_sample"] = per_sample
+    alone = task == "loss" and not options["power_weight"]
+    if alone or native.has_plan(size):
+        options |= {name: v.data_ptr() for name, v in tensors.items() if v is not None}
+        job = native.Job(task, batch, size, x.data_ptr(), **options)
+        return job.moments_alone() if alone else job.fused()
 
-    def job(start: int, stop: int, **place: Any) -> Any:
-        """The task for the samples start..stop-1."""
-        for name, v in tensors.items():
-            if v is not None:
-                place[name] = (v[start:] if start else v).data_ptr()
-        return native.Job(
-            task, stop - start, size, (x[start:] if start else x).data_ptr(),
-            threads=torch.get_num_threads(), per_sample=per_sample, **options, **place,
-        )  # fmt: skip
-
-    if task == "loss" and not options["power_weight"]:
-        job(0, batch).moments_alone()
-    elif native.has_plan(size):
-        if index is not None:
-            job(0, batch, index=index.data_ptr()).fused()
-        elif seed is not None:
-            job(0, batch, seed=seed, seeded=True).fused()
-        else:
-            job(0, batch).fused()
-    else:
-        step = max(1, _CHUNK // size)
-        table = None if per_sample else _table(seed, index, 0, 1, size)
-        for start in range(0, batch, step):
-            stop = min(batch, start + step)
-            if per_sample:
-                table = _table(seed, index, start, stop, size)
-            _round_fft(job(start, stop), table, stop - start, size, tensors.get("grad") is not None)
+    step = max(1, _CHUNK // size)
+    table = None if per_sample else _table(seed, index, 0, 1, size)
+    for start in range(0, batch, step):
+        stop = min(batch, start + step)
+        if per_sample:
+            table = _table(seed, index, start, stop, size)
+        options |= {name: v[start:].data_ptr() for name, v in tensors.items() if v is not None}
+        job = native.Job(task, stop - start, size, x[start:].data_ptr(), **options)
+        _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
 
 
 def _table(

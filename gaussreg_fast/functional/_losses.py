@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,27 @@ from torch import Tensor
 
 from gaussreg_fast import checks, ops, reference
 from gaussreg_fast.functional._common import Seed, check_backend, draw
+
+
+def _checked(
+    power_weight: float,
+    form: str,
+    block_size: int,
+    target: str,
+    statistic: str,
+    reduction: str,
+    precision: str,
+) -> tuple[float, int, float]:
+    """Validates what does not depend on x. Returns power_weight, block_size and the target."""
+    block_size = checks.spectrum(block_size, statistic, target)
+    checks.one_of("form", form, checks.FORMS)
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.one_of("precision", precision, checks.PRECISIONS)
+    power_weight = checks.weight("power_weight", power_weight)
+    return power_weight, block_size, reference.block_target(target, statistic)
+
+
+_remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)
 
 
 def _gaussianity_options(
@@ -30,14 +52,15 @@ def _gaussianity_options(
 ) -> tuple[Any, ...]:
     """Validates, and returns the arguments of the operator that follow x."""
     dimension = checks.latents(x)
-    block_size = checks.spectrum(block_size, statistic, target)
+    numbers = (power_weight, form, block_size, target, statistic, reduction, precision)
+    try:
+        check = _checked if torch.compiler.is_compiling() else _remembered
+        power_weight, block_size, mu = check(*numbers)
+    except TypeError:  # what cannot be hashed has not been checked yet
+        power_weight, block_size, mu = _checked(*numbers)
     checks.permutation(permutation, x, dimension)
     checks.seed(seed, generator, x.device)
-    checks.one_of("form", form, checks.FORMS)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend, x)
-    checks.one_of("precision", precision, checks.PRECISIONS)
-    power_weight = checks.weight("power_weight", power_weight)
     drawn: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
     if power_weight:
         checks.long_enough(dimension, block_size)
@@ -48,7 +71,7 @@ def _gaussianity_options(
         form,
         power_weight,
         block_size,
-        reference.block_target(target, statistic),
+        mu,
         statistic,
         reduction,
         gradient or _stored(x),
@@ -145,7 +168,7 @@ def gaussianity_value_and_grad(
         x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision, gradient="reduced",
     )  # fmt: skip
-    return ops.loss(x.detach(), *options)
+    return ops.loss(x.detach() if x.requires_grad else x, *options)
 
 
 def permuted_statistics(

@@ -55,4 +55,4 @@ library.impl("project_white_noise", _Project.apply, "Autograd")
 
 def project_white_noise(x: Tensor, block_size: int, backend: str) -> Tensor:
     """The projection; backward through it raises."""
-    return enter(x, (block_size, backend), _project, _project_op, _Project, _Project)
+    return enter(x, (block_size, backend), _project, _project_op, _Project, _Project.apply)

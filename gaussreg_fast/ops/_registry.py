@@ -42,7 +42,7 @@ def enter(
     impl: Callable,
     op: Callable,
     function: type[Function],
-    eager: type[Function],
+    eager: Callable,
 ) -> Any:
     """Calls an operator through the cheapest entrance that is right for x.
 
@@ -52,12 +52,12 @@ def enter(
         impl: its implementation.
         op: its registered overload.
         function: the autograd of the overload.
-        eager: the same around the implementation.
+        eager: the same around the implementation, called as that is.
     """
     if not direct(x):
         return (function.apply if transformed() else op)(x, *options)
     if x.requires_grad and torch.is_grad_enabled():
-        return eager.apply(x, *options)
+        return eager(x, *options)
     return impl(x, *options)
 
 

@@ -180,4 +180,4 @@ library.impl("statistics", _StatisticsOp.apply, "Autograd")
 
 def statistics(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     """Moments (B, K) and block amplitudes (B, P), differentiable; see `_statistics`."""
-    return enter(x, options, _statistics, _statistics_op, _StatisticsOp, _StatisticsEager)
+    return enter(x, options, _statistics, _statistics_op, _StatisticsOp, _StatisticsEager.apply)

@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "job.h"
@@ -27,17 +27,45 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-struct Free {
-  void operator()(char* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<char, Free>;
+// Working memory, on cache lines. Each thread keeps its last piece, if that is not too large: new
+// pages would cost as much as the kernels do.
+class Memory {
+ public:
+  explicit Memory(std::int64_t bytes) {
+    const std::size_t rounded = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
+    Piece& kept = last();
+    if (kept.bytes >= rounded) {
+      piece_ = std::exchange(kept, Piece{});
+      return;
+    }
+    piece_ = {static_cast<char*>(std::aligned_alloc(kLine, rounded)), rounded};
+    if (!piece_.base) throw std::bad_alloc();
+  }
+  ~Memory() {
+    Piece& kept = last();
+    if (piece_.bytes <= kKept && piece_.bytes > kept.bytes) std::swap(kept, piece_);
+    std::free(piece_.base);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  char* get() const { return piece_.base; }
 
-Memory allocate(std::int64_t bytes) {
-  const auto rounded = (static_cast<std::size_t>(bytes) + 4095) / 4096 * 4096;
-  Memory memory(static_cast<char*>(std::aligned_alloc(4096, rounded)));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
+ private:
+  static constexpr std::size_t kLine = 64, kKept = std::size_t{16} << 20;
+  struct Piece {
+    char* base = nullptr;
+    std::size_t bytes = 0;
+  };
+  struct Last : Piece {
+    ~Last() { std::free(base); }
+  };
+  static Piece& last() {
+    static thread_local Last piece;
+    return piece;
+  }
+
+  Piece piece_;
+};
 
 Form form_of(const std::string& name) {
   static const std::pair<const char*, Form> forms[] = {
@@ -116,14 +144,14 @@ struct Request {
     const Plan& p = plan(job.size);
     Workspace work = k.fused_workspace(job);
     work.slots = job.batch >= threads ? threads : 1;
-    const Memory memory = allocate(work.shared_bytes + work.slots * work.slot_bytes);
+    const Memory memory(work.shared_bytes + work.slots * work.slot_bytes);
     work.base = memory.get();
     parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
   }
 
   void moments() const {
     const Kernels& k = kernels();
-    const Memory memory = allocate(k.moments_workspace);
+    const Memory memory(k.moments_workspace);
     parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
   }
 
@@ -136,7 +164,7 @@ struct Request {
 
   void spectrum(Address spectra, Address means) const {
     const Kernels& k = kernels();
-    const Memory memory = allocate(threads * 3 * (job.size / 2 + 1) * sizeof(float));
+    const Memory memory(threads * 3 * (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float)));
     auto* work = reinterpret_cast<float*>(memory.get());
     parallel(threads, [&](const Team& team) {
       k.spectrum(job, at<float>(spectra), at<const double>(means), work, team);

@@ -140,8 +140,9 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, const S
   const bool scatters = job.grad && !shared.back;
   {
     PowerSums<K> sums;
+    const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
     for (std::int64_t t = first_tile; t < last_tile; ++t)
-      load_tile<K>(plan, table, t, x, scatters ? slot.kept + t * kTile : scratch, slot.z, sums);
+      load_tile<K>(plan, table, t, x, scale, scatters ? slot.kept + t * kTile : scratch, slot.z, sums);
     sums.write(mine.sums);
   }
   team.barrier();

@@ -74,7 +74,8 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, d
     const float* x = job.x + b * job.size;
     float* out = permuted + b * job.size;
     const std::int32_t* from = table_of(job, table, b);
-    for (std::int64_t j = 0; j < job.size; ++j) out[j] = x[from ? from[j] : j];
+    const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
+    for (std::int64_t j = 0; j < job.size; ++j) out[j] = x[from ? from[j] : j] * scale;
     with_degree(job.orders.highest, [&](auto degree) {
       double sums[kMaxOrder] = {};
       sum_powers<degree()>(x, job.size, sums);

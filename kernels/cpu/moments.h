@@ -50,6 +50,23 @@ class PowerSums {
   vd total_[K ? K : 1] = {};
 };
 
+// A power of two that brings the largest |x| near 1: for results that do not depend on the scale
+// of x, but whose squares might leave the range of float32. 1 where there is no such.
+static float unit_scale(const float* x, std::int64_t size) {
+  vf largest{};
+  float rest = 0;
+  std::int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    const vf a = (vf)((vi)load(x + i) & 0x7fffffff);
+    largest = (vf)(((vi)a & (vi)(a > largest)) | ((vi)largest & ~(vi)(a > largest)));
+  }
+  for (; i < size; ++i) rest = __builtin_fabsf(x[i]) > rest ? __builtin_fabsf(x[i]) : rest;
+  for (int lane = 0; lane < W; ++lane) rest = largest[lane] > rest ? largest[lane] : rest;
+  if (!(rest > 0) || rest > 3.4e38f) return 1;
+  const int exponent = __builtin_ilogbf(rest);
+  return __builtin_ldexpf(1, exponent > 126 ? -126 : exponent < -126 ? 126 : -exponent);
+}
+
 // sum_j coefficient[j] x^j for j < K, by Horner's rule.
 template <int K>
 GAUSSREG_INLINE vf polynomial(vf x, const float* coefficient) {

@@ -87,11 +87,13 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
       }
 }
 
-// x to blocks. `values` keeps the permuted x of the tile.
+// x times `scale` to blocks. `values` keeps the permuted x of the tile.
 template <int K>
 static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
-                      const float* x, float* values, float* z, PowerSums<K>& sums) {
+                      const float* x, float scale, float* values, float* z, PowerSums<K>& sums) {
   gather_tile(plan, table, tile, x, values);
+  if (scale != 1)
+    for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
   alignas(64) float rows[kTile];
   PowerPart<K> part;
   for (int c = 0; c < COLS; ++c) {

@@ -1,12 +1,14 @@
 // The Python face of the CPU kernels. It takes raw addresses: shapes, dtypes, contiguity and
 // options are validated in Python, gaussreg_fast/native.py is the only caller.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -180,6 +182,35 @@ struct Request {
   }
 };
 
+// Seconds of each stage of the loss and gradient of a sample x, on one thread.
+std::vector<std::pair<std::string, double>> time_stages(std::int64_t size, Address x, Address grad,
+                                                        int repeats) {
+  float loss = 0;
+  Job job{};
+  job.task = Task::kLoss;
+  job.batch = 1;
+  job.size = size;
+  job.x = at<const float>(x);
+  job.orders = orders_of({1, 2});
+  job.power_weight = 25;
+  job.block_size = 16;
+  job.permutation.source = Permutation::Source::kSeed;
+  job.loss = &loss;
+  job.grad = at<float>(grad);
+  double seconds[std::size(kStages)];
+  {
+    const nb::gil_scoped_release release;
+    const Kernels& k = kernels();
+    Workspace work = k.fused_workspace(job);
+    const Memory memory(work.shared_bytes + work.slot_bytes);
+    work.base = memory.get();
+    k.stages(job, plan(size), work, repeats, seconds);
+  }
+  std::vector<std::pair<std::string, double>> named;
+  for (std::size_t i = 0; i < std::size(kStages); ++i) named.emplace_back(kStages[i], seconds[i]);
+  return named;
+}
+
 template <class T>
 void fill_permutation(std::int64_t seed, std::int64_t first, std::int64_t samples,
                       std::int64_t size, bool inverse, Address out, int threads) {
@@ -216,6 +247,9 @@ NB_MODULE(_native, m) {
   m.def("table", &fill_permutation<std::int32_t>, nb::arg("seed"), nb::arg("first"),
         nb::arg("samples"), nb::arg("size"), nb::arg("inverse"), nb::arg("out"),
         nb::arg("threads"), without_gil, "The same as int32.");
+
+  m.def("time_stages", &time_stages, nb::arg("size"), nb::arg("x"), nb::arg("grad"),
+        nb::arg("repeats"), "For benchmarks: seconds of each stage, the best of some runs.");
 
   nb::class_<Request>(m, "Job", "Samples, what is wanted of them, and the kernels to get it.")
       .def(nb::init<const std::string&, std::int64_t, std::int64_t, Address,

@@ -64,6 +64,12 @@ static double weigh(const Job& job, std::int64_t sample, double scale, float* le
     const std::int64_t n = (p + 1) * b < bins ? b : bins - p * b;
     double weight = 0;
     if (job.task == Task::kProject) {
+      if (b == L && p % W == 0 && p + W <= end) {
+        project_vectors(block);
+        for (std::int64_t k = 0; k < W * L; ++k) block[k] *= static_cast<float>(2 * unit);
+        p += W - 1;
+        continue;
+      }
       project_block(block, b, to_sort + p * b);
       for (std::int64_t k = 0; k < n; ++k) block[k] *= static_cast<float>(2 * unit);
       continue;

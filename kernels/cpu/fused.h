@@ -148,9 +148,9 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, const S
   team.barrier();
 
   transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
-  const auto [begin, end] = team.share(plan.blocks / 2);
+  const Team::Range pairs = team.share(plan.blocks / 2);
   with_direction(job, [&](auto direction, auto power) {
-    directions<direction(), power()>(plan, slot.bins, begin, end);
+    directions<direction(), power()>(plan, slot.bins, pairs.begin, pairs.end);
   });
   team.barrier();
   mine.loss = weigh(job, index, plan.scale, slot.bins.lengths, slot.weights,
@@ -166,9 +166,9 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, const S
     return;
   }
   if (slot.weights)
-    directions_adjoint<false>(plan, slot.bins, slot.weights, begin, end);
+    directions_adjoint<false>(plan, slot.bins, slot.weights, pairs.begin, pairs.end);
   else
-    directions_adjoint<true>(plan, slot.bins, slot.weights, begin, end);
+    directions_adjoint<true>(plan, slot.bins, slot.weights, pairs.begin, pairs.end);
   team.barrier();
   transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
   float* out = job.grad + index * job.size;
@@ -205,9 +205,9 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
   Slot slot;
   take_slot(job, work.slot(alone ? team.rank() : 0), slot);
   if (alone) shared.partials += team.rank();
-  const auto [begin, end] = alone ? team.share(job.batch) : Team::Range{0, job.batch};
+  const Team::Range samples = alone ? team.share(job.batch) : Team::Range{0, job.batch};
   with_degree(job.orders.highest, [&](auto degree) {
-    for (std::int64_t b = begin; b < end; ++b) {
+    for (std::int64_t b = samples.begin; b < samples.end; ++b) {
       const std::int32_t* table = shared.table;
       if (!table) {
         fill_table(job.permutation, job.size, b, slot.table, group);

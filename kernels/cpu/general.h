@@ -45,19 +45,19 @@ static void moments(const Job& job, char* work, const Team& team) {
   const bool alone = job.batch >= team.size();
   const Team group = alone ? Team(0, 1) : team;
   if (alone) partials += team.rank();
-  const auto [first, last] = alone ? team.share(job.batch) : Team::Range{0, job.batch};
-  const auto [begin, end] = group.share(job.size, 32 * W);
+  const Team::Range samples = alone ? team.share(job.batch) : Team::Range{0, job.batch};
+  const Team::Range part = group.share(job.size, 32 * W);
   with_degree(job.orders.highest, [&](auto degree) {
     constexpr int K = degree();
-    for (std::int64_t b = first; b < last; ++b) {
-      const float* x = job.x + b * job.size;
-      sum_powers<K>(x + begin, end - begin, partials[group.rank()].sums);
+    for (std::int64_t b = samples.begin; b < samples.end; ++b) {
+      const float* x = job.x + b * job.size + part.begin;
+      sum_powers<K>(x, part.end - part.begin, partials[group.rank()].sums);
       group.barrier();
       float coefficient[kMaxOrder];
       finish(job, b, means(job, partials, group), 0, group.rank() == 0, coefficient);
       if (job.grad)
-        add_polynomial<K, false>(x + begin, coefficient, end - begin,
-                                 job.grad + b * job.size + begin);
+        add_polynomial<K, false>(x, coefficient, part.end - part.begin,
+                                 job.grad + b * job.size + part.begin);
       group.barrier();
     }
   });

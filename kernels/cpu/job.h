@@ -82,7 +82,15 @@ struct Kernels {
   // and the gradient by x from that by the permuted samples.
   void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
                   const double* means, const Team& team);
+  // For benchmarks: seconds of each of kStages on one sample, the best of some runs.
+  void (*stages)(const Job& job, const Plan& plan, const Workspace& work, int repeats,
+                 double* seconds);
 };
+
+constexpr const char* kStages[] = {
+    "permutation table", "gather, moments, 16 points", "forward transform", "directions",
+    "block means",       "adjoint of directions",      "backward transform",
+    "16 points, scatter", "whole sample after the table", "bare gather", "bare scatter", "bare copy"};
 
 // The best set this processor can run; or the one that the environment variable
 // GAUSSREG_FAST_ISA names (for tests), an exception where it cannot run.

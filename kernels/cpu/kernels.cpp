@@ -2,6 +2,7 @@
 // this table of functions leaves the file.
 #include "fused.h"
 #include "general.h"
+#include "stages.h"
 
 namespace gaussreg::GAUSSREG_ISA {
 
@@ -20,6 +21,7 @@ const Kernels table{
     gather,
     spectrum,
     scatter,
+    stages,
 };
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -1,4 +1,4 @@
-#include "projection.h"
+#include "project_block.h"
 
 #include <algorithm>
 #include <cmath>

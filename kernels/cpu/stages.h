@@ -1,0 +1,82 @@
+// The fused pipeline taken apart, for benchmarks: what each stage of one sample costs on warm data,
+// beside the bare movement of the same data.
+#pragma once
+
+#include <chrono>
+
+#include "fused.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+// The best of `repeats` runs, in seconds.
+template <class Body>
+static double best_of(int repeats, Body&& body) {
+  double best = 1e9;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    best = taken.count() < best ? taken.count() : best;
+  }
+  return best;
+}
+
+// In the order of kStages; the loss of one sample with orders up to 2, and its gradient.
+static void stages(const Job& job, const Plan& plan, const Workspace& work, int repeats,
+                   double* seconds) {
+  const Team team(0, 1);
+  Shared shared;
+  Slot slot;
+  take_shared(job, work.base, shared);
+  take_slot(job, work.slot(0), slot);
+  const std::int32_t* table = shared.table;
+  alignas(64) float scratch[kTile] = {};
+  const float coefficient[kMaxOrder] = {};
+  const auto each_tile = [&](auto&& body) {
+    for (std::int64_t t = 0; t < plan.tiles; ++t) body(t);
+  };
+  const auto time = [&](auto&& body) { *seconds++ = best_of(repeats, body); };
+
+  time([&] { fill_table(job.permutation, job.size, 0, shared.table, team); });
+  time([&] {
+    PowerSums<2> sums;
+    each_tile([&](std::int64_t t) {
+      load_tile<2>(plan, table, t, job.x, 1, slot.kept + t * kTile, slot.z, sums);
+    });
+    sums.write(shared.partials->sums);
+  });
+  time([&] { transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
+  time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
+  time([&] {
+    job.loss[0] = static_cast<float>(
+        weigh(job, 0, plan.scale, slot.bins.lengths, slot.weights, nullptr, team));
+  });
+  time([&] { directions_adjoint<false>(plan, slot.bins, slot.weights, 0, plan.blocks / 2); });
+  // The stages ran on their own results: start from plain numbers again.
+  for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
+  time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
+  time([&] {
+    each_tile([&](std::int64_t t) {
+      unload_tile(plan, t, slot.z, scratch);
+      const float* kept = slot.kept + t * kTile;
+      for (int i = 0; i < kTile; i += W)
+        store(scratch + i, load(scratch + i) + polynomial<2>(load(kept + i), coefficient));
+      scatter_tile(plan, table, t, scratch, job.grad);
+    });
+  });
+  time([&] { sample<2>(job, plan, 0, shared, slot, table, team); });
+  // Bare movement: the gather and the scatter alone, a copy.
+  time([&] {
+    each_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });
+  });
+  time([&] {
+    each_tile([&](std::int64_t t) {
+      scatter_tile(plan, table, t, slot.kept + t * kTile, job.grad);
+    });
+  });
+  time([&] {
+    for (std::int64_t i = 0; i < job.size; i += W) store(job.grad + i, load(job.x + i));
+  });
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

@@ -27,6 +27,7 @@ ALLOWED = {
     "ops": {"checks", "dispatch", "launch", "native", "ops", "reference"},
     "functional": {"checks", "dispatch", "functional", "ops", "reference"},
     "modules": {"checks", "functional"},
+    "arrays": {"functional"},
     "diagnostics": {"checks", "functional", "reference"},
     "latent": {"", "checks", "diagnostics", "functional", "latent", "modules"},
     "kernels": {"kernels"},

@@ -1,0 +1,52 @@
+"""The loss for NumPy, JAX and whatever else speaks DLPack, on the CPU, without copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaussreg_fast import functional
+
+
+def gaussianity_value_and_grad(x: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`gaussreg_fast.gaussianity_value_and_grad` of an array.
+
+    Args:
+        x: `(B, *latent)` in CPU memory, of any library that exports DLPack (`__dlpack__`):
+            NumPy, JAX, CuPy's host arrays, ... float32, float16 or float64. It is read where it
+            lies; only a read-only NumPy array is copied.
+        options: those of `gaussreg_fast.gaussianity_value_and_grad`; `seed=` and an explicit
+            `permutation=` may be arrays too.
+
+    Returns:
+        The loss, 0-dimensional or (B,), and its gradient in x's shape and dtype, as NumPy arrays.
+
+    Raises:
+        TypeError: for an x without `__dlpack__`, or not on the CPU; besides what the function for
+            tensors raises.
+    """
+    given: dict[str, Any] = {
+        name: _tensor(name, v) if _is_array(v) else v for name, v in options.items()
+    }
+    loss, grad = functional.gaussianity_value_and_grad(_tensor("x", x), **given)
+    return loss.numpy(), grad.numpy()
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor:
+    if not _is_array(value):
+        raise TypeError(f"{name} must be an array with __dlpack__, got {type(value).__name__}")
+    if isinstance(value, np.ndarray) and not (value.flags.writeable and value.dtype.isnative):
+        value = np.array(value, dtype=value.dtype.newbyteorder("="))
+    try:
+        tensor = torch.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name} cannot be read through DLPack: {error}") from error
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} must be in CPU memory, got {tensor.device}")
+    return tensor.detach()

@@ -1,0 +1,90 @@
+"""The loss for arrays of other libraries."""
+
+import numpy as np
+import pytest
+import torch
+
+import gaussreg_fast as gf
+from gaussreg_fast import arrays
+
+
+class Exporter:
+    """What a foreign library's array looks like from outside."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, **options):
+        return self.tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
+def noise(*shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
+    x = noise(3, 4, 8, 8, dtype=dtype)
+    loss, grad = arrays.gaussianity_value_and_grad(x, seed=5, reduction=reduction)
+    want, want_grad = gf.gaussianity_value_and_grad(
+        torch.from_numpy(x), seed=5, reduction=reduction
+    )
+    assert isinstance(loss, np.ndarray)
+    assert isinstance(grad, np.ndarray)
+    assert loss.shape == tuple(want.shape)
+    assert grad.dtype == dtype
+    np.testing.assert_array_equal(loss, want.numpy())
+    np.testing.assert_array_equal(grad, want_grad.numpy())
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, ::2],
+        lambda x: x.transpose(0, 2, 1),
+        lambda x: x[::-1] + 0,
+        lambda x: np.broadcast_to(x[:1], x.shape),  # read-only
+        lambda x: x.astype(">f4"),
+    ],
+)
+def test_layouts_and_read_only_arrays(view):
+    x = view(noise(4, 16, 8))
+    plain = np.array(x, dtype=np.float32, order="C")
+    loss, grad = arrays.gaussianity_value_and_grad(x, seed=5)
+    want, want_grad = arrays.gaussianity_value_and_grad(plain, seed=5)
+    np.testing.assert_array_equal(loss, want)
+    np.testing.assert_array_equal(grad, want_grad)
+    np.testing.assert_array_equal(plain, x)  # and nothing was written to
+
+
+def test_any_exporter_and_an_explicit_permutation():
+    x = noise(2, 100)
+    order = np.random.default_rng(1).permutation(100)
+    loss, _ = arrays.gaussianity_value_and_grad(
+        Exporter(torch.from_numpy(x.copy())), permutation=order
+    )
+    want, _ = gf.gaussianity_value_and_grad(
+        torch.from_numpy(x), permutation=torch.from_numpy(order)
+    )
+    assert loss == want.numpy()
+
+
+@pytest.mark.parametrize("x", [[[1.0, 2.0]], None, 3.0, np.float32(1)])
+def test_what_is_not_an_array_is_refused(x):
+    with pytest.raises(TypeError, match="__dlpack__"):
+        arrays.gaussianity_value_and_grad(x)
+
+
+def test_errors_of_the_function_for_tensors_come_through():
+    with pytest.raises(TypeError, match="float32"):
+        arrays.gaussianity_value_and_grad(np.zeros((2, 64), np.int32))
+    with pytest.raises(ValueError, match=r"\(B, \*latent\)"):
+        arrays.gaussianity_value_and_grad(noise(64))
+    with pytest.raises(TypeError, match="DLPack"):
+        arrays.gaussianity_value_and_grad(np.array([["a", "b"]]))
+    with pytest.raises(TypeError, match="meta"):
+        arrays.gaussianity_value_and_grad(torch.zeros(2, 64, device="meta"))

@@ -52,7 +52,7 @@ readme: $(VENV)/.cli
 # The committed measurements of bench/results/.
 measure: $(VENV)/.cli
 	$(BIN)/python bench/call_overhead.py --out bench/results/call_overhead.json
-	$(BIN)/python bench/against_naive.py --out bench/results/against_naive.json
+	$(BIN)/python bench/cpu.py --out bench/results/cpu.json
 	$(BIN)/python bench/noise_injection.py --out bench/results/noise_injection.json
 	$(BIN)/python bench/learning_rates.py --out bench/results/learning_rates.json
 

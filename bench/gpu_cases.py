@@ -9,9 +9,9 @@ from typing import Any
 
 import gpu_timing as timing
 import torch
-from against_naive import naive
 from common import with_backward
 from gpu_timing import Calls
+from naive import naive
 from torch import Tensor
 
 from gaussreg_fast import gaussianity_loss, gaussianity_value_and_grad, reference

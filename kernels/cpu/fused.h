@@ -195,9 +195,11 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
   Shared shared;
   take_shared(job, work.base, shared);
   if (shared.table) fill_table(job.permutation, job.size, 0, shared.table, team);
-  team.barrier();
-  if (shared.back) fill_back(plan, shared.table, shared.back, team);
-  team.barrier();
+  if (shared.back) {
+    team.barrier();
+    fill_back(plan, shared.table, shared.back, team);
+  }
+  if (shared.table) team.barrier();
 
   // Not batch >= team.size(): the runtime may have given fewer threads than were asked for.
   const bool alone = team.size() <= work.slots;

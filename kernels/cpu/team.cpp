@@ -15,7 +15,6 @@ namespace {
 // runtimes have them too. torch loads one of them for all to see, so no name is linked here.
 struct OpenMP {
   void (*run)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
-  void (*barrier)() = nullptr;
   int (*thread_num)() = nullptr;
   int (*num_threads)() = nullptr;
   int (*in_parallel)() = nullptr;
@@ -23,7 +22,6 @@ struct OpenMP {
   OpenMP() {
 #ifdef GAUSSREG_POSIX
     find(run, "GOMP_parallel");
-    find(barrier, "GOMP_barrier");
     find(thread_num, "omp_get_thread_num");
     find(num_threads, "omp_get_num_threads");
     find(in_parallel, "omp_in_parallel");
@@ -31,7 +29,7 @@ struct OpenMP {
 #endif
   }
 
-  bool found() const { return run && barrier && thread_num && num_threads && in_parallel; }
+  bool found() const { return run && thread_num && num_threads && in_parallel; }
 
   static std::atomic<bool>& forked() {
     static std::atomic<bool> flag{false};
@@ -51,9 +49,19 @@ const OpenMP& openmp() {
   return runtime;
 }
 
+// Tells the processor that this thread only waits.
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 struct Call {
   void (*body)(void*, const Team&);
   void* context;
+  Barrier barrier;
 };
 
 // Set while a call has the threads. Callers on other Python threads work alone meanwhile, or there
@@ -64,8 +72,20 @@ std::atomic<bool> busy{false};
 
 bool has_openmp() { return openmp().found(); }
 
-void Team::barrier() const {
-  if (size_ > 1) openmp().barrier();
+void Barrier::wait(int threads) {
+  constexpr int kTries = 2000;
+  const unsigned round = round_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.store(round + 1, std::memory_order_release);
+    round_.notify_all();
+    return;
+  }
+  for (int i = 0; i < kTries; ++i) {
+    if (round_.load(std::memory_order_acquire) != round) return;
+    pause();
+  }
+  round_.wait(round, std::memory_order_acquire);
 }
 
 void parallel(int threads, void (*body)(void*, const Team&), void* context) {
@@ -74,11 +94,13 @@ void parallel(int threads, void (*body)(void*, const Team&), void* context) {
     body(context, Team(0, 1));
     return;
   }
-  Call call{body, context};
+  Call call{body, context, {}};
   omp.run(
       [](void* p) {
-        const Call& c = *static_cast<Call*>(p);
-        c.body(c.context, Team(openmp().thread_num(), openmp().num_threads()));
+        Call& c = *static_cast<Call*>(p);
+        const Team team(openmp().thread_num(), openmp().num_threads(), &c.barrier);
+        c.body(c.context, team);
+        team.barrier();  // asleep, if need be; the runtime's own at the end of a region would spin
       },
       &call, static_cast<unsigned>(threads), 0);
   busy = false;

@@ -1,18 +1,33 @@
 // Threads: those of the OpenMP runtime that torch has loaded, never a second set.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace gaussreg {
 
+// Where threads wait for one another: a few microseconds on the alert, then asleep. The barriers of
+// OpenMP runtimes spin for milliseconds, which on a busy machine keeps the late thread waiting, too.
+class Barrier {
+ public:
+  void wait(int threads);
+
+ private:
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> round_{0};
+};
+
 // One thread's view of the threads that work on a call together.
 class Team {
  public:
-  Team(int rank, int size) : rank_(rank), size_(size) {}
+  Team(int rank, int size, Barrier* barrier = nullptr)
+      : rank_(rank), size_(size), barrier_(barrier) {}
   int rank() const { return rank_; }
   int size() const { return size_; }
   // All of the team wait here for one another.
-  void barrier() const;
+  void barrier() const {
+    if (size_ > 1) barrier_->wait(size_);
+  }
   // This thread's share of 0..count-1, contiguous, in multiples of `grain`.
   struct Range {
     std::int64_t begin, end;
@@ -26,6 +41,7 @@ class Team {
 
  private:
   int rank_, size_;
+  Barrier* barrier_;
 };
 
 // Calls `body(context, team)` on each of up to `threads` threads. On one, the caller's own,

@@ -1,7 +1,7 @@
-"""Puts the table of docs/demo/demo.json between the README's marks.
+"""Puts the tables of measured results between the marks of README.md and docs/.
 
-python bench/readme.py           rewrite README.md
-python bench/readme.py --check   exit 1 if README.md or docs/demo/demo.md disagree with it
+python bench/readme.py           rewrite the pages
+python bench/readme.py --check   exit 1 if a page disagrees with the results
 """
 
 from __future__ import annotations
@@ -11,30 +11,105 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from gaussreg_fast.latent import report
 from gaussreg_fast.latent.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r"(<!-- demo table -->\n).*?(<!-- /demo table -->)", re.DOTALL)
+
+
+def load(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def demo_table() -> str:
+    return report.markdown(load("docs/demo/demo.json"))
+
+
+def cpu_table() -> str:
+    """Speed-ups over naive PyTorch, a row per case, with the best instruction set measured."""
+    name, result = next(iter(load("bench/results/cpu.json")["instruction_sets"].items()))
+    head = ["latents", "naive PyTorch", "`gaussianity_loss` + backward",
+            "`gaussianity_value_and_grad`", "torch's rfft + irfft alone"]  # fmt: skip
+    rows = []
+    for case in result["cases"]:
+        t = case["microseconds"]
+        ours = [t[key] for key in ("gaussianity_loss", "gaussianity_value_and_grad")]
+        rows.append(
+            [f"{case['batch']} x {case['dimension']}", f"{t['naive'] / 1000:.2f} ms"]
+            + [f"{u / 1000:.2f} ms, {t['naive'] / u:.1f}x" for u in ours]
+            + [f"{t['rfft_irfft'] / 1000:.2f} ms"]
+        )
+    return f"{name}, one thread, float32:\n\n" + table(head, rows)
+
+
+def cpu_details() -> str:
+    """Instruction sets side by side, two threads, and the stages."""
+    sets = load("bench/results/cpu.json")["instruction_sets"]
+    text = []
+    rows = [
+        [f"{first['batch']} x {first['dimension']}"]
+        + [f"{r['cases'][i]['microseconds']['gaussianity_value_and_grad']:.0f}" for r in sets.values()]
+        for i, first in enumerate(next(iter(sets.values()))["cases"])
+    ]  # fmt: skip
+    text.append("Microseconds of `gaussianity_value_and_grad`, one thread:\n\n")
+    text.append(table(["latents", *sets], rows))
+    name, result = next(iter(sets.items()))
+    shared = [
+        [f"{c['batch']} x {c['dimension']}", *(f"{c['microseconds'][n]:.0f}" for n in ("one", "two")),
+         f"{c['microseconds']['one'] / c['microseconds']['two']:.2f}"]
+        for c in result["threads"]
+    ]  # fmt: skip
+    text.append(f"\nThreads, {name}, microseconds:\n\n")
+    text.append(table(["latents", "one", "two", "ratio"], shared))
+    sizes = [part["dimension"] for part in result["stages"]]
+    rows = [
+        [stage, *(f"{part['microseconds'][stage]:.1f}" for part in result["stages"])]
+        for stage in result["stages"][0]["microseconds"]
+    ]
+    text.append(f"\nStages of one sample, {name}, microseconds on warm data:\n\n")
+    text.append(table(["stage", *(f"D = {d}" for d in sizes)], rows))
+    return "".join(text)
+
+
+MARKED = {
+    ("README.md", "demo table"): demo_table,
+    ("README.md", "cpu table"): cpu_table,
+    ("docs/native.md", "cpu details"): cpu_details,
+}
+
+
+def marked(page: str, mark: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    page, found = pattern.subn(lambda match: match[1] + content + match[2], page)
+    if found != 1:
+        sys.exit(f"the marks of the {mark} are missing")
+    return page
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
-    demo = ROOT / "docs" / "demo"
-    table = report.markdown(json.loads((demo / "demo.json").read_text(encoding="utf-8")))
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after, marks = MARKED.subn(lambda match: match[1] + table + match[2], before)
-    if marks != 1:
-        sys.exit("README.md: the marks of the demo table are missing")
-    if not check:
-        with atomic_path(readme) as temporary:
-            temporary.write_text(after, encoding="utf-8")
-    elif after != before or (demo / "demo.md").read_text(encoding="utf-8") != table:
-        sys.exit("README.md or docs/demo/demo.md does not show docs/demo/demo.json")
+    pages: dict[str, str] = {}
+    for (name, mark), content in MARKED.items():
+        page = pages.get(name) or (ROOT / name).read_text(encoding="utf-8")
+        pages[name] = marked(page, mark, content())
+    for name, page in pages.items():
+        if page == (ROOT / name).read_text(encoding="utf-8"):
+            continue
+        if check:
+            sys.exit(f"{name} does not show the results")
+        with atomic_path(ROOT / name) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    if check and (ROOT / "docs/demo/demo.md").read_text(encoding="utf-8") != demo_table():
+        sys.exit("docs/demo/demo.md does not show docs/demo/demo.json")
 
 
 if __name__ == "__main__":

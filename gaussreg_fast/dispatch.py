@@ -20,9 +20,8 @@ def backends() -> dict[str, str]:
     """Which backends can run here: name -> "available", or the reason why not.
 
     `backend="auto"` takes the first available of triton (on a GPU), native (on the CPU)
-    and torch. In this version the native backend makes the permutations in C++ and shares
-    the rest with the torch backend. Where TRITON_INTERPRET=1 is set, triton runs in its
-    interpreter, on CPU tensors: for tests, never by "auto".
+    and torch. Native computes in float32 and leaves float64 to torch. Where TRITON_INTERPRET=1
+    is set, triton runs in its interpreter, on CPU tensors: for tests, never by "auto".
     """
     return {"triton": triton_state(), "native": native.load()[1], "torch": "available"}
 

@@ -1,5 +1,6 @@
 # make demo        the checkerboard experiment, from nothing to a table and a picture in demo-out/
 # make test        the tests, from nothing
+# make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # make gpu         the tests and the benchmark that need a GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
@@ -13,7 +14,7 @@ FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
 .PHONY: demo test lint resources record-resources readme measure clean \
-	gpu gpu-test gpu-test-all gpu-bench tune sanitize installed
+	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
 demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -42,6 +43,21 @@ record-resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 
 $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*
+	touch $@
+
+# In an environment of its own, which sees the packages of the other but not its editable install:
+# the .pth files of a folder that a .pth file names are not read.
+SANITIZED := build/sanitized
+
+sanitize-native: $(SANITIZED)/.installed
+	$(SANITIZED)/bin/python bench/sanitize_native.py $(PYTEST_ARGS)
+
+$(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
+	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		`$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/dev.pth
+	$(PIP) --python $(SANITIZED)/bin/python install -q --no-deps -C build-dir=build/sanitized-cmake \
+		-C cmake.define.GAUSSREG_SANITIZE=ON .
 	touch $@
 
 # Reruns the demo for the README and puts its table there.

@@ -1,6 +1,10 @@
 // The fused pipeline: a sample in, its results out, nothing in between leaves the cache.
 #pragma once
 
+#ifdef GAUSSREG_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "blocks.h"
 #include "fft.h"
 #include "job.h"
@@ -31,7 +35,12 @@ class Arena {
   template <class T>
   T* take(std::int64_t count) {
     char* here = base_ ? base_ + used_ : nullptr;
-    used_ += (count * static_cast<std::int64_t>(sizeof(T)) + 63) / 64 * 64;
+    const auto bytes = count * static_cast<std::int64_t>(sizeof(T));
+    used_ += (bytes + 63) / 64 * 64;
+#ifdef GAUSSREG_ASAN  // a gap that nobody may touch
+    used_ += 64;
+    if (base_) ASAN_POISON_MEMORY_REGION(here + bytes, base_ + used_ - (here + bytes));
+#endif
     return reinterpret_cast<T*>(here);
   }
   std::int64_t used() const { return used_; }

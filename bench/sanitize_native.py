@@ -59,7 +59,8 @@ def main() -> int:
         if probe.returncode or probe.stdout.strip() != name:
             sys.exit(probe.stderr or probe.stdout)
         files = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory", *files]
+        command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-m", "not memory"]
+        command += files  # --capture=sys lets a sanitizer's report through
         # Not from the checkout: Python puts the current folder first on the path.
         if subprocess.run([*command, *sys.argv[1:]], env=environment, cwd="/").returncode:
             return 1

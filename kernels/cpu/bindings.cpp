@@ -53,7 +53,11 @@ class Memory {
   char* get() const { return piece_.base; }
 
  private:
+#ifdef GAUSSREG_ASAN  // new memory for each call: what it holds, and what is poisoned, is forgotten
+  static constexpr std::size_t kLine = 64, kKept = 0;
+#else
   static constexpr std::size_t kLine = 64, kKept = std::size_t{16} << 20;
+#endif
   struct Piece {
     char* base = nullptr;
     std::size_t bytes = 0;

@@ -56,7 +56,8 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		`$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/dev.pth
-	$(PIP) --python $(SANITIZED)/bin/python install -q --no-deps -C build-dir=build/sanitized-cmake \
+	$(PIP) --python $(SANITIZED)/bin/python install -q --no-deps \
+		-C build-dir=build/sanitized-cmake -C install.strip=false \
 		-C cmake.define.GAUSSREG_SANITIZE=ON .
 	touch $@
 

@@ -53,19 +53,19 @@ def cpu_details() -> str:
     """Instruction sets side by side, two threads, and the stages."""
     sets = load("bench/results/cpu.json")["instruction_sets"]
     text = []
-    rows = [
-        [f"{first['batch']} x {first['dimension']}"]
-        + [f"{r['cases'][i]['microseconds']['gaussianity_value_and_grad']:.0f}" for r in sets.values()]
-        for i, first in enumerate(next(iter(sets.values()))["cases"])
-    ]  # fmt: skip
+    rows = []
+    for i, first in enumerate(next(iter(sets.values()))["cases"]):
+        times = [result["cases"][i]["microseconds"] for result in sets.values()]
+        ours = [f"{t['gaussianity_value_and_grad']:.0f}" for t in times]
+        rows.append([f"{first['batch']} x {first['dimension']}", *ours])
     text.append("Microseconds of `gaussianity_value_and_grad`, one thread:\n\n")
     text.append(table(["latents", *sets], rows))
     name, result = next(iter(sets.items()))
-    shared = [
-        [f"{c['batch']} x {c['dimension']}", *(f"{c['microseconds'][n]:.0f}" for n in ("one", "two")),
-         f"{c['microseconds']['one'] / c['microseconds']['two']:.2f}"]
-        for c in result["threads"]
-    ]  # fmt: skip
+    shared = []
+    for case in result["threads"]:
+        one, two = case["microseconds"]["one"], case["microseconds"]["two"]
+        name_of_case = f"{case['batch']} x {case['dimension']}"
+        shared.append([name_of_case, f"{one:.0f}", f"{two:.0f}", f"{one / two:.2f}"])
     text.append(f"\nThreads, {name}, microseconds:\n\n")
     text.append(table(["latents", "one", "two", "ratio"], shared))
     sizes = [part["dimension"] for part in result["stages"]]

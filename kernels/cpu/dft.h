@@ -50,14 +50,14 @@ GAUSSREG_INLINE void dft4(Complex& x0, Complex& x1, Complex& x2, Complex& x3) {
 
 template <int N, int S>
 GAUSSREG_INLINE void dft(Complex* x) {
-  static_assert(N == 2 || N == 4 || N == 8 || N == 16);
+  static_assert(N == 2 || N == 4 || N == 8);
   if constexpr (N == 2) {
     const Complex a = x[0], b = x[1];
     x[0] = a + b;
     x[1] = a - b;
   } else if constexpr (N == 4) {
     dft4<S>(x[0], x[1], x[2], x[3]);
-  } else if constexpr (N == 8) {
+  } else {
     dft4<S>(x[0], x[2], x[4], x[6]);
     dft4<S>(x[1], x[3], x[5], x[7]);
     const Complex even[4] = {x[0], x[2], x[4], x[6]};
@@ -67,28 +67,47 @@ GAUSSREG_INLINE void dft(Complex* x) {
       x[q] = even[q] + odd[q];
       x[q + 4] = even[q] - odd[q];
     }
-  } else {
-    constexpr float c = 0.92387953251128674f, s = 0.38268343236508977f;  // cos, sin of pi/8
-    for (int b = 0; b < 4; ++b) dft4<S>(x[b], x[b + 4], x[b + 8], x[b + 12]);
-    // x[b + 4q] times exp(S 2 pi i b q / 16)
-    const Complex w1{splat(c), splat(-s)}, w3{splat(s), splat(-c)};
-    x[5] = turn<S>(x[5], w1);
-    x[6] = eighth<S>(x[6]);
-    x[7] = turn<S>(x[7], w3);
-    x[9] = eighth<S>(x[9]);
-    x[10] = quarter<S>(x[10]);
-    x[11] = quarter<S>(eighth<S>(x[11]));
-    x[13] = turn<S>(x[13], w3);
-    x[14] = quarter<S>(eighth<S>(x[14]));
-    x[15] = turn<S>(x[15], Complex{splat(-c), splat(s)});
-    for (int q = 0; q < 4; ++q) dft4<S>(x[4 * q], x[4 * q + 1], x[4 * q + 2], x[4 * q + 3]);
-    // x[4q + d] is now bin q + 4d
-    for (int q = 0; q < 4; ++q)
-      for (int d = q + 1; d < 4; ++d) {
-        const Complex t = x[4 * q + d];
-        x[4 * q + d] = x[4 * d + q];
-        x[4 * d + q] = t;
-      }
+  }
+}
+
+// exp(S 2 pi i b q / 16) times a, for b, q < 4.
+template <int S>
+GAUSSREG_INLINE Complex sixteenth(Complex a, int b, int q) {
+  constexpr float c = 0.92387953251128674f, s = 0.38268343236508977f;  // cos, sin of pi/8
+  switch (b * q) {
+    case 0: return a;
+    case 1: return turn<S>(a, Complex{splat(c), splat(-s)});
+    case 2: return eighth<S>(a);
+    case 3: return turn<S>(a, Complex{splat(s), splat(-c)});
+    case 4: return quarter<S>(a);
+    case 6: return quarter<S>(eighth<S>(a));
+    default: return turn<S>(a, Complex{splat(-c), splat(s)});  // 9
+  }
+}
+
+// The DFT of 16 vectors that `get` reads, as 4 x 4: `put` takes bin k. In two steps with memory
+// between them, for 16 complex vectors do not fit into the registers.
+template <int S, class Get, class Put>
+GAUSSREG_INLINE void dft16(Get&& get, Put&& put) {
+  float between[16][2][W];
+#pragma GCC unroll 4
+  for (int b = 0; b < 4; ++b) {
+    Complex x[4];
+    for (int a = 0; a < 4; ++a) x[a] = get(b + 4 * a);
+    dft<4, S>(x);
+    for (int q = 0; q < 4; ++q) {
+      const Complex y = sixteenth<S>(x[q], b, q);
+      store(between[4 * q + b][0], y.re);
+      store(between[4 * q + b][1], y.im);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+    Complex x[4];
+    for (int b = 0; b < 4; ++b)
+      x[b] = {load(between[4 * q + b][0]), load(between[4 * q + b][1])};
+    dft<4, S>(x);
+    for (int d = 0; d < 4; ++d) put(q + 4 * d, x[d]);
   }
 }
 

@@ -87,6 +87,15 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
       }
 }
 
+GAUSSREG_INLINE Complex load_row(const float* rows, int row, int column) {
+  return {load(rows + row * 2 * L + column * W), load(rows + row * 2 * L + L + column * W)};
+}
+
+GAUSSREG_INLINE void store_row(float* rows, int row, int column, Complex v) {
+  store(rows + row * 2 * L + column * W, v.re);
+  store(rows + row * 2 * L + L + column * W, v.im);
+}
+
 // x times `scale` to blocks. `values` keeps the permuted x of the tile.
 template <int K>
 static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
@@ -96,19 +105,14 @@ static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t 
     for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
   alignas(64) float rows[kTile];
   PowerPart<K> part;
-  for (int c = 0; c < COLS; ++c) {
-    Complex a[L];
-    for (int l = 0; l < L; ++l) {
-      a[l] = {load(values + l * 2 * L + c * W), load(values + l * 2 * L + L + c * W)};
-      part.add(a[l].re, a[l].im);
-    }
-    dft<L, -1>(a);
-    for (int k = 0; k < L; ++k) {
-      a[k] = turn<-1>(a[k], tile_root(plan, tile, k, c));
-      store(rows + k * 2 * L + c * W, a[k].re);
-      store(rows + k * 2 * L + L + c * W, a[k].im);
-    }
-  }
+  for (int c = 0; c < COLS; ++c)
+    dft16<-1>(
+        [&](int l) {
+          const Complex a = load_row(values, l, c);
+          part.add(a.re, a.im);
+          return a;
+        },
+        [&](int k, Complex a) { store_row(rows, k, c, turn<-1>(a, tile_root(plan, tile, k, c))); });
   sums.add(part);
   turn_tile<true>(plan, tile, rows, z);
 }
@@ -117,18 +121,10 @@ static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t 
 static void unload_tile(const Plan& plan, std::int64_t tile, float* z, float* values) {
   alignas(64) float rows[kTile];
   turn_tile<false>(plan, tile, rows, z);
-  for (int c = 0; c < COLS; ++c) {
-    Complex a[L];
-    for (int k = 0; k < L; ++k) {
-      a[k] = {load(rows + k * 2 * L + c * W), load(rows + k * 2 * L + L + c * W)};
-      a[k] = turn<+1>(a[k], tile_root(plan, tile, k, c));
-    }
-    dft<L, +1>(a);
-    for (int l = 0; l < L; ++l) {
-      store(values + l * 2 * L + c * W, a[l].re);
-      store(values + l * 2 * L + L + c * W, a[l].im);
-    }
-  }
+  for (int c = 0; c < COLS; ++c)
+    dft16<+1>(
+        [&](int k) { return turn<+1>(load_row(rows, k, c), tile_root(plan, tile, k, c)); },
+        [&](int l, Complex a) { store_row(values, l, c, a); });
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -1,16 +1,24 @@
 """The native backend against the float64 reference: every size, type and option."""
 
 import functools
-import math
 
-import numpy as np
+import against_reference
 import pytest
 import torch
+from against_reference import (
+    DTYPES,
+    FORMS,
+    MEASURES,
+    ORDERS,
+    PERMUTATIONS,
+    noise,
+    rounding,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast import native, reference
+from gaussreg_fast import native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 
@@ -23,95 +31,11 @@ SETTINGS = settings(
 POWERS = [2**n for n in range(6, 17)]  # the fused kernels
 OTHERS = [32, 33, 100, 101, 1000, 1001, 25600, 36864]  # round torch.fft
 SIZES = POWERS + OTHERS
-MEASURES = [("amplitude", "exact"), ("amplitude", "mpgr"), ("power", "exact")]
-ORDERS = [(1, 2), (8,), (3, 5), (4, 1), (2, 6, 4), (1, 2, 3, 4, 5, 6, 7, 8)]
-FORMS = ["root", "absolute", "squared"]
-PERMUTATIONS = ["shared", "per_sample", "none", "index", "indices"]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 BLOCK_SIZES = [16, 5, 8, 1, 32]
 
 
-def noise(*shape, seed=0, dtype=torch.float32):
-    """Off its mean and scale: no loss is near its minimum, no odd moment near 0."""
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    # High powers of heavy tails have gradients that float16 does not hold.
-    z = z + 0.2 * z**3 + 0.4 if dtype == torch.float32 else 0.6 * z + 0.4
-    return torch.from_numpy(z).to(dtype)
-
-
-def rounding(dtype):
-    return 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
-
-
-def permutation_of(kind, x, seed):
-    """The argument of a call, and the index (B, D) that it stands for."""
-    batch, size = len(x), x[0].numel()
-    if kind == "none":
-        return kind, None
-    samples = batch if kind in ("per_sample", "indices") else 1
-    rows = reference.permutation(torch.tensor([seed]), size, samples=samples).expand(batch, size)
-    if kind == "index":
-        return rows[0].int(), rows
-    return (rows, rows) if kind == "indices" else (kind, rows)
-
-
-def check_loss(
-    compare, x, *, kind="shared", measure=MEASURES[0], reduction="none", seed=5, **options
-):
-    """Compares the loss and its gradient, with autograd and without, to the reference's."""
-    argument, index = permutation_of(kind, x, seed)
-    statistic, target = measure
-    mu = reference.block_target(target, statistic)
-    flags = {"orders": (1, 2), "form": "root", "power_weight": 25.0, "block_size": 16, **options}
-    rows = x.double().flatten(1)
-    loss, grad = reference.loss_and_gradient(rows, index, target=mu, statistic=statistic, **flags)
-    scale = 1 / len(x) if reduction == "mean" else 1.0
-    loss = loss if reduction == "none" else loss.sum() * scale
-    call = {
-        "statistic": statistic, "target": target, "permutation": argument, "seed": seed,
-        "reduction": reduction, "backend": "native", **flags,
-    }  # fmt: skip
-    z = x.detach().requires_grad_()
-    value = gf.gaussianity_loss(z, **call)
-    value.sum().backward()
-    again, got = gf.gaussianity_value_and_grad(x, **call)
-    assert (value.dtype, got.dtype, got.shape) == (torch.float32, x.dtype, x.shape)
-    assert torch.equal(value, again)
-    assert torch.equal(gf.gaussianity_loss(x, **call), again)  # without a gradient: the same bits
-    torch.testing.assert_close(z.grad, got, rtol=2e-7 + 2 * rounding(x.dtype), atol=1e-7)
-    compare.values(value, loss, 1e-5)
-    near = 0
-    if flags["power_weight"]:
-        _, a, _ = reference.permuted_statistics(rows, index, [], flags["block_size"], statistic)
-        near = int(((a - mu).abs() <= 1e-6).sum())
-    if near:  # the gradient jumps there
-        compare.leave_out("block within 1e-6 of its target", near)
-        return
-    compare.vectors(got, (grad * scale).reshape(x.shape), 1e-4 + rounding(x.dtype))
-
-
-def check_statistics(compare, x, *, kind, orders, block_size, statistic, used="both", seed=7):
-    """Compares both outputs, and the gradient by x for random upstream gradients."""
-    argument, index = permutation_of(kind, x, seed)
-    rows = x.double().flatten(1)
-    m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)
-    z = x.detach().requires_grad_()
-    outputs = gf.permuted_statistics(
-        z, orders=orders, block_size=block_size, statistic=statistic, permutation=argument,
-        seed=seed, backend="native",
-    )  # fmt: skip
-    for got, want in zip(outputs, (m, a), strict=True):
-        assert got.dtype == torch.float32
-        compare.vectors(got, want, 1e-5, "value")
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(t.shape, generator=generator) for t in (m, a)]
-    chosen = {"both": (0, 1), "moments": (0,), "amplitudes": (1,)}[used]
-    torch.autograd.backward([outputs[i] for i in chosen], [upstream[i] for i in chosen])
-    g_m, g_a = (g.double() * (i in chosen) for i, g in enumerate(upstream))
-    want = reference.permuted_statistics_pullback(
-        rows, y, index, orders, block_size, statistic, g_m, g_a
-    )
-    compare.vectors(z.grad, want.reshape(x.shape), 1e-4 + rounding(x.dtype))
+check_loss = functools.partial(against_reference.check_loss, backend="native")
+check_statistics = functools.partial(against_reference.check_statistics, backend="native")
 
 
 # ---------------------------------------------------------------- every size

@@ -5,15 +5,15 @@ Without a GPU the kernels run in Triton's interpreter, on CPU tensors.
 
 import functools
 import itertools
-import math
 import random
 
-import numpy as np
+import against_reference
 import pytest
 import torch
+from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch, reference
+from gaussreg_fast import config, dispatch
 
 STATE = dispatch.triton_state()
 pytestmark = [
@@ -23,19 +23,9 @@ pytestmark = [
 ]
 DEVICE = "cpu" if dispatch.interpreted() else "cuda"
 
-MEASURES = [("amplitude", "exact"), ("amplitude", "mpgr"), ("power", "exact")]
-ORDERS = [(1, 2), (8,), (3, 5), (4, 1), (2, 6, 4), (1, 2, 3, 4, 5, 6, 7, 8)]
-FORMS = ["root", "absolute", "squared"]
-PERMUTATIONS = ["shared", "per_sample", "none", "index", "indices"]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    """Off its mean and scale: no loss is near its minimum, no odd moment near 0."""
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    # High powers of heavy tails have gradients that float16 does not hold.
-    z = z + 0.2 * z**3 + 0.4 if dtype == torch.float32 else 0.6 * z + 0.4
-    return torch.from_numpy(z).to(dtype).to(DEVICE)
+def noise(*shape, **options):
+    return against_reference.noise(*shape, **options).to(DEVICE)
 
 
 def pairwise(**factors):
@@ -65,86 +55,11 @@ def named(case):
     return "-".join(str(value).replace(" ", "").removeprefix("torch.") for value in case.values())
 
 
-def permutation_of(kind, x, seed):
-    """The argument of a call, and the index (B, D) that it stands for."""
-    batch, size = len(x), x[0].numel()
-    if kind == "none":
-        return kind, None
-    samples = batch if kind in ("per_sample", "indices") else 1
-    rows = reference.permutation(torch.tensor([seed]), size, samples=samples).expand(batch, size)
-    if kind == "index":
-        return rows[0].int().to(DEVICE), rows
-    return (rows.to(DEVICE), rows) if kind == "indices" else (kind, rows)
+def check_loss(compare, x, *, call="loss", **options):
+    against_reference.check_loss(compare, x, "triton", call=call, **options)
 
 
-def rows_of(x):
-    """Flat samples in float64, on the CPU."""
-    return x.detach().cpu().double().flatten(1)
-
-
-def check_loss(
-    compare, x, *, kind="shared", measure=MEASURES[0], reduction="none", call="loss", seed=5,
-    **options,
-):  # fmt: skip
-    """Compares the loss and its gradient with the reference's."""
-    argument, index = permutation_of(kind, x, seed)
-    statistic, target = measure
-    mu = reference.block_target(target, statistic)
-    flags = {"orders": (1, 2), "form": "root", "power_weight": 25.0, "block_size": 16, **options}
-    rows = rows_of(x)
-    loss, grad = reference.loss_and_gradient(rows, index, target=mu, statistic=statistic, **flags)
-    batch = len(x)
-    scale = 1 / batch if reduction == "mean" else 1.0
-    loss = loss if reduction == "none" else loss.sum() * scale
-    public = {
-        "statistic": statistic, "target": target, "permutation": argument, "seed": seed,
-        "reduction": reduction, "backend": "triton", **flags,
-    }  # fmt: skip
-    if call == "loss":
-        z = x.detach().requires_grad_()
-        value = gf.gaussianity_loss(z, **public)
-        value.sum().backward()
-        got = z.grad
-    else:
-        value, got = gf.gaussianity_value_and_grad(x, **public)
-    assert (value.dtype, got.dtype, got.shape) == (torch.float32, x.dtype, x.shape)
-    compare.values(value, loss, 1e-5)
-    near = 0
-    if flags["power_weight"]:
-        _, a, _ = reference.permuted_statistics(rows, index, [], flags["block_size"], statistic)
-        near = int(((a - mu).abs() <= 1e-6).sum())
-    if near:  # the gradient jumps there
-        compare.leave_out("block within 1e-6 of its target", near)
-        return
-    rounding = 0.0 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps
-    compare.vectors(got, (grad * scale).reshape(x.shape), 1e-4 + rounding)
-
-
-def check_statistics(compare, x, *, kind, orders, block_size, statistic, used, seed=7):
-    """Compares both outputs, and the gradient by x for random upstream gradients."""
-    argument, index = permutation_of(kind, x, seed)
-    rows = rows_of(x)
-    m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)
-    z = x.detach().requires_grad_()
-    outputs = gf.permuted_statistics(
-        z, orders=orders, block_size=block_size, statistic=statistic, permutation=argument,
-        seed=seed, backend="triton",
-    )  # fmt: skip
-    for got, want in zip(outputs, (m, a), strict=True):
-        assert got.dtype == torch.float32
-        compare.vectors(got, want, 1e-5, "value")
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(t.shape, generator=generator) for t in (m, a)]
-    chosen = {"both": (0, 1), "moments": (0,), "amplitudes": (1,)}[used]
-    before = [g.clone() for g in upstream]
-    torch.autograd.backward([outputs[i] for i in chosen], [upstream[i].to(DEVICE) for i in chosen])
-    assert all(torch.equal(g, b) for g, b in zip(upstream, before, strict=True))
-    g_m, g_a = (g.double() * (i in chosen) for i, g in enumerate(upstream))
-    want = reference.permuted_statistics_pullback(
-        rows, y, index, orders, block_size, statistic, g_m, g_a
-    )
-    rounding = 0.0 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps
-    compare.vectors(z.grad, want.reshape(x.shape), 1e-4 + rounding)
+check_statistics = functools.partial(against_reference.check_statistics, backend="triton")
 
 
 @pytest.fixture

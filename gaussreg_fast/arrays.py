@@ -15,8 +15,8 @@ def gaussianity_value_and_grad(x: Any, **options: Any) -> tuple[np.ndarray, np.n
 
     Args:
         x: `(B, *latent)` in CPU memory, of any library that exports DLPack (`__dlpack__`):
-            NumPy, JAX, CuPy's host arrays, ... float32, float16 or float64. It is read where it
-            lies; only a read-only NumPy array is copied.
+            NumPy, JAX, ... float32, float16 or float64. Contiguous float32 is read where it lies,
+            unless NumPy has it read-only.
         options: those of `gaussreg_fast.gaussianity_value_and_grad`; `seed=` and an explicit
             `permutation=` may be arrays too.
 
@@ -38,11 +38,21 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "__dlpack__") and not isinstance(value, np.generic)
 
 
+def _runs_backwards(value: Any) -> bool:
+    """Whether there are negative strides: torch has none, and ends the process over them."""
+    try:
+        return any(stride < 0 for stride in np.from_dlpack(value).strides)
+    except (BufferError, RuntimeError, TypeError, ValueError):
+        return False  # not NumPy's to read: torch will say why
+
+
 def _tensor(name: str, value: Any) -> torch.Tensor:
     if not _is_array(value):
         raise TypeError(f"{name} must be an array with __dlpack__, got {type(value).__name__}")
     if isinstance(value, np.ndarray) and not (value.flags.writeable and value.dtype.isnative):
         value = np.array(value, dtype=value.dtype.newbyteorder("="))
+    if _runs_backwards(value):
+        value = np.ascontiguousarray(np.from_dlpack(value))
     try:
         tensor = torch.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 19  # elements a piece of a batch has in the general path: what stays in the cache
+# Elements of a piece of a batch in the general path, if it has a sample for every thread: what
+# stays in the cache.
+_CHUNK = 1 << 19
 
 
 @functools.cache
@@ -52,7 +54,7 @@ class Permutation:
     """A seed (one permutation shared by the batch, or one per sample), an index, or none."""
 
     seed: int | None = None
-    index: Tensor | None = None  # (D,) or (B, D), integers, validated
+    index: Tensor | None = None  # (D,) or (B, D), int64, validated, nobody else's
     per_sample: bool = False
 
 
@@ -113,8 +115,8 @@ def pullback(
     grad = torch.empty_like(rows)
     tensors = {
         "grad": grad,
-        "grad_moments": grad_m.contiguous(),
-        "grad_amplitudes": grad_a.contiguous(),
+        "grad_moments": grad_m.to(torch.float32).contiguous(),
+        "grad_amplitudes": grad_a.to(torch.float32).contiguous(),
     }
     power = statistic == "power"
     _run("pullback", rows, permutation, tensors, orders=orders, block_size=block_size, power=power)
@@ -133,6 +135,8 @@ def _rows(x: Tensor) -> Tensor:
     """x as contiguous float32; x itself where it is that."""
     if x.dtype == torch.float32 and x.is_contiguous():
         return x
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point type, got {x.dtype}")
     return x.detach().to(torch.float32).contiguous()
 
 
@@ -150,10 +154,11 @@ def _run(
     native = module()
     batch = x.shape[0]
     size = x.numel() // batch
+    _guard(task, x, size, permutation.index, tensors, options)
     options["threads"] = torch.get_num_threads()
     seed, index, per_sample = permutation.seed, permutation.index, permutation.per_sample
     if index is not None:
-        index, per_sample = index.to(torch.int64).contiguous(), index.dim() == 2
+        index, per_sample = index.contiguous(), index.dim() == 2
         options["index"] = index.data_ptr()
     elif seed is not None:
         options["seed"], options["seeded"] = seed, True
@@ -164,7 +169,7 @@ def _run(
         job = native.Job(task, batch, size, x.data_ptr(), **options)
         return job.moments_alone() if alone else job.fused()
 
-    step = max(1, _CHUNK // size)
+    step = max(options["threads"], _CHUNK // size)
     table = None if per_sample else _table(seed, index, 0, 1, size)
     for start in range(0, batch, step):
         stop = min(batch, start + step)
@@ -173,6 +178,36 @@ def _run(
         options |= {name: v[start:].data_ptr() for name, v in tensors.items() if v is not None}
         job = native.Job(task, stop - start, size, x[start:].data_ptr(), **options)
         _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
+
+
+def _guard(
+    task: str,
+    x: Tensor,
+    size: int,
+    index: Tensor | None,
+    tensors: Mapping[str, Tensor | None],
+    options: Mapping[str, Any],
+) -> None:
+    """Whatever an operator was called with, nothing but sound addresses reaches C++."""
+    batch, block_size = x.shape[0], options["block_size"]
+    spectral = task != "loss" or options["power_weight"] > 0
+    if spectral and not 1 <= block_size <= size // 2:
+        raise ValueError(f"block_size must be within 1..D / 2 = {size // 2}, got {block_size}")
+    if task == "project" and size % (2 * block_size):
+        raise ValueError(f"D must be a multiple of 2 * block_size = {2 * block_size}, got {size}")
+    if index is not None and tuple(index.shape) not in ((size,), (batch, size)):
+        raise ValueError(
+            f"the permutation must be ({size},) or ({batch}, {size}), got {tuple(index.shape)}"
+        )
+    rows = {
+        "grad_moments": (batch, len(options["orders"])),
+        "grad_amplitudes": (batch, -(-(size // 2) // block_size) if spectral else 0),
+    }
+    for name, v in tensors.items():
+        if name in rows and v is not None and (tuple(v.shape), v.dtype) != (rows[name], x.dtype):
+            raise ValueError(f"{name} must be float32 {rows[name]}, got {v.dtype} {tuple(v.shape)}")
+    if x.data_ptr() == 0:
+        raise RuntimeError("x has no memory (a fake tensor, or its storage was freed)")
 
 
 def _table(

@@ -46,7 +46,8 @@ def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
     [
         lambda x: x[:, ::2],
         lambda x: x.transpose(0, 2, 1),
-        lambda x: x[::-1] + 0,
+        lambda x: x[::-1],
+        lambda x: x[:, ::-1, ::2],
         lambda x: np.broadcast_to(x[:1], x.shape),  # read-only
         lambda x: x.astype(">f4"),
     ],
@@ -71,6 +72,10 @@ def test_any_exporter_and_an_explicit_permutation():
         torch.from_numpy(x), permutation=torch.from_numpy(order)
     )
     assert loss == want.numpy()
+    # torch has no negative strides
+    backwards, _ = arrays.gaussianity_value_and_grad(x, permutation=order[::-1])
+    again, _ = arrays.gaussianity_value_and_grad(x, permutation=order[::-1].copy())
+    assert backwards == again
 
 
 @pytest.mark.parametrize("x", [[[1.0, 2.0]], None, 3.0, np.float32(1)])

@@ -89,7 +89,7 @@ def test_the_gate_lets_right_results_through(bench, dtype, permutation):
     case = bench["cases"].Case(5, 256, dtype=dtype, permutation=permutation)
     errors = bench["cases"].check(case, "cpu", "auto")
     assert {"value", "gradient", "mean gradient", "backward", "value only", "naive"} <= set(errors)
-    assert errors["value"] < 1e-6
+    assert errors["value"] < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -108,5 +108,6 @@ def native_permutation(
 ) -> native.Permutation:
     """Within an implementation: the permutation as `native` takes it."""
     if index is not None:
+        index = index.to(torch.int64, copy=True)  # nobody changes it while C++ reads
         checks.bijection(index)
     return native.Permutation(None if seed is None else int(seed.item()), index, per_sample)

@@ -27,9 +27,11 @@ def transformed() -> bool:
 
 
 def direct(x: Tensor) -> bool:
-    """Whether x is an ordinary tensor in ordinary eager code."""
+    """Whether x is an ordinary tensor in ordinary eager code, that nobody records or fakes."""
     return (
         not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
         and type(x) in (Tensor, torch.nn.Parameter)
         and forward_ad._current_level < 0
         and not transformed()

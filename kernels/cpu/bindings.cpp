@@ -1,5 +1,5 @@
 // The Python face of the CPU kernels. It takes raw addresses: shapes, dtypes, contiguity and
-// options are validated in Python, gaussreg_fast/native.py is the only caller.
+// options are validated in Python, by gaussreg_fast/native.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -147,6 +147,7 @@ struct Request {
 
   void fused() const {
     const Kernels& k = kernels();
+    if (!has_plan(job.size)) throw std::invalid_argument("size must have a plan");
     const Plan& p = plan(job.size);
     Workspace work = k.fused_workspace(job);
     work.slots = job.batch >= threads ? threads : 1;
@@ -161,25 +162,29 @@ struct Request {
     parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
   }
 
+  // The general path shares out samples, never a part of one.
+  int members() const { return static_cast<int>(std::min<std::int64_t>(threads, job.batch)); }
+
   void gather(Address table, Address permuted, Address means) const {
     const Kernels& k = kernels();  // may throw, which a thread of the team must not
-    parallel(threads, [&](const Team& team) {
+    parallel(members(), [&](const Team& team) {
       k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<double>(means), team);
     });
   }
 
   void spectrum(Address spectra, Address means) const {
     const Kernels& k = kernels();
-    const Memory memory(threads * 3 * (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float)));
+    const std::int64_t each = 3 * (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float));
+    const Memory memory(members() * each);
     auto* work = reinterpret_cast<float*>(memory.get());
-    parallel(threads, [&](const Team& team) {
+    parallel(members(), [&](const Team& team) {
       k.spectrum(job, at<float>(spectra), at<const double>(means), work, team);
     });
   }
 
   void scatter(Address table, Address permuted, Address means) const {
     const Kernels& k = kernels();
-    parallel(threads, [&](const Team& team) {
+    parallel(members(), [&](const Team& team) {
       k.scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
                 at<const double>(means), team);
     });
@@ -202,6 +207,7 @@ std::vector<std::pair<std::string, double>> time_stages(std::int64_t size, Addre
   job.loss = &loss;
   job.grad = at<float>(grad);
   double seconds[std::size(kStages)];
+  if (!has_plan(size)) throw std::invalid_argument("size must have a plan");
   {
     const nb::gil_scoped_release release;
     const Kernels& k = kernels();
@@ -239,6 +245,7 @@ void fill_permutation(std::int64_t seed, std::int64_t first, std::int64_t sample
 NB_MODULE(_native, m) {
   m.doc() = "Compiled CPU kernels of gaussreg_fast.";
   has_openmp();  // finds the runtime now, so that forks are noticed from here on
+  survive_forks();
 
   const auto without_gil = nb::call_guard<nb::gil_scoped_release>();
   m.def("instruction_set", [] { return kernels().name; }, "avx512, avx2 or portable.");

@@ -50,7 +50,7 @@ static double weigh(const Job& job, std::int64_t sample, double scale, float* le
   const double slope = job.power_weight * unit / static_cast<double>(count);
   const float* upstream =
       job.task == Task::kPullback ? job.grad_amplitudes + sample * count : nullptr;
-  const auto [begin, end] = team.share(count, 4);
+  const auto [begin, end] = team.share(count, L);
   double loss = 0;
   std::int64_t p = begin;
   if (job.task == Task::kLoss && b == L && weights) {

@@ -93,7 +93,7 @@ static void general_directions(const Job& job, float* y, float* lengths) {
     const float square = re * re + im * im, length = __builtin_sqrtf(square);
     lengths[k] = job.power ? square : length;
     if (job.power) continue;
-    const float inverse = square != 0 ? 1 / length : 0;
+    const float inverse = square != 0 ? length / square : 0;  // NaN where the square overflowed
     re = always && square == 0 ? 1 : re * inverse;
     im *= inverse;
   }

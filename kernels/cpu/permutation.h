@@ -69,11 +69,11 @@ template <bool inverse, class T>
 static void permute(const Feistel& network, std::int64_t size, std::int64_t begin, std::int64_t end,
                     T* out) {
   constexpr int N = 4;  // vectors at a time: enough to hide a multiplication
-  constexpr int kTile = N * W * 8;
+  constexpr int kPart = N * W * 8;
   const bool all_inside = size == std::int64_t{1} << (network.low_bits + network.high_bits);
-  std::uint32_t value[kTile + N * W], where[kTile];
-  for (std::int64_t start = begin; start < end; start += kTile) {
-    const int count = static_cast<int>(end - start < kTile ? end - start : kTile);
+  std::uint32_t value[kPart + N * W], where[kPart];
+  for (std::int64_t start = begin; start < end; start += kPart) {
+    const int count = static_cast<int>(end - start < kPart ? end - start : kPart);
     for (int k = 0; k < count; ++k) value[k] = static_cast<std::uint32_t>(start + k);
     int left = count;
     for (int k = 0; k < count; ++k) where[k] = static_cast<std::uint32_t>(k);

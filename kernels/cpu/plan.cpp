@@ -6,6 +6,9 @@
 #include <memory>
 #include <mutex>
 #include <numbers>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 namespace gaussreg {
 namespace {
@@ -81,13 +84,38 @@ bool has_plan(std::int64_t size) {
   return size >= kSmallest && size <= kLargest && std::has_single_bit(static_cast<std::uint64_t>(size));
 }
 
+namespace {
+
+struct Plans {
+  std::mutex mutex;
+  std::map<std::int64_t, std::unique_ptr<const Plan>> made;
+};
+
+Plans& plans() {
+  static Plans kept;
+  return kept;
+}
+
+}  // namespace
+
+void survive_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  plans();
+  pthread_atfork([] { plans().mutex.lock(); }, [] { plans().mutex.unlock(); },
+                 [] { plans().mutex.unlock(); });
+#endif
+}
+
 const Plan& plan(std::int64_t size) {
-  static std::mutex mutex;
-  static std::map<std::int64_t, std::unique_ptr<const Plan>> plans;
-  const std::lock_guard lock(mutex);
-  auto& entry = plans[size];
-  if (!entry) entry = make(size);
-  return *entry;
+  Plans& kept = plans();
+  {
+    const std::lock_guard lock(kept.mutex);
+    const auto found = kept.made.find(size);
+    if (found != kept.made.end()) return *found->second;
+  }
+  auto fresh = make(size);  // not while holding what a fork has to wait for
+  const std::lock_guard lock(kept.mutex);
+  return *kept.made.try_emplace(size, std::move(fresh)).first->second;
 }
 
 }  // namespace gaussreg

@@ -34,7 +34,10 @@ struct Plan {
 // Whether the fused kernels take samples of this size: a power of two from 64 to 2^24.
 bool has_plan(std::int64_t size);
 
-// The plan of a size; made by the first caller, and kept: at most 19 sizes, 8 bytes per element.
+// The plan of a size; made by the first caller, and kept: at most 19 sizes, a byte per element.
 const Plan& plan(std::int64_t size);
+
+// To be called once: a child forked while a plan is looked up does not wait for it for ever.
+void survive_forks();
 
 }  // namespace gaussreg

@@ -49,7 +49,7 @@ GAUSSREG_INLINE vf measure(Complex& a, float scale) {
 template <Direction direction, bool power>
 static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_t end) {
   const std::int64_t M = plan.size / 2;
-  if (begin == 0) {
+  if (begin == 0 && end > 0) {
     y.re[M] = y.re[0];
     y.im[M] = -y.im[0];
     Complex middle{splat(2 * y.re[M / 2]), splat(-2 * y.im[M / 2])};
@@ -82,7 +82,7 @@ template <bool per_bin>
 static void directions_adjoint(const Plan& plan, Bins y, const float* weights, std::int64_t begin,
                                std::int64_t end) {
   const std::int64_t M = plan.size / 2, R = plan.blocks;
-  if (begin == 0) {
+  if (begin == 0 && end > 0) {
     const float w = 2 * (per_bin ? y.lengths[M / 2] : weights[R / 2]);
     y.re[M / 2] *= w;
     y.im[M / 2] *= -w;

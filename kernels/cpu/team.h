@@ -55,7 +55,7 @@ void parallel(int threads, Body&& body) {
       threads, [](void* context, const Team& team) { (*static_cast<Body*>(context))(team); }, &body);
 }
 
-// How many threads parallel() can use at all: 1 where no OpenMP runtime was found.
+// Whether an OpenMP runtime was found; without one parallel() uses one thread.
 bool has_openmp();
 
 }  // namespace gaussreg

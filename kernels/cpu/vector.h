@@ -58,7 +58,7 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 #endif
 }
 
-// sqrt(v) and 1 / sqrt(v), both 0 for v below the normal numbers (but NaN for NaN). The same on
+// sqrt(v) and 1 / sqrt(v), both 0 for v below the normal numbers; for inf and NaN the second is NaN. The same on
 // every processor with these instructions: AVX-512's estimate, far faster than its square root, is
 // defined to the bit (and good to 2 ulp after a step of Newton's); AVX's differs between makers.
 struct Roots {
@@ -72,8 +72,8 @@ GAUSSREG_INLINE Roots roots(vf v) {
   const vf inverse = (vf)((vi)(estimate * (1.5f - 0.5f * v * estimate * estimate)) & counts);
   return {v * inverse, inverse};
 #else
-  const vf root = (vf)((vi)sqrt(v) & counts);
-  return {root, (vf)((vi)(1 / root) & counts)};
+  const vf root = sqrt(v);
+  return {(vf)((vi)root & counts), (vf)((vi)(root / v) & counts)};
 #endif
 }
 

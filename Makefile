@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint resources record-resources readme measure clean \
+.PHONY: demo test lint resources record-resources readme measure bench-cpu clean \
 	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
 demo: $(VENV)/.cli
@@ -65,6 +65,10 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 readme: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out docs/demo
 	$(BIN)/python bench/readme.py
+
+# What the CPU kernels cost on this machine; writes nothing.
+bench-cpu: $(VENV)/.cli
+	$(BIN)/python bench/cpu.py --rounds 3
 
 # The committed measurements of bench/results/.
 measure: $(VENV)/.cli

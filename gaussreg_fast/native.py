@@ -112,6 +112,10 @@ def pullback(
 ) -> Tensor:
     """The gradient by x for upstream gradients (B, K) and (B, P), in x's shape and dtype."""
     rows = _rows(x)
+    blocks = -(-(x[0].numel() // 2) // block_size) if block_size > 0 else 0
+    for name, v, width in (("grad_m", grad_m, len(orders)), ("grad_a", grad_a, blocks)):
+        if tuple(v.shape) != (x.shape[0], width):
+            raise ValueError(f"{name} must be {(x.shape[0], width)}, got {tuple(v.shape)}")
     grad = torch.empty_like(rows)
     tensors = {
         "grad": grad,
@@ -154,7 +158,10 @@ def _run(
     native = module()
     batch = x.shape[0]
     size = x.numel() // batch
-    _guard(task, x, size, permutation.index, tensors, options)
+    address = x.data_ptr()
+    if not address:
+        raise RuntimeError("x has no memory (a fake tensor, or its storage was freed)")
+    _guard(task, batch, size, permutation.index, options)
     options["threads"] = torch.get_num_threads()
     seed, index, per_sample = permutation.seed, permutation.index, permutation.per_sample
     if index is not None:
@@ -166,7 +173,7 @@ def _run(
     alone = task == "loss" and not options["power_weight"]
     if alone or native.has_plan(size):
         options |= {name: v.data_ptr() for name, v in tensors.items() if v is not None}
-        job = native.Job(task, batch, size, x.data_ptr(), **options)
+        job = native.Job(task, batch, size, address, **options)
         return job.moments_alone() if alone else job.fused()
 
     step = max(options["threads"], _CHUNK // size)
@@ -180,34 +187,18 @@ def _run(
         _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
 
 
-def _guard(
-    task: str,
-    x: Tensor,
-    size: int,
-    index: Tensor | None,
-    tensors: Mapping[str, Tensor | None],
-    options: Mapping[str, Any],
-) -> None:
+def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any) -> None:
     """Whatever an operator was called with, nothing but sound addresses reaches C++."""
-    batch, block_size = x.shape[0], options["block_size"]
-    spectral = task != "loss" or options["power_weight"] > 0
-    if spectral and not 1 <= block_size <= size // 2:
-        raise ValueError(f"block_size must be within 1..D / 2 = {size // 2}, got {block_size}")
-    if task == "project" and size % (2 * block_size):
-        raise ValueError(f"D must be a multiple of 2 * block_size = {2 * block_size}, got {size}")
+    block_size = options["block_size"]
+    if task != "loss" or options["power_weight"]:
+        if not 1 <= block_size <= size // 2:
+            raise ValueError(f"block_size must be within 1..D / 2 = {size // 2}, got {block_size}")
+        if task == "project" and size % (2 * block_size):
+            unit = 2 * block_size
+            raise ValueError(f"D must be a multiple of 2 * block_size = {unit}, got {size}")
     if index is not None and tuple(index.shape) not in ((size,), (batch, size)):
-        raise ValueError(
-            f"the permutation must be ({size},) or ({batch}, {size}), got {tuple(index.shape)}"
-        )
-    rows = {
-        "grad_moments": (batch, len(options["orders"])),
-        "grad_amplitudes": (batch, -(-(size // 2) // block_size) if spectral else 0),
-    }
-    for name, v in tensors.items():
-        if name in rows and v is not None and (tuple(v.shape), v.dtype) != (rows[name], x.dtype):
-            raise ValueError(f"{name} must be float32 {rows[name]}, got {v.dtype} {tuple(v.shape)}")
-    if x.data_ptr() == 0:
-        raise RuntimeError("x has no memory (a fake tensor, or its storage was freed)")
+        shape = tuple(index.shape)
+        raise ValueError(f"permutation must be ({size},) or ({batch}, {size}), got {shape}")
 
 
 def _table(

@@ -77,6 +77,7 @@ def stages(dimension: int) -> dict[str, float]:
 def measure(rounds: int) -> dict[str, Any]:
     """Everything, with the instruction set of this process."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     cases = [{"batch": b, "dimension": d, "microseconds": compare(b, d, rounds)} for b, d in CASES]
     shared = [
         {"batch": b, "dimension": d, "microseconds": threads(b, d, rounds)} for b, d in THREAD_CASES

@@ -1,4 +1,4 @@
-"""The loss for NumPy, JAX and whatever else speaks DLPack, on the CPU, without copies."""
+"""The loss for NumPy, JAX and whatever else speaks DLPack, on the CPU."""
 
 from __future__ import annotations
 

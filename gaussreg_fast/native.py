@@ -42,11 +42,19 @@ def permutation(
     seed: int, size: int, *, samples: int | None = None, inverse: bool = False
 ) -> Tensor:
     """`reference.permutation` on the CPU: (size,), or (samples, size) int64."""
-    native = module()
-    count = 1 if samples is None else samples
-    out = torch.empty((count, size), dtype=torch.int64, device="cpu")
-    native.permutation(seed, 0, count, size, inverse, out.data_ptr(), torch.get_num_threads())
+    out = _draw(seed, 0, 1 if samples is None else samples, size, inverse, torch.int64)
     return out[0] if samples is None else out
+
+
+def _draw(
+    seed: int, first: int, samples: int, size: int, inverse: bool, dtype: torch.dtype
+) -> Tensor:
+    """The permutations (samples, size) of a seed, from sample `first` on, as int64 or int32."""
+    fill = module().permutation if dtype == torch.int64 else module().table
+    # The device by name: torch.set_default_device must not reach what C++ writes to.
+    out = torch.empty((samples, size), dtype=dtype, device="cpu")
+    fill(seed, first, samples, size, inverse, out.data_ptr(), torch.get_num_threads())
+    return out
 
 
 @dataclasses.dataclass(slots=True)
@@ -209,15 +217,11 @@ def _table(
         return (index[start:stop] if index.dim() == 2 else index).to(torch.int32)
     if seed is None:
         return None
-    table = torch.empty((stop - start, size), dtype=torch.int32, device="cpu")
-    threads = torch.get_num_threads()
-    module().table(seed, start, stop - start, size, False, table.data_ptr(), threads)
-    return table
+    return _draw(seed, start, stop - start, size, False, torch.int32)
 
 
 def _round_fft(job: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
     """The general path: any size, the transforms by torch.fft."""
-    # The device by name: torch.set_default_device must not reach what C++ writes to.
     permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
     means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
     at = 0 if table is None else table.data_ptr()

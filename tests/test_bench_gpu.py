@@ -86,10 +86,11 @@ def plain_compile(monkeypatch):
 @pytest.mark.parametrize("permutation", ["shared", "per_sample"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gate_lets_right_results_through(bench, dtype, permutation):
+    torch.manual_seed(0)
     case = bench["cases"].Case(5, 256, dtype=dtype, permutation=permutation)
     errors = bench["cases"].check(case, "cpu", "auto")
     assert {"value", "gradient", "mean gradient", "backward", "value only", "naive"} <= set(errors)
-    assert errors["value"] < 1e-5
+    assert errors["value"] < 1e-6
 
 
 @pytest.mark.parametrize(

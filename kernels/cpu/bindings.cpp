@@ -168,7 +168,7 @@ struct Request {
   void gather(Address table, Address permuted, Address means) const {
     const Kernels& k = kernels();  // may throw, which a thread of the team must not
     parallel(members(), [&](const Team& team) {
-      k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<double>(means), team);
+      k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<Means>(means), team);
     });
   }
 
@@ -178,7 +178,7 @@ struct Request {
     const Memory memory(members() * each);
     auto* work = reinterpret_cast<float*>(memory.get());
     parallel(members(), [&](const Team& team) {
-      k.spectrum(job, at<float>(spectra), at<const double>(means), work, team);
+      k.spectrum(job, at<float>(spectra), at<const Means>(means), work, team);
     });
   }
 
@@ -186,7 +186,7 @@ struct Request {
     const Kernels& k = kernels();
     parallel(members(), [&](const Team& team) {
       k.scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
-                at<const double>(means), team);
+                at<const Means>(means), team);
     });
   }
 };

@@ -17,6 +17,16 @@ GAUSSREG_INLINE Complex operator*(Complex a, Complex b) {
 }
 GAUSSREG_INLINE Complex conj(Complex a) { return {a.re, -a.im}; }
 
+// One of the vectors of 16 lanes: 16 real parts, then 16 imaginary ones.
+GAUSSREG_INLINE Complex load_block(const float* z, int column) {
+  return {load(z + column * W), load(z + L + column * W)};
+}
+
+GAUSSREG_INLINE void store_block(float* z, int column, Complex v) {
+  store(z + column * W, v.re);
+  store(z + L + column * W, v.im);
+}
+
 // a times w for S = -1, times the conjugate of w for S = +1: w is a forward root of unity.
 template <int S>
 GAUSSREG_INLINE Complex turn(Complex a, Complex w) {

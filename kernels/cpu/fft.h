@@ -11,15 +11,6 @@
 
 namespace gaussreg::GAUSSREG_ISA {
 
-GAUSSREG_INLINE Complex load_block(const float* z, int column) {
-  return {load(z + column * W), load(z + L + column * W)};
-}
-
-GAUSSREG_INLINE void store_block(float* z, int column, Complex v) {
-  store(z + column * W, v.re);
-  store(z + L + column * W, v.im);
-}
-
 template <int N, int S>
 static void middle_pass(float* z, std::int64_t stride, const float* roots, std::int64_t begin,
                         std::int64_t end) {

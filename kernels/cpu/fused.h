@@ -139,21 +139,43 @@ static void gather_back(const std::int32_t* back, const float* z, const float* x
   }
 }
 
+// x to blocks and sums of powers, for some tiles.
+template <int K>
+static void load_tiles(const Job& job, const Plan& plan, const std::int32_t* table, const float* x,
+                       const Slot& slot, bool keeps, Team::Range tiles, Partial& mine) {
+  alignas(64) float scratch[kTile];
+  PowerSums<K> sums;
+  const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
+  for (std::int64_t t = tiles.begin; t < tiles.end; ++t)
+    load_tile<K>(plan, table, t, x, scale, keeps ? slot.kept + t * kTile : scratch, slot.z, sums);
+  sums.write(mine.sums);
+}
+
+// Blocks to the gradient by x, through the table.
+template <int K>
+static void scatter_tiles(const Job& job, const Plan& plan, const std::int32_t* table,
+                          const Slot& slot, const float* coefficient, Team::Range tiles,
+                          float* out) {
+  alignas(64) float values[kTile];
+  for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
+    unload_tile(plan, t, slot.z, values);
+    const float* kept = slot.kept + t * kTile;
+    if constexpr (K > 0)
+      if (job.task != Task::kProject)
+        for (int i = 0; i < kTile; i += W)
+          store(values + i, load(values + i) + polynomial<K>(load(kept + i), coefficient));
+    scatter_tile(plan, table, t, values, out);
+  }
+}
+
 template <int K>
 static void sample(const Job& job, const Plan& plan, std::int64_t index, const Shared& shared,
                    const Slot& slot, const std::int32_t* table, const Team& team) {
   const float* x = job.x + index * job.size;
   Partial& mine = shared.partials[team.rank()];
-  alignas(64) float scratch[kTile];
-  const auto [first_tile, last_tile] = team.share(plan.tiles);
+  const Team::Range tiles = team.share(plan.tiles);
   const bool scatters = job.grad && !shared.back;
-  {
-    PowerSums<K> sums;
-    const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
-    for (std::int64_t t = first_tile; t < last_tile; ++t)
-      load_tile<K>(plan, table, t, x, scale, scatters ? slot.kept + t * kTile : scratch, slot.z, sums);
-    sums.write(mine.sums);
-  }
+  load_tiles<K>(job, plan, table, x, slot, scatters, tiles, mine);
   team.barrier();
 
   transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
@@ -181,23 +203,16 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, const S
   team.barrier();
   transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
   float* out = job.grad + index * job.size;
-  for (std::int64_t t = first_tile; t < last_tile; ++t) {
-    float* values = scatters ? scratch : slot.z + t * kTile;
-    unload_tile(plan, t, slot.z, values);
-    if (!scatters) continue;
-    const float* kept = slot.kept + t * kTile;
-    if constexpr (K > 0)
-      if (job.task != Task::kProject)
-        for (int i = 0; i < kTile; i += W)
-          store(values + i, load(values + i) + polynomial<K>(load(kept + i), coefficient));
-    scatter_tile(plan, table, t, values, out);
-  }
-  team.barrier();
-  if (!scatters) {
+  if (scatters) {
+    scatter_tiles<K>(job, plan, table, slot, coefficient, tiles, out);
+  } else {
+    for (std::int64_t t = tiles.begin; t < tiles.end; ++t)
+      unload_tile(plan, t, slot.z, slot.z + t * kTile);
+    team.barrier();
     const auto [from, to] = team.share(job.size, kTile);
     gather_back<K>(shared.back, slot.z, x, coefficient, out, from, to);
-    team.barrier();
   }
+  team.barrier();
 }
 
 static void fused(const Job& job, const Plan& plan, const Workspace& work, const Team& team) {

@@ -67,7 +67,7 @@ static const std::int32_t* table_of(const Job& job, const std::int32_t* table, s
   return table && job.permutation.per_sample ? table + b * job.size : table;
 }
 
-static void gather(const Job& job, const std::int32_t* table, float* permuted, double* means,
+static void gather(const Job& job, const std::int32_t* table, float* permuted, Means* means,
                    const Team& team) {
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
@@ -80,7 +80,7 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, d
       double sums[kMaxOrder] = {};
       sum_powers<degree()>(x, job.size, sums);
       for (int n = 0; n < kMaxOrder; ++n)
-        means[b * kMaxOrder + n] = sums[n] / static_cast<double>(job.size);
+        means[b].power[n] = sums[n] / static_cast<double>(job.size);
     });
   }
 }
@@ -99,7 +99,7 @@ static void general_directions(const Job& job, float* y, float* lengths) {
   }
 }
 
-static void spectrum(const Job& job, float* spectra, const double* sample_means, float* work,
+static void spectrum(const Job& job, float* spectra, const Means* sample_means, float* work,
                      const Team& team) {
   constexpr float root_half = 0.70710678118654752f;
   const std::int64_t width = job.size / 2 + 1, bins = job.bins();
@@ -116,10 +116,8 @@ static void spectrum(const Job& job, float* spectra, const double* sample_means,
     general_directions(job, y, lengths);
     const double power_loss = weigh(job, b, 1, lengths, nullptr, to_sort, Team(0, 1));
     if (job.loss || job.moments) {
-      Means m{};
-      for (int n = 0; n < kMaxOrder; ++n) m.power[n] = sample_means[b * kMaxOrder + n];
       float coefficient[kMaxOrder];
-      finish(job, b, m, power_loss, true, coefficient);
+      finish(job, b, sample_means[b], power_loss, true, coefficient);
     }
     if (!job.grad) continue;
     for (std::int64_t k = 0; k < bins; ++k) {
@@ -138,7 +136,7 @@ static void spectrum(const Job& job, float* spectra, const double* sample_means,
 }
 
 static void scatter(const Job& job, const std::int32_t* table, const float* permuted,
-                    const double* sample_means, const Team& team) {
+                    const Means* sample_means, const Team& team) {
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
     const float* from = permuted + b * job.size;
@@ -146,10 +144,8 @@ static void scatter(const Job& job, const std::int32_t* table, const float* perm
     const std::int32_t* to = table_of(job, table, b);
     for (std::int64_t j = 0; j < job.size; ++j) out[to ? to[j] : j] = from[j];
     if (!job.orders.count) continue;
-    Means m{};
-    for (int n = 0; n < kMaxOrder; ++n) m.power[n] = sample_means[b * kMaxOrder + n];
     float coefficient[kMaxOrder];
-    finish(job, b, m, 0, false, coefficient);
+    finish(job, b, sample_means[b], 0, false, coefficient);
     with_degree(job.orders.highest, [&](auto degree) {
       add_polynomial<degree(), true>(job.x + b * job.size, coefficient, job.size, out);
     });

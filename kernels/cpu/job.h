@@ -48,6 +48,11 @@ struct Job {
   std::int64_t spectrum_blocks() const { return (bins() + block_size - 1) / block_size; }
 };
 
+// Of the powers of a sample.
+struct Means {
+  double power[kMaxOrder];  // of x^n at n - 1
+};
+
 // One allocation for a call: tables that all threads share, and a slot for each that works alone.
 struct Workspace {
   char* base;
@@ -72,16 +77,16 @@ struct Kernels {
   std::int64_t moments_workspace;  // bytes
   void (*moments)(const Job& job, char* work, const Team& team);
   // The general path, round transforms that are done elsewhere: permuted samples, and the means of
-  // x^n at n - 1 of `means` (B, 8);
-  void (*gather)(const Job& job, const std::int32_t* table, float* permuted, double* means,
+  // their powers (B,);
+  void (*gather)(const Job& job, const std::int32_t* table, float* permuted, Means* means,
                  const Team& team);
   // from their spectra (B, D // 2 + 1), complex and orthonormal, to the results, the spectra
   // overwritten with what the inverse transform takes; `work` has 3 (D // 2 + 1) floats a thread;
-  void (*spectrum)(const Job& job, float* spectrum, const double* means, float* work,
+  void (*spectrum)(const Job& job, float* spectrum, const Means* means, float* work,
                    const Team& team);
   // and the gradient by x from that by the permuted samples.
   void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
-                  const double* means, const Team& team);
+                  const Means* means, const Team& team);
   // For benchmarks: seconds of each of kStages on one sample, the best of some runs.
   void (*stages)(const Job& job, const Plan& plan, const Workspace& work, int repeats,
                  double* seconds);

@@ -85,10 +85,6 @@ struct Partial {
   double loss;             // of |A_p - target|
 };
 
-struct Means {
-  double power[kMaxOrder];  // of x^n at n - 1
-};
-
 GAUSSREG_INLINE Means means(const Job& job, const Partial* partials, const Team& team) {
   Means m{};
   for (int n = 0; n < job.orders.highest; ++n) {

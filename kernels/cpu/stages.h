@@ -30,7 +30,7 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   take_shared(job, work.base, shared);
   take_slot(job, work.slot(0), slot);
   const std::int32_t* table = shared.table;
-  alignas(64) float scratch[kTile] = {};
+  const Team::Range tiles{0, plan.tiles};
   const float coefficient[kMaxOrder] = {};
   const auto each_tile = [&](auto&& body) {
     for (std::int64_t t = 0; t < plan.tiles; ++t) body(t);
@@ -39,11 +39,7 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
 
   time([&] { fill_table(job.permutation, job.size, 0, shared.table, team); });
   time([&] {
-    PowerSums<2> sums;
-    each_tile([&](std::int64_t t) {
-      load_tile<2>(plan, table, t, job.x, 1, slot.kept + t * kTile, slot.z, sums);
-    });
-    sums.write(shared.partials->sums);
+    load_tiles<2>(job, plan, table, job.x, slot, true, tiles, *shared.partials);
   });
   time([&] { transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
@@ -56,13 +52,7 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
   time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] {
-    each_tile([&](std::int64_t t) {
-      unload_tile(plan, t, slot.z, scratch);
-      const float* kept = slot.kept + t * kTile;
-      for (int i = 0; i < kTile; i += W)
-        store(scratch + i, load(scratch + i) + polynomial<2>(load(kept + i), coefficient));
-      scatter_tile(plan, table, t, scratch, job.grad);
-    });
+    scatter_tiles<2>(job, plan, table, slot, coefficient, tiles, job.grad);
   });
   time([&] { sample<2>(job, plan, 0, shared, slot, table, team); });
   // Bare movement: the gather and the scatter alone, a copy.

@@ -21,24 +21,18 @@ GAUSSREG_INLINE const std::int32_t* row_of(const Plan& plan, const std::int32_t*
 
 GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                  const float* x, float* values) {
-  if (plan.lanes == L) {
+  const auto gather = [&](int lanes) {
     for (int l = 0; l < L; ++l) {
       const std::int32_t* from = row_of(plan, table, tile, l);
-      for (int lane = 0; lane < L; ++lane) {
+      for (int lane = 0; lane < lanes; ++lane) {
         values[l * 2 * L + lane] = x[from[2 * lane]];
         values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
       }
     }
-    return;
-  }
+  };
+  if (plan.lanes == L) return gather(L);  // a loop of known length
   for (int i = 0; i < kTile; ++i) values[i] = 0;
-  for (int l = 0; l < L; ++l) {
-    const std::int32_t* from = row_of(plan, table, tile, l);
-    for (int lane = 0; lane < plan.lanes; ++lane) {
-      values[l * 2 * L + lane] = x[from[2 * lane]];
-      values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
-    }
-  }
+  gather(plan.lanes);
 }
 
 // The inverse of gather_tile.
@@ -87,15 +81,6 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
       }
 }
 
-GAUSSREG_INLINE Complex load_row(const float* rows, int row, int column) {
-  return {load(rows + row * 2 * L + column * W), load(rows + row * 2 * L + L + column * W)};
-}
-
-GAUSSREG_INLINE void store_row(float* rows, int row, int column, Complex v) {
-  store(rows + row * 2 * L + column * W, v.re);
-  store(rows + row * 2 * L + L + column * W, v.im);
-}
-
 // x times `scale` to blocks. `values` keeps the permuted x of the tile.
 template <int K>
 static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
@@ -108,11 +93,11 @@ static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t 
   for (int c = 0; c < COLS; ++c)
     dft16<-1>(
         [&](int l) {
-          const Complex a = load_row(values, l, c);
+          const Complex a = load_block(values + l * 2 * L, c);
           part.add(a.re, a.im);
           return a;
         },
-        [&](int k, Complex a) { store_row(rows, k, c, turn<-1>(a, tile_root(plan, tile, k, c))); });
+        [&](int k, Complex a) { store_block(rows + k * 2 * L, c, turn<-1>(a, tile_root(plan, tile, k, c))); });
   sums.add(part);
   turn_tile<true>(plan, tile, rows, z);
 }
@@ -123,8 +108,8 @@ static void unload_tile(const Plan& plan, std::int64_t tile, float* z, float* va
   turn_tile<false>(plan, tile, rows, z);
   for (int c = 0; c < COLS; ++c)
     dft16<+1>(
-        [&](int k) { return turn<+1>(load_row(rows, k, c), tile_root(plan, tile, k, c)); },
-        [&](int l, Complex a) { store_row(values, l, c, a); });
+        [&](int k) { return turn<+1>(load_block(rows + k * 2 * L, c), tile_root(plan, tile, k, c)); },
+        [&](int l, Complex a) { store_block(values + l * 2 * L, c, a); });
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -2,6 +2,7 @@
 # make test        the tests, from nothing
 # make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
+# make bench       a report on this machine's speed; make bench-check: is anything slower?
 # make gpu         the tests and the benchmark that need a GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
@@ -13,7 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint resources record-resources readme measure bench-cpu clean \
+.PHONY: demo test lint resources record-resources launches record-launches readme measure \
+	bench bench-check record-baseline clean \
 	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
 demo: $(VENV)/.cli
@@ -30,7 +32,7 @@ lint: $(VENV)/.dev
 # With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
 # is of a release without numbers, which is said and is no failure.
 OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
-RESOURCES := $(BIN)/python bench/kernel_resources.py
+RESOURCES := $(BIN)/python -m bench resources
 
 resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --check || [ $$? = 2 ]
@@ -40,6 +42,13 @@ resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 record-resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --out bench/results/kernel_resources.json
 	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --out bench/results/kernel_resources.json
+
+# Launches, bytes and allocations of every call; the same with any release of Triton.
+launches: $(VENV)/.dev
+	$(BIN)/python -m bench launches --check
+
+record-launches: $(VENV)/.dev
+	$(BIN)/python -m bench launches --out bench/results/launches.json
 
 $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*
@@ -64,25 +73,39 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 # Reruns the demo for the README and puts its table there.
 readme: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out docs/demo
-	$(BIN)/python bench/readme.py
+	$(BIN)/python -m bench readme
 
-# What the CPU kernels cost on this machine; writes nothing.
-bench-cpu: $(VENV)/.cli
-	$(BIN)/python bench/cpu.py --rounds 3
+# What this machine does, in a minute (docs/benchmarks.md): a table and plots in bench-out/.
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench report --quick --restart
 
-# The committed measurements of bench/results/.
-measure: $(VENV)/.cli
-	$(BIN)/python bench/call_overhead.py --out bench/results/call_overhead.json
-	$(BIN)/python bench/cpu.py --out bench/results/cpu.json
-	$(BIN)/python bench/noise_injection.py --out bench/results/noise_injection.json
-	$(BIN)/python bench/learning_rates.py --out bench/results/learning_rates.json
+# Is anything slower than the committed baseline of this device says? Exit code 2: there is none.
+BASELINE ?= bench/baselines/cpu-amd-epyc-avx2.json
+
+bench-check: $(VENV)/.bench
+	$(BIN)/python -m bench check --baseline $(BASELINE)
+
+record-baseline: $(VENV)/.bench
+	$(BIN)/python -m bench record --out $(BASELINE)
+
+# The committed measurements of bench/results/, and the tables made of them.
+measure: $(VENV)/.bench
+	$(BIN)/python -m bench.call_overhead --out bench/results/call_overhead.json
+	$(BIN)/python -m bench.cpu --out bench/results/cpu.json
+	$(BIN)/python -m bench.noise_injection --out bench/results/noise_injection.json
+	$(BIN)/python -m bench.learning_rates --out bench/results/learning_rates.json
+	$(BIN)/python -m bench report --restart --out build/report
+	cp build/report/report.json bench/results/report.json
+	$(BIN)/python -m bench readme
 
 # On a machine with a GPU: the tests on the device, then the benchmark (bench/NOTES.md). Uses
 # $(PYTHON) and what it has, and fetches nothing: torch, triton, numpy, nvtx (`pip install nvtx`, or
-# its wheel brought along), pytest, pytest-benchmark, hypothesis, if it can pytest-xdist; to build,
-# scikit-build-core, nanobind, cmake, ninja and a C++ compiler. Python's -P keeps the checkout off
-# the path: its kernels are gaussreg_fast.kernels only when installed. Mostly compilation: the first
-# tests take minutes, so they run side by side. `make -k gpu` benchmarks though a test fails.
+# its wheel brought along), pytest, pytest-benchmark, hypothesis, if it can pytest-xdist, rich (a
+# progress bar) and matplotlib (plots; else `python -m bench render` draws them elsewhere); to
+# build, scikit-build-core, nanobind, cmake, ninja and a C++ compiler. Python's -P keeps the
+# checkout off the path: its kernels are gaussreg_fast.kernels only when installed. Mostly
+# compilation: the first tests take minutes, so they run side by side. `make -k gpu` benchmarks
+# though a test fails.
 gpu: gpu-test gpu-bench
 
 gpu-test: installed
@@ -96,11 +119,11 @@ gpu-test-all: installed
 		tests/test_triton_launch.py $(PYTEST_ARGS)
 
 gpu-bench: installed
-	$(PYTHON) bench/gpu.py --out bench/results/gpu.json
+	$(PYTHON) -m bench report --restart --out bench/results/gpu
 
 # There too: which launch parameters are best.
 tune: installed
-	$(PYTHON) bench/gpu.py --tune --out bench/results/gpu_tune.json
+	$(PYTHON) -m bench tune --out bench/results/gpu_tune.json
 
 # There too: memory errors and races in the kernels, at small sizes. The allocator's pools are off
 # for the first, for they would hide what is out of bounds.
@@ -113,7 +136,7 @@ installed:
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation .
 
 clean:
-	rm -rf $(VENV) build demo-out
+	rm -rf $(VENV) build demo-out bench-out
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -123,6 +146,10 @@ $(VENV)/.cli: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[cli]'
 	touch $@
 
+$(VENV)/.bench: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[bench]'
+	touch $@ $(VENV)/.cli
+
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.cli
+	touch $@ $(VENV)/.cli $(VENV)/.bench

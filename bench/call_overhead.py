@@ -4,7 +4,7 @@ One trivial loss (a sum, its gradient kept for backward) is registered in each w
 offers and called at B = 1, D = 64, so that nearly all of the time is bookkeeping. The package
 uses the last way for eager calls and the third for compiled code (gaussreg_fast/ops/).
 
-    python bench/call_overhead.py [--out bench/results/call_overhead.json]
+    python -m bench.call_overhead [--out bench/results/call_overhead.json]
 
 Times are the best of several interleaved rounds, one thread.
 """
@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import common
 import torch
-from common import best_times, with_backward
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 import gaussreg_fast
+from bench import common
+from bench.peers import with_backward
 
 SCHEMA = "(Tensor x) -> (Tensor, Tensor)"
 
@@ -93,7 +93,7 @@ def ways() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def measure(rounds: int, repeats: int) -> dict[str, float]:
+def measure(seconds: float) -> dict[str, float]:
     torch.set_num_threads(1)
     x = torch.randn(1, 64, requires_grad=True)
     z = x.detach()
@@ -104,15 +104,14 @@ def measure(rounds: int, repeats: int) -> dict[str, float]:
     calls["gaussianity_loss, backward"] = with_backward(gaussreg_fast.gaussianity_loss, x)
     calls["gaussianity_value_and_grad"] = lambda: gaussreg_fast.gaussianity_value_and_grad(z)
     calls["moment_loss, backward"] = with_backward(gaussreg_fast.moment_loss, x)
-    return best_times(calls, rounds, repeats)
+    return common.best_times(calls, seconds)
 
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
-    times = measure(options.rounds, options.repeats)
+    times = measure(options.seconds)
     width = max(map(len, times))
     for name, microseconds in times.items():
         print(f"{name:{width}}  {microseconds:7.1f} us")

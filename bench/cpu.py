@@ -1,9 +1,9 @@
-"""The CPU kernels against naive PyTorch and torch's FFT, stage by stage, and on two threads.
+"""The CPU kernels by instruction set, on one thread and two, and stage by stage.
 
-    python bench/cpu.py [--out bench/results/cpu.json]
+    python -m bench.cpu [--out bench/results/cpu.json]
 
 Value and gradient, orders 1 and 2, a permutation drawn in each call, float32, one thread unless
-said. The competitors take turns; the best round of each counts. A case whose values differ fails
+said. The competitors take turns; the best sample of each counts. A case whose values differ fails
 before it is timed. Every instruction set that the processor has is measured, each in a process of
 its own.
 """
@@ -16,81 +16,77 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import common
 import torch
-from common import best_times, with_backward
-from naive import naive
 
 import gaussreg_fast
-from gaussreg_fast import native
+from bench import ROOT, common, correctness, peers, roofline
+from bench.cases import Case, parse
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
-CASES = ((1, 4096), (1, 16384), (16, 16384), (64, 16384), (8, 65536), (1, 262144), (4, 262144))
-THREAD_CASES = ((64, 16384), (8, 65536), (1, 262144))
-STAGE_SIZES = (4096, 16384, 65536, 262144)
+CASES = ["d4096-1", "sd-1", "sd-16", "sd-64", "sdxl-8", "flux-1", "flux-4"]
+THREAD_CASES = ["sd-64", "sdxl-8", "flux-1"]
+CALLS = {
+    "naive": "naive",
+    "gaussianity_loss": "loss_backward",
+    "gaussianity_value_and_grad": "value_and_grad",
+    "rfft_irfft": "fft",
+}
 
 
-def compare(batch: int, dimension: int, rounds: int) -> dict[str, float]:
+def compare(case: Case, seconds: float) -> dict[str, float]:
     """Microseconds a call of us and of the others."""
-    x = torch.randn(batch, dimension, requires_grad=True)
-    z = x.detach()
-    index = gaussreg_fast.permutation(0, dimension)
-    torch.testing.assert_close(naive(x, index), gaussreg_fast.gaussianity_loss(x, seed=0))
-    (want,) = torch.autograd.grad(naive(x, index), x)
-    torch.testing.assert_close(gaussreg_fast.gaussianity_value_and_grad(z, seed=0)[1], want)
-    calls: dict[str, Callable[[], Any]] = {
-        "naive": with_backward(naive, x),
-        "gaussianity_loss": with_backward(gaussreg_fast.gaussianity_loss, x),
-        "gaussianity_value_and_grad": lambda: gaussreg_fast.gaussianity_value_and_grad(z),
-        "rfft_irfft": lambda: torch.fft.irfft(torch.fft.rfft(z), n=dimension),
-    }
-    return best_times(calls, rounds, max(2, 400_000 // (batch * dimension)))
+    correctness.check(case, "cpu", rounds=1)
+    xs = peers.inputs(case, "cpu", 1)
+    calls = peers.ours(case, xs) | peers.others(case, xs, "cpu")
+    named = {key: partial(calls[name], 0) for key, name in CALLS.items()}
+    return common.best_times(named, seconds)
 
 
-def threads(batch: int, dimension: int, rounds: int) -> dict[str, float]:
+def threads(case: Case, seconds: float) -> dict[str, float]:
     """Microseconds a call on one thread and on two, taking turns."""
-    x = torch.randn(batch, dimension)
+    (x,) = peers.inputs(case, "cpu", 1)
 
     def call(count: int) -> Callable[[], Any]:
         def run() -> None:
             torch.set_num_threads(count)
-            gaussreg_fast.gaussianity_value_and_grad(x)
+            gaussreg_fast.gaussianity_value_and_grad(x.detach())
 
         return run
 
-    repeats = max(2, 400_000 // (batch * dimension))
-    times = best_times({"one": call(1), "two": call(2)}, rounds, repeats)
+    times = common.best_times({"one": call(1), "two": call(2)}, seconds)
     torch.set_num_threads(1)
     return times
 
 
-def stages(dimension: int) -> dict[str, float]:
-    """Microseconds of each stage of the fused kernel on one sample."""
-    x, grad = torch.randn(dimension), torch.empty(dimension)
-    repeats = max(20, 4_000_000 // dimension)
-    timed = native.module().time_stages(dimension, x.data_ptr(), grad.data_ptr(), repeats)
-    return {name: seconds * 1e6 for name, seconds in timed}
-
-
-def measure(rounds: int) -> dict[str, Any]:
+def measure(seconds: float) -> dict[str, Any]:
     """Everything, with the instruction set of this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    cases = [{"batch": b, "dimension": d, "microseconds": compare(b, d, rounds)} for b, d in CASES]
-    shared = [
-        {"batch": b, "dimension": d, "microseconds": threads(b, d, rounds)} for b, d in THREAD_CASES
-    ]
-    parts = [{"dimension": d, "microseconds": stages(d)} for d in STAGE_SIZES]
-    return {"cases": cases, "threads": shared, "stages": parts}
+
+    def row(name: str, measured: Callable[[Case, float], dict[str, float]]) -> dict[str, Any]:
+        case = parse(name)
+        us = measured(case, seconds)
+        return {"batch": case.batch, "dimension": case.dimension, "microseconds": us}
+
+    return {
+        "cases": [row(name, compare) for name in CASES],
+        "threads": [row(name, threads) for name in THREAD_CASES],
+        "stages": [{"dimension": d, "microseconds": stages(d)} for d in roofline.STAGE_SIZES],
+    }
 
 
-def measure_with(instruction_set: str, rounds: int) -> dict[str, Any] | None:
+def stages(dimension: int) -> dict[str, float]:
+    return {name: stage["us"] for name, stage in roofline.cpu_stages(dimension).items()}
+
+
+def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
     """The same in a process of its own; None where the processor lacks the instructions."""
-    command = [sys.executable, __file__, "--worker", "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "bench.cpu", "--worker", "--seconds", str(seconds)]
     environment = {**os.environ, "GAUSSREG_FAST_ISA": instruction_set}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     if run.returncode == 0:
         return json.loads(run.stdout)
     if "cannot run on this processor" in run.stderr:
@@ -115,15 +111,15 @@ def show(instruction_set: str, result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.5, help="a case")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(measure(options.rounds)))
+        print(json.dumps(measure(options.seconds)))
         return
     results = {}
     for name in INSTRUCTION_SETS:
-        result = measure_with(name, options.rounds)
+        result = measure_with(name, options.seconds)
         if result is None:
             print(f"{name}: not on this processor")
             continue

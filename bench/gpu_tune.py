@@ -10,14 +10,15 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import common
-import gpu_timing as timing
 import torch
-from gpu_cases import Case, Wrong, against_reference, fresh, inputs, permutations
 
+from bench import common, machine, timing
+from bench.cases import Case
+from bench.correctness import Errors, Wrong, against_reference, fresh, permutations
+from bench.peers import inputs
+from bench.prepare import processes
 from gaussreg_fast import config, gaussianity_value_and_grad
 
 DIMENSIONS = (16384, 4096, 32768, 1024, 8192, 2048)
@@ -98,7 +99,7 @@ def compile_share(share: str) -> int:
 
 def check(case: Case, device: str, backend: str = "triton") -> float:
     """The gradient's error; raises Wrong."""
-    errors: dict[str, float] = {}
+    errors: Errors = {}
     for _ in range(4):
         x, seed, rows = fresh(case, device)
         index = permutations(case, device, seed, rows)
@@ -114,7 +115,7 @@ def sweep(
     dimension: int,
     ready: dict[str, str],
     arch: str,
-    clock: Any = timing,
+    clock: Any = timing.GpuClock,
     device: str = "cuda",
     backend: str = "triton",
 ) -> list[dict[str, Any]]:
@@ -122,7 +123,7 @@ def sweep(
 
     `ready`: what the compiling processes said of each label, "" for success.
     """
-    case = Case(NUMBERS // dimension, dimension)
+    case = Case(f"d{dimension}", NUMBERS // dimension)
     rows = []
     fit: dict[str, config.Fused] = {}
     for fused in candidates(dimension):
@@ -148,7 +149,7 @@ def sweep(
             return gaussianity_value_and_grad(xs[i], seed=seed, backend=backend)
 
     calls = {name: (lambda i, fused=fused: call(fused, i)) for name, fused in fit.items()}
-    samples = clock.events(calls, len(xs), rounds=7)[0] if calls else {}
+    samples = clock.timed(calls, len(xs), rounds=7).samples if calls else {}
     for row in rows:
         if row["name"] in samples:
             row["us"] = samples[row["name"]]
@@ -158,16 +159,15 @@ def sweep(
 
 
 def run(options: Any) -> int:
-    if options.prepare:
-        return compile_share(options.prepare)
+    if options.share:
+        return compile_share(options.share)
     begin = time.monotonic()
-    about, arch = timing.facts(), architecture()
+    about, arch = machine.facts("cuda"), architecture()
     shares = max(1, (os.cpu_count() or 4) - 2)
-    work = [["--tune", "--prepare", f"{k}/{shares}"] for k in range(shares)]
-    script = Path(__file__).with_name("gpu.py")
+    work = [["tune", "--share", f"{k}/{shares}"] for k in range(shares)]
     seconds = min(COMPILE_SECONDS, options.minutes * 45)
     ready = {}
-    for line in timing.prepare(script, work, seconds):
+    for line in processes(work, seconds):
         name, _, ready[name] = line.partition("\t")
     print(f"{len(ready)} of {len(jobs())} compiled in {time.monotonic() - begin:.0f} s", flush=True)
     results: dict[str, Any] = {}
@@ -189,7 +189,7 @@ def run(options: Any) -> int:
         common.save(
             options.out,
             benchmark="launch parameters of the fused kernel; value and gradient, float32",
-            **about,
+            machine=about,
             arch=arch,
             best=best,
             dimensions=results,

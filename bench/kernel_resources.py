@@ -1,8 +1,8 @@
 """Registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
 
-    python bench/kernel_resources.py                 measure and show
-    python bench/kernel_resources.py --check         exit 1 where the committed numbers differ
-    python bench/kernel_resources.py --out FILE      write the numbers into FILE
+    python -m bench resources                 measure and show
+    python -m bench resources --check         exit 1 where the committed numbers differ
+    python -m bench resources --out FILE      write the numbers into FILE
     ... [--arch sm_90] [--only REGEX] [--jobs 2]      some of them
 
 What is compiled is what the package launches: each case below is a call of `gaussreg_fast.launch`
@@ -25,39 +25,25 @@ or four sizes: the smallest, a small one with options, the largest that fits gfx
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
+from bench.machine_code import Variant, measured
+from bench.pretended import ARCHS, pretended
 from gaussreg_fast import config
 from gaussreg_fast.latent.files import atomic_path
 
 RECORD = Path(__file__).resolve().parent / "results" / "kernel_resources.json"
-# Architecture -> what Triton calls it, and the bytes of shared memory that a program may have.
-ARCHS = {
-    "sm_80": (("cuda", 80, 32), 163 * 1024),
-    "sm_90": (("cuda", 90, 32), 227 * 1024),
-    "sm_100": (("cuda", 100, 32), 227 * 1024),
-    "gfx942": (("hip", "gfx942", 64), 64 * 1024),
-}
-
 
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 
@@ -84,7 +70,7 @@ class Case:
         ]
         return " ".join([self.task, f"D={self.dimension}", *extra])
 
-    def call(self) -> None:
+    def call(self, batch: int = 2) -> None:
         """Allocates and launches."""
         from gaussreg_fast import launch
 
@@ -92,7 +78,7 @@ class Case:
         if self.task == "permutation":
             launch.permutation(seed, self.dimension, 0, False)
             return
-        x = torch.zeros(2, self.dimension, dtype=getattr(torch, self.dtype))
+        x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
         permutation = {
             "none": launch.Permutation(),
             "shared": launch.Permutation(seed=seed),
@@ -108,8 +94,8 @@ class Case:
             launch.statistics(x, permutation, **options)
         elif self.task == "pullback":
             blocks = -(-(self.dimension // 2) // self.block_size)
-            moments = torch.zeros(2, len(self.orders))
-            launch.pullback(x, permutation, moments, torch.zeros(2, blocks), **options)
+            moments = torch.zeros(batch, len(self.orders))
+            launch.pullback(x, permutation, moments, torch.zeros(batch, blocks), **options)
         else:
             launch.loss(
                 x,
@@ -162,60 +148,7 @@ def cases(arch: str) -> list[Case]:
     return list(dict.fromkeys([*EVERYWHERE, *(SM_90 if arch == "sm_90" else ())]))
 
 
-# ---------------------------------------------------------------- what is launched
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One launch of one kernel: all that its compilation depends on."""
-
-    name: str
-    arch: str
-    module: str
-    kernel: str
-    dimension: int
-    signature: dict[str, Any]
-    constants: dict[Any, Any]
-    attributes: dict[Any, Any]
-    options: dict[str, Any]
-
-
-class Driver:
-    """A GPU's driver, as far as a launch asks it before it compiles."""
-
-    def __init__(self, arch: str):
-        from triton.backends.compiler import GPUTarget
-
-        self.arch, self.target = arch, GPUTarget(*ARCHS[arch][0])
-
-    def get_current_device(self) -> str:
-        return self.arch
-
-    def get_current_stream(self, device: str) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        return self.target
-
-
-@contextlib.contextmanager
-def pretended(arch: str, hook: Callable[..., bool]) -> Iterator[None]:
-    """Launches within compile for `arch`, and `hook` is called instead of compiling."""
-    from triton import knobs
-    from triton.runtime import driver
-
-    import gaussreg_fast.launch
-
-    room = gaussreg_fast.launch.__name__
-    answers = {"arch": lambda device: arch, "shared_memory": lambda device: ARCHS[arch][1]}
-    with contextlib.ExitStack() as stack:
-        for name, module in list(sys.modules.items()):
-            if name == room or name.startswith(room + "."):
-                for question in answers.keys() & vars(module).keys():
-                    stack.enter_context(mock.patch.object(module, question, answers[question]))
-        stack.enter_context(mock.patch.object(knobs.runtime, "jit_cache_hook", hook))
-        driver.set_active(Driver(arch))
-        yield
+# ---------------------------------------------------------------- what is compiled
 
 
 def launches(case: Case, arch: str) -> list[Variant]:
@@ -253,82 +186,6 @@ def variants(arch: str) -> list[Variant]:
         for variant in launches(case, arch):
             found.setdefault(repr(replace(variant, name="", dimension=0)), variant)
     return list(found.values())
-
-
-# ---------------------------------------------------------------- what it compiles to
-
-# Instructions by their names up to a dot; those of gfx942 go by the names of their counterparts.
-CUDA = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)")
-CUDA_CLASSES = ("FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "MUFU", "SHFL", "BAR")
-CUDA_CLASSES += ("LDS", "STS", "LDG", "STG", "LDL", "STL")
-HIP = re.compile(r"^\t((?:[vs]|ds|global|flat|buffer|scratch)_\w+)", re.MULTILINE)
-HIP_CLASSES = {
-    "FFMA": r"v_(pk_)?(fma|fmac|fmaak|fmamk)_",
-    "FADD": r"v_(pk_)?(add|sub|subrev)_f32",
-    "FMUL": r"v_(pk_)?mul_f32",
-    "MUFU": r"v_(rcp|rsq|sqrt|exp|log|sin|cos)_",
-    "SHFL": r"ds_b?permute|ds_swizzle|v_\w+_dpp",
-    "BAR": r"s_barrier",
-    "LDS": r"ds_read",
-    "STS": r"ds_write",
-    "LDG": r"(global|flat|buffer)_load",
-    "STG": r"(global|flat|buffer)_store",
-    "LDL": r"scratch_load",
-    "STL": r"scratch_store",
-}
-# Of the vector registers, accumulators take spilled numbers before memory does.
-HIP_METADATA = {
-    "registers": "vgpr_count",
-    "accumulators": "agpr_count",
-    "scalars": "sgpr_count",
-    "stack": "private_segment_fixed_size",
-    "vgpr_spills": "vgpr_spill_count",
-    "sgpr_spills": "sgpr_spill_count",
-}
-
-
-def measured(variant: Variant) -> dict[str, int]:
-    """Compiles a launch and counts. Zeros are left out, but for the stack."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel = getattr(importlib.import_module(variant.module), variant.kernel)
-    source = ASTSource(kernel, variant.signature, variant.constants, variant.attributes)
-    target = GPUTarget(*ARCHS[variant.arch][0])
-    compiled = triton.compile(source, target=target, options=dict(variant.options))
-    if target.backend == "cuda":
-        numbers, instructions = _cuda(compiled.asm["cubin"], Path(triton.__file__).parent)
-        count = Counter(name for name in instructions if name != "NOP")
-        classes = {name: count[name] for name in CUDA_CLASSES}
-    else:
-        text = compiled.asm["amdgcn"]
-        numbers = {
-            name: int(re.findall(rf"\.{key}:\s+(\d+)", text)[-1])
-            for name, key in HIP_METADATA.items()
-        }
-        count = Counter(name for name in HIP.findall(text) if name != "s_nop")
-        classes = {
-            name: sum(n for instruction, n in count.items() if re.match(pattern, instruction))
-            for name, pattern in HIP_CLASSES.items()
-        }
-    numbers = {**numbers, "shared": compiled.metadata.shared, "total": count.total(), **classes}
-    return {name: n for name, n in numbers.items() if n or name == "stack"}
-
-
-def _cuda(cubin: bytes, triton: Path) -> tuple[dict[str, int], list[str]]:
-    tool = triton / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        run = partial(subprocess.run, check=True, capture_output=True, text=True)
-        usage = run([tool, "--dump-resource-usage", file.name]).stdout
-        sass = run([tool, "-sass", file.name]).stdout
-    numbers = {
-        name: int(re.findall(rf"\b{key}:(\d+)", usage)[-1])
-        for name, key in (("registers", "REG"), ("stack", "STACK"))
-    }
-    return numbers, CUDA.findall(sass)
 
 
 def _timed(variant: Variant) -> tuple[Variant, dict[str, int], float]:
@@ -400,6 +257,28 @@ def changes(recorded: Table, now: Table) -> list[tuple[str, str, str, str, str]]
     return found
 
 
+def chosen(archs: list[str], only: str) -> list[Variant]:
+    """The variants of some architectures whose name matches."""
+    return [v for arch in archs for v in variants(arch) if re.search(only, v.name)]
+
+
+def failures(of: list[Variant], now: Table) -> list[str]:
+    """Limits that are broken now."""
+    return [line for v in of for line in broken_limits(v, now[v.arch][v.name])]
+
+
+def differences(
+    recorded: Table, now: Table, only: str, archs: list[str] | None = None
+) -> list[tuple[str, str, str, str, str]]:
+    """`changes` of the variants whose name matches."""
+    kept = {
+        arch: {name: n for name, n in table.items() if re.search(only, name)}
+        for arch, table in recorded.items()
+        if arch in (archs or ARCHS)
+    }
+    return changes({arch: table for arch, table in kept.items() if table}, now)
+
+
 def read(path: Path) -> dict[str, Table]:
     """Triton release -> arch -> variant -> numbers."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -430,20 +309,22 @@ def show(rows: list[tuple[str, ...]]) -> None:
         )
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench resources",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
     parser.add_argument("--out", type=Path, help="write the numbers of this release into a file")
     parser.add_argument("--arch", action="append", choices=list(ARCHS), help="this one; repeatable")
     parser.add_argument("--only", default="", help="variants whose name matches this")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def main() -> int:
-    args = arguments()
+def main(given: list[str] | None = None) -> int:
+    args = arguments(given)
     os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to compile
     try:
         import triton
@@ -456,45 +337,30 @@ def main() -> int:
         print(f"triton {release} is not recorded ({known} are): nothing to compare with")
         return 2
 
-    def is_chosen(name: str) -> bool:
-        return re.search(args.only, name) is not None
-
     archs = args.arch or list(ARCHS)
-    chosen = [v for arch in archs for v in variants(arch) if is_chosen(v.name)]
-    if not chosen:
+    picked = chosen(archs, args.only)
+    if not picked:
         print(f"no variant matches {args.only!r}", file=sys.stderr)
         return 1
-    now = all_measured(chosen, args.jobs)
-    failures = [line for v in chosen for line in broken_limits(v, now[v.arch][v.name])]
-
+    now = all_measured(picked, args.jobs)
+    failed = failures(picked, now)
     if args.out:
         record = read(args.out)
         table = record.setdefault(release, {})
         for arch in archs:
-            kept = {k: n for k, n in table.get(arch, {}).items() if not is_chosen(k)}
+            kept = {k: n for k, n in table.get(arch, {}).items() if not re.search(args.only, k)}
             table[arch] = {**kept, **now[arch]}
         record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
         write(args.out, record)
     if args.check:
-        recorded = {
-            arch: {name: n for name, n in table.items() if is_chosen(name)}
-            for arch, table in read(RECORD)[release].items()
-            if arch in archs
-        }
-        if rows := changes(recorded, now):
+        if rows := differences(read(RECORD)[release], now, args.only, archs):
             print(f"triton {release}: not as recorded in {RECORD.name}")
             show([("arch", "variant", "", "recorded", "now"), *rows])
             print("If that is wanted: make record-resources, and commit the file with the kernel.")
-            failures.append(f"{len(rows)} numbers changed")
+            failed.append(f"{len(rows)} numbers changed")
     elif not args.out:
         show([(a, n, json.dumps(v)) for a, table in now.items() for n, v in table.items()])
-    for line in failures:
+    for line in failed:
         print(line, file=sys.stderr)
-    print(
-        f"triton {release}: {len(chosen)} variants, {'failed' if failures else 'as they must be'}"
-    )
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"triton {release}: {len(picked)} variants, {'failed' if failed else 'as they must be'}")
+    return 1 if failed else 0

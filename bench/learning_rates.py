@@ -1,6 +1,6 @@
 """The learning rates of the checkerboard experiment: every guard at every rate, on other seeds.
 
-    python bench/learning_rates.py [--out bench/results/learning_rates.json]
+    python -m bench.learning_rates [--out bench/results/learning_rates.json]
 
 A guard's rate is the one that leaves the least of the pattern, in absolute value, with the variance
 within 5 % of 1.
@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import common
 import torch
 
+from bench import common
 from gaussreg_fast.latent import checkerboard
 
 SEED = 101

@@ -1,4 +1,4 @@
-"""The Gaussianity loss as one writes it by hand in PyTorch: what users have today."""
+"""The Gaussianity loss written in PyTorch: as users have it today, and as well as it can be had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import math
 
 import torch
 from torch import Tensor
+
+TARGET = math.sqrt(math.pi) / 2
+BLOCK = 16
+WEIGHT = 25.0
 
 
 def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> Tensor:
@@ -19,6 +23,51 @@ def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> T
     moments = x.mean(1).abs() + (x.square().mean(1).sqrt() - 1).abs()
     spectrum = torch.fft.rfft(permuted, norm="ortho")
     first = torch.complex(spectrum[:, :1].real, spectrum[:, -1:].real) / math.sqrt(2)
-    blocks = torch.cat([first, spectrum[:, 1:-1]], 1).abs().unflatten(1, (-1, 16)).mean(2)
-    power = (blocks - math.sqrt(math.pi) / 2).abs().mean(1)
-    return (moments + 25 * power).mean()
+    blocks = torch.cat([first, spectrum[:, 1:-1]], 1).abs().unflatten(1, (-1, BLOCK)).mean(2)
+    power = (blocks - TARGET).abs().mean(1)
+    return (moments + WEIGHT * power).mean()
+
+
+def by_hand(
+    x: Tensor, index: Tensor | None = None, per_sample: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The same with its gradient in closed form, in x's dtype: no autograd, few passes.
+
+    Complex numbers are taken apart, so that torch.compile can fuse what lies between the two
+    transforms; the gradient is gathered through the inverse permutation, not scattered.
+    """
+    dtype, x = x.dtype, x.flatten(1).float()
+    size = x.shape[1]
+    if index is None and per_sample:
+        index = torch.rand(x.shape, device=x.device).argsort(1)
+    elif index is None:
+        index = torch.randperm(size, device=x.device)
+    spectrum = torch.fft.rfft(_gather(x, index), norm="ortho")
+    re, im = torch.view_as_real(spectrum).unbind(2)
+    # Both ends are real: they make the first bin, so that there are D / 2 alike.
+    im = torch.cat([re[:, -1:] / math.sqrt(2), im[:, 1:-1]], 1)
+    re = torch.cat([re[:, :1] / math.sqrt(2), re[:, 1:-1]], 1)
+    length = (re * re + im * im).sqrt()
+    gap = length.unflatten(1, (-1, BLOCK)).mean(2) - TARGET
+    weight = gap.sign()[:, :, None] * (WEIGHT / size)
+    weight = (weight / length.unflatten(1, (-1, BLOCK))).flatten(1)
+    weight = torch.where(length > 0, weight, 0)
+    re, im = weight * re, weight * im
+    ends = math.sqrt(2)
+    re = torch.cat([re[:, :1] * ends, re[:, 1:], im[:, :1] * ends], 1)
+    im = torch.nn.functional.pad(im[:, 1:], (1, 1))
+    spectral = torch.fft.irfft(torch.complex(re, im), n=size, norm="ortho")
+    mean, root = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True).sqrt()
+    direct = mean.sign() / size + ((root - 1).sign() / (root * size)) * x
+    grad = (_gather(spectral, _inverse(index)) + direct) / len(x)
+    loss = mean.abs() + (root - 1).abs() + WEIGHT * gap.abs().mean(1, keepdim=True)
+    return loss.mean(), grad.to(dtype)
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    return x.index_select(1, index) if index.dim() == 1 else x.gather(1, index)
+
+
+def _inverse(index: Tensor) -> Tensor:
+    places = torch.arange(index.shape[-1], device=index.device).expand_as(index)
+    return torch.empty_like(index).scatter_(-1, index, places)

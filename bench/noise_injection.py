@@ -1,6 +1,6 @@
 """Does MPGR's loss see a checkerboard, and what takes it away? Figures for docs/demo/README.md.
 
-    python bench/noise_injection.py [--out bench/results/noise_injection.json]
+    python -m bench.noise_injection [--out bench/results/noise_injection.json]
 
 Three measurements on 4 x 64 x 64 latents: the loss of checkerboard latents against that of true
 noise; what 100 iterations do to true noise, by learning rate; the same loss without permutation.
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import common
 import torch
 from torch import Tensor
 
 import gaussreg_fast
+from bench import common
 from gaussreg_fast.latent import checkerboard
 
 BATCHES = 20

@@ -1,7 +1,7 @@
 """Puts the tables of measured results between the marks of README.md and docs/.
 
-python bench/readme.py           rewrite the pages
-python bench/readme.py --check   exit 1 if a page disagrees with the results
+python -m bench readme           rewrite the pages
+python -m bench readme --check   exit 1 if a page disagrees with the results
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
+from bench import ROOT, tables
+from bench.tables import table
 from gaussreg_fast.latent import report
 from gaussreg_fast.latent.files import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
+REPORT = "bench/results/report.json"
 
 
 def load(path: str) -> Any:
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def demo_table() -> str:
@@ -78,10 +74,16 @@ def cpu_details() -> str:
     return "".join(text)
 
 
+def report_tables() -> str:
+    """All tables of the committed report, with what it was measured on."""
+    return tables.sections(load(REPORT))
+
+
 MARKED = {
     ("README.md", "demo table"): demo_table,
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
+    ("docs/benchmarks.md", "report"): report_tables,
 }
 
 
@@ -93,10 +95,12 @@ def marked(page: str, mark: str, content: str) -> str:
     return page
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench readme", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--check", action="store_true", help="only compare")
-    check = parser.parse_args().check
+    check = parser.parse_args(given).check
     pages: dict[str, str] = {}
     for (name, mark), content in MARKED.items():
         page = pages.get(name) or (ROOT / name).read_text(encoding="utf-8")
@@ -110,7 +114,4 @@ def main() -> None:
             temporary.write_text(page, encoding="utf-8")
     if check and (ROOT / "docs/demo/demo.md").read_text(encoding="utf-8") != demo_table():
         sys.exit("docs/demo/demo.md does not show docs/demo/demo.json")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,33 +1,14 @@
-"""The GPU benchmark's logic, without a GPU: its gate, its rows, its exit codes."""
+"""The benchmark's measuring, without a GPU: its gate, its rows, its clocks."""
 
-import dataclasses
 import json
-import statistics
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench import cases, correctness, gpu_tune, measure, peers, timing
+from bench.cases import Case
 from gaussreg_fast import config
-
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-
-
-@pytest.fixture(scope="module")
-def bench():
-    """The benchmark's modules: scripts that find each other beside themselves."""
-    sys.path.insert(0, str(BENCH))
-    try:
-        import gpu
-        import gpu_cases
-        import gpu_timing
-        import gpu_tune
-    finally:
-        sys.path.remove(str(BENCH))
-    return {"gpu": gpu, "cases": gpu_cases, "timing": gpu_timing, "tune": gpu_tune}
-
 
 TIMES = {
     "value_and_grad": 10.0,
@@ -36,6 +17,7 @@ TIMES = {
     "fft": 8.0,
     "naive": 130.0,
     "compile": 30.0,
+    "hand": 20.0,
     "copy": 4.0,
     "ours": 2.0,
     "ours backward": 3.0,
@@ -46,18 +28,19 @@ class FakeClock:
     """Runs every call once, and then says what it was told to."""
 
     device = "cpu"
+    name = "device"
 
     @classmethod
-    def wall(cls, calls):
+    def waited(cls, calls):
         for call in calls.values():
             call(0)
         return {name: [0.9 * TIMES[name], TIMES[name], 1.2 * TIMES[name]] for name in calls}
 
     @classmethod
-    def events(cls, calls, buffers, **_):
+    def timed(cls, calls, buffers=1, seconds=1.0, **_):
         for call in calls.values():
             call(buffers - 1)
-        return cls.wall(calls), dict.fromkeys(calls, 3.0), {}
+        return timing.Timed(cls.waited(calls), dict.fromkeys(calls, 3.0), {})
 
     @staticmethod
     def captured(call):
@@ -69,8 +52,24 @@ class FakeClock:
         return 2**20
 
     @staticmethod
-    def cache_bytes():
-        return 0
+    def buffers(nbytes):
+        return 2
+
+
+class FakeGpu(FakeClock):
+    """On the CPU, but waits and graphs are asked for as on a GPU."""
+
+    device = "cuda"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Cases whose device is the GPU have their tensors on the CPU."""
+    inputs, check = peers.inputs, correctness.check
+    monkeypatch.setattr(peers, "inputs", lambda case, device, count: inputs(case, "cpu", count))
+    monkeypatch.setattr(correctness, "check", lambda case, device, *rest: check(case, "cpu", *rest))
+    monkeypatch.setattr(measure.machine, "free_memory", lambda device: 2**40)
+    return FakeGpu
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +84,11 @@ def plain_compile(monkeypatch):
 
 @pytest.mark.parametrize("permutation", ["shared", "per_sample"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_gate_lets_right_results_through(bench, dtype, permutation):
+def test_the_gate_lets_right_results_through(dtype, permutation):
     torch.manual_seed(0)
-    case = bench["cases"].Case(5, 256, dtype=dtype, permutation=permutation)
-    errors = bench["cases"].check(case, "cpu", "auto")
+    errors = correctness.check(Case("d256", 5, dtype=dtype, permutation=permutation), "cpu")
     assert {"value", "gradient", "mean gradient", "backward", "value only", "naive"} <= set(errors)
+    assert {"hand", "hand gradient", "naive gradient"} <= set(errors)
     assert errors["value"] < 1e-6
 
 
@@ -101,63 +100,103 @@ def test_the_gate_lets_right_results_through(bench, dtype, permutation):
         (lambda loss, grad: (loss, grad.index_fill(-1, torch.tensor([7]), torch.nan)), "gradient"),
     ],
 )
-def test_a_wrong_result_is_not_timed(bench, spoil, what, monkeypatch):
-    right = bench["cases"].gaussianity_value_and_grad
+def test_a_wrong_result_is_not_timed(spoil, what, monkeypatch):
+    right = correctness.gaussianity_value_and_grad
     monkeypatch.setattr(
-        bench["cases"], "gaussianity_value_and_grad", lambda x, **o: spoil(*right(x, **o))
+        correctness, "gaussianity_value_and_grad", lambda x, **o: spoil(*right(x, **o))
     )
-    row = bench["gpu"].run_case(bench["cases"].Case(4, 128), FakeClock, "auto")
+    row = measure.run_case(Case("d128", 4), FakeClock)
     assert row["status"] == "FAILED"
     assert f"Wrong: {what}: relative error" in row["reason"]
-    assert "device_us" not in row
-    assert "FAILED" in bench["gpu"].lines(row)[0]
+    assert "us" not in row
 
 
-def test_a_backend_that_cannot_run_is_a_failure(bench):
-    row = bench["gpu"].run_case(
-        bench["cases"].Case(4, 48, dtype=torch.float64), FakeClock, "triton"
-    )
+@pytest.mark.parametrize("name", ["naive", "by_hand"])
+def test_a_wrong_peer_is_not_timed_either(name, monkeypatch):
+    right = getattr(correctness, name)
+
+    def wrong(*arguments):
+        result = right(*arguments)
+        return result * 1.001 if name == "naive" else (result[0], result[1] * 1.01)
+
+    monkeypatch.setattr(correctness, name, wrong)
+    row = measure.run_case(Case("d128", 4), FakeClock)
+    assert row["status"] == "FAILED"
+    assert row["reason"].startswith("Wrong: naive" if name == "naive" else "Wrong: hand gradient")
+
+
+@pytest.mark.parametrize("name", list(peers.GUARDS))
+def test_every_regulariser_is_compared_with_float64(name, monkeypatch):
+    case = Case("d256", 1, suite="guards")
+    assert f"{name} gradient" in measure.checked(case, "cpu", "auto")
+    guard = peers.GUARDS[name]
+    wrong = peers.Guard(lambda x, **o: 1.001 * guard.loss(x, **o), guard.reference, guard.random)
+    monkeypatch.setitem(peers.GUARDS, name, wrong)
+    row = measure.run_case(case, FakeClock)
+    assert row["status"] == "FAILED"
+    assert row["reason"].startswith(f"Wrong: {name}")
+
+
+def test_a_wrong_compiled_peer_fails_the_case(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda x: call(x * 1.01))
+    row = measure.run_case(Case("d128", 4), FakeClock, compile_seconds=5)
+    assert row["status"] == "FAILED"
+    assert row["reason"].startswith("Wrong: compile")
+
+
+def test_a_backend_that_cannot_run_is_a_failure(monkeypatch):
+    monkeypatch.setitem(cases.DTYPES, "float64", torch.float64)
+    case = Case("d48", 4, dtype=torch.float64)
+    row = measure.run_case(case, FakeClock, backend="triton")
     assert row["status"] == "FAILED"
     assert row["reason"].startswith("RuntimeError")
 
 
-def test_a_row(bench, plain_compile):
-    case = bench["cases"].Case(4, 128, bench["cases"].goals(1.5, 12, 4))
-    row = bench["gpu"].run_case(case, FakeClock, "auto")
-    assert row["status"] == "ok"
-    assert row["device_us"]["naive"] == [0.9 * 130, 130, 1.2 * 130]
-    assert row["summary_us"]["naive"]["median"] == 130
+def test_a_batch_that_does_not_fit_is_left_out(monkeypatch):
+    monkeypatch.setattr(measure.machine, "free_memory", lambda device: 2**20)
+    row = measure.run_case(cases.parse("sd-4096"), FakeClock)
+    assert row["status"] == "not measured"
+    assert row["reason"] == "needs about 4 GiB, 0 GiB are free"
+
+
+def test_a_row(plain_compile, gpu, monkeypatch):
+    monkeypatch.setitem(cases.TARGETS, "d128-4", cases._goals(1.5, 12, 4))
+    row = measure.run_case(Case("d128", 4), gpu, compile_seconds=5)
+    assert row["status"] == "ok", row
+    assert row["us"]["device"]["naive"] == [0.9 * 130, 130, 1.2 * 130]
+    assert row["summary_us"]["device"]["naive"]["median"] == 130
     assert row["ns_per_sample"] == 2500
     assert row["ratios"]["ours/fft"] == 1.25
     assert row["ratios"]["naive/ours"] == 13
+    assert row["ratios"]["hand/ours"] == 2
     assert row["targets"] == {
         "ours/fft": "1.25 (met: <= 1.5)",
         "naive/ours": "13 (met: >= 12)",
         "compile/ours": "3 (MISSED: >= 4)",
     }
     assert row["extra_memory_bytes"]["value_and_grad"] == 2**20
-    assert "graph_wall_us" not in row
-    text = "\n".join(bench["gpu"].lines(row))
-    assert "target compile/ours: 3 (MISSED: >= 4)" in text
-    assert "(4, 128): 2500.0 ns/sample" in text
+    assert list(row["us"]) == ["device"]
     json.dumps(row)
 
 
-def test_one_latent_is_a_matter_of_waiting(bench, plain_compile):
-    case = bench["cases"].Case(1, 128, bench["cases"].waits(60, 1.5))
-    row = bench["gpu"].run_case(case, FakeClock, "auto")
-    assert set(row["graph_wall_us"]) == {"ours", "ours backward", "naive", "compile"}
+def test_one_latent_is_a_matter_of_waiting(plain_compile, gpu, monkeypatch):
+    monkeypatch.setitem(cases.TARGETS, "d128-1", cases._waits(60, 1.5))
+    row = measure.run_case(Case("d128", 1), gpu, compile_seconds=5)
+    assert row["status"] == "ok", row
+    assert set(row["us"]) == {"device", "wall", "graph wall", "graph device"}
+    assert set(row["us"]["graph wall"]) == {"ours", "ours backward", "naive", "compile"}
+    assert row["clock"] == "wall"
+    assert "copy" not in row["us"]["wall"]
     assert row["ratios"]["naive/ours graph"] == 65
     assert row["targets"]["eager us"] == "10 (met: <= 60)"
     assert row["targets"]["graph us"] == "2 (MISSED: <= 1.5)"
-    assert "graph wall us: ours 2.0" in "\n".join(bench["gpu"].lines(row))
 
 
-def test_what_cannot_be_compiled_or_captured_is_not_measured(bench, monkeypatch):
+def test_what_cannot_be_compiled_or_captured_is_not_measured(monkeypatch, gpu):
     def broken(*_, **__):
         raise TypeError("no compiler")
 
-    class NoCapture(FakeClock):
+    class NoCapture(gpu):
         left = 1
 
         @classmethod
@@ -166,15 +205,16 @@ def test_what_cannot_be_compiled_or_captured_is_not_measured(bench, monkeypatch)
             return call if cls.left >= 0 else broken()
 
     monkeypatch.setattr(torch, "compile", broken)
-    case = bench["cases"].Case(1, 128, bench["cases"].waits(60, 15))
-    row = bench["gpu"].run_case(case, NoCapture, "auto")
-    assert row["status"] == "ok"
-    missing = ("compile", "ours backward graph", "naive graph")
+    row = measure.run_case(Case("d128", 1), NoCapture, compile_seconds=5)
+    assert row["status"] == "ok", row
+    missing = ("compile", "hand", "ours backward graph", "naive graph")
     assert row["not_measured"] == dict.fromkeys(missing, "TypeError: no compiler")
-    assert row["targets"]["compile/ours"] == "not measured (target >= 3)"
+    monkeypatch.setitem(cases.TARGETS, "d128-1", cases._waits(60, 15))
+    said = measure.verdicts(Case("d128", 1), row["ratios"])
+    assert said["compile/ours"] == "not measured (target >= 3)"
 
 
-def test_a_compilation_that_takes_too_long_is_given_up(bench, monkeypatch):
+def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch):
     def slow(call, **_):
         def compiled(x):
             while True:
@@ -186,14 +226,64 @@ def test_a_compilation_that_takes_too_long_is_given_up(bench, monkeypatch):
         return compiled
 
     monkeypatch.setattr(torch, "compile", slow)
-    xs = bench["cases"].inputs(bench["cases"].Case(2, 64), "cpu", 1)
-    with pytest.raises(TimeoutError, match="stopped after 0 s"):
-        bench["cases"].compiled(bench["cases"].Case(2, 64), xs, 0.05)
+    case = Case("d64", 2)
+    calls, reasons = peers.compiled(case, peers.inputs(case, "cpu", 1), 0.05)
+    assert not calls
+    assert reasons == dict.fromkeys(("compile", "hand"), "compiling: stopped after 0 s")
 
 
-def test_results_outlive_the_turns_of_other_buffers(bench):
+# ---------------------------------------------------------------- clocks
+
+
+def test_every_call_has_its_turn_in_every_round():
+    log = []
+
+    def sampler(name):
+        return lambda: log.append(name) or float(len(log))
+
+    samples = timing.in_turns({name: sampler(name) for name in "ab"}, 3)
+    assert log == list("ababab")
+    assert samples == {"a": [1, 3, 5], "b": [2, 4, 6]}
+
+
+def test_fewer_rounds_are_spread_evenly():
+    log = []
+    samplers = {name: lambda name=name: log.append(name) or 0.0 for name in "ab"}
+    samples = timing.in_turns(samplers, {"a": 9, "b": 3})
+    assert {name: len(found) for name, found in samples.items()} == {"a": 9, "b": 3}
+    assert "".join(log).split("b") == ["a", "aaa", "aaa", "aa"]
+
+
+def test_the_cpu_clock_times_what_it_says():
+    def pause(seconds):
+        return lambda _: time.sleep(seconds)
+
+    timed = timing.CpuClock.timed({"short": pause(1e-3), "long": pause(4e-3)}, 1, 0.2)
+    assert 1000 <= min(timed.samples["short"]) < 3000
+    assert 4000 <= min(timed.samples["long"]) < 8000
+    assert len(timed.samples["short"]) > len(timed.samples["long"]) >= 3
+    pairs = timing.CpuClock.paired({"short": pause(1e-3), "long": pause(4e-3)}, 0.1)
+    assert len(pairs["short"]) == len(pairs["long"]) >= 5
+
+
+def test_a_call_that_takes_too_long_is_dropped_with_a_reason():
+    calls = {"quick": lambda _: None, "endless": lambda _: time.sleep(0.2)}
+    timed = timing.CpuClock.timed(calls, 1, 0.02)
+    assert list(timed.samples) == ["quick"]
+    assert timed.dropped == {"endless": "one call takes 0.2 s"}
+
+
+def test_memory_of_a_call_is_seen():
+    size = 2**24
+    found = timing.CpuClock.extra_memory(lambda _: torch.ones(size))
+    if found is None:
+        pytest.skip("this system's high-water mark cannot be reset")
+    assert 4 * size * 0.9 < found < 4 * size * 1.2
+
+
+def test_results_outlive_the_turns_of_other_buffers():
     made = []
-    turns = bench["timing"].Turns(lambda slot: made.append(slot) or len(made), 3)
+    turns = timing.Turns(lambda slot: made.append(slot) or len(made), 3)
     turns(7)
     assert made == [0, 1, 2, 0, 1, 2, 0]
     assert turns.kept == [7, 5, 6]
@@ -233,7 +323,7 @@ class Event:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_calls_take_turns(bench, monkeypatch, slow):
+def test_calls_take_turns(monkeypatch, slow):
     device = Device(slow)
     monkeypatch.setattr(torch, "cuda", device)
 
@@ -245,47 +335,43 @@ def test_calls_take_turns(bench, monkeypatch, slow):
         return run
 
     calls = {"a": call("a", 0.25), "b": call("b", 2)}
-    samples, queue, late = bench["timing"].events(calls, 3, rounds=2, repeats=2)
-    assert set(queue) == {"a", "b"}
-    assert samples == {"a": [250, 250], "b": [2000, 2000]}
-    assert late == ({"a": 2, "b": 2} if slow else {})
+    timed = timing.GpuClock.timed(calls, 3, seconds=100.0, rounds=3, repeats=2)
+    assert set(timed.queue_us) == {"a", "b"}
+    assert timed.samples == {"a": [250] * 3, "b": [2000] * 3}
+    assert timed.late == ({"a": 3, "b": 3} if slow else {})
     timed = device.log[device.log.index("spin") :]
-    assert [entry if entry == "spin" else entry[0] for entry in timed] == 2 * [
+    assert [entry if entry == "spin" else entry[0] for entry in timed] == 3 * [
         "spin", "a", "a", "spin", "b", "b",
     ]  # fmt: skip
-    assert [slot for name, slot in (e for e in timed if e != "spin") if name == "a"] == [2, 0, 1, 2]
+    assert [slot for name, slot in (e for e in timed if e != "spin") if name == "a"] == [
+        2,
+        0,
+        1,
+        2,
+        0,
+        1,
+    ]
 
 
-def test_buffers_do_not_fit_in_the_cache(bench):
+def test_buffers_do_not_fit_in_the_cache():
     for nbytes in (1000, 10**6, 10**9):
-        count = bench["timing"].buffers(nbytes, 10**6)
+        count = timing.rotated(nbytes, 10**6)
         assert count >= 2
         assert count * nbytes >= 4 * 10**6 or count == 2
 
 
-def test_summary(bench):
+def test_summary():
     samples = [float(n) for n in range(1, 12)]
-    assert bench["timing"].summary(samples) == {"median": 6, "p10": 2, "p90": 10}
-    assert bench["timing"].summary([3.0]) == {"median": 3, "p10": 3, "p90": 3}
-    assert statistics.median(samples) == 6
-
-
-@pytest.mark.parametrize("arguments", [[], ["--tune"]])
-def test_without_a_gpu_it_says_so(bench, tmp_path, monkeypatch, capsys, arguments):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    out = tmp_path / "gpu.json"
-    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "--out", str(out)])
-    assert bench["gpu"].main() == 2
-    assert "torch.cuda.is_available() is False" in capsys.readouterr().err
-    assert not out.exists()
+    assert timing.summary(samples) == {"median": 6, "p10": 2, "p90": 10}
+    assert timing.summary([3.0]) == {"median": 3, "p10": 3, "p90": 3}
 
 
 # ---------------------------------------------------------------- the sweep
 
 
 @pytest.mark.parametrize("dimension", [1024, 4096, 16384, 32768])
-def test_candidates(bench, dimension):
-    found = bench["tune"].candidates(dimension)
+def test_candidates(dimension):
+    found = gpu_tune.candidates(dimension)
     assert found[0] == config.FUSED[dimension]
     assert len(set(found)) == len(found) <= 36
     for fused in found:
@@ -295,18 +381,18 @@ def test_candidates(bench, dimension):
         assert fused.num_warps in (1, 2, 4, 8, 16)
 
 
-def test_a_sweep(bench, monkeypatch):
-    tune = bench["tune"]
+def test_a_sweep(monkeypatch):
+    tune = gpu_tune
     monkeypatch.setattr(tune, "NUMBERS", 4 * 1024)
     names = [tune.label(1024, fused) for fused in tune.candidates(1024)]
     seen = []
 
     class Clock(FakeClock):
         @staticmethod
-        def events(calls, buffers, **_):
+        def timed(calls, buffers, **_):
             for call in calls.values():
                 call(0)
-            return {name: [20.0 - k, 22.0 - k] for k, name in enumerate(calls)}, {}, {}
+            return timing.Timed({name: [20.0 - k, 22.0 - k] for k, name in enumerate(calls)})
 
     right = tune.gaussianity_value_and_grad
 
@@ -329,13 +415,3 @@ def test_a_sweep(bench, monkeypatch):
     assert reasons[names[4]] == "not compiled in time"
     assert set(seen) == set(names[:3])
     assert config.fused(1024, "cpu") == config.FUSED[1024]
-
-
-def test_the_cases_are_the_ones_promised(bench):
-    cases = {case.name: case for case in bench["cases"].CASES}
-    assert len(cases) == 13
-    assert cases["(4096, 4096)"].targets["ours/fft"] == ("<=", 0.8)
-    assert cases["(4096, 16384) bfloat16"].dtype == torch.bfloat16
-    assert cases["(4096, 16384) per_sample"].permutation == "per_sample"
-    assert {case.dimension for case in cases.values() if case.batch == 1} == {16384, 65536, 262144}
-    assert all(dataclasses.is_dataclass(case) for case in cases.values())

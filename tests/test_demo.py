@@ -78,8 +78,8 @@ def test_report(outcomes, tmp_path):
 
 
 def test_the_readme_shows_the_committed_result():
-    command = [sys.executable, ROOT / "bench" / "readme.py", "--check"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "bench", "readme", "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
 
 

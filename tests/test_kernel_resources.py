@@ -1,23 +1,17 @@
 """What the Triton kernels compile to, compared exactly; the whole of it is `make resources`."""
 
-import importlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
+from bench import ROOT
+from bench import kernel_resources as resources
+from bench.machine_code import CUDA, HIP
 
 
-@pytest.fixture
-def resources(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    return importlib.import_module("kernel_resources")
-
-
-def variant(resources, **changed):
+def variant(**changed):
     fields = {
         "name": "gradient D=4096: fused",
         "arch": "sm_90",
@@ -37,9 +31,10 @@ def test_quick_variants_compile_to_the_recorded_numbers(tmp_path):
     pytest.importorskip("triton", reason="there is no triton here")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, BENCH / "kernel_resources.py", "--check", "--only", "D=64:"]
+    command = [sys.executable, "-m", "bench", "resources", "--check", "--only", "D=64:"]
+    command += ["--jobs", "1"]
     done = subprocess.run(
-        [*command, "--jobs", "1"], env=environment, capture_output=True, text=True, timeout=300
+        command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT
     )
     if done.returncode == 2:
         pytest.skip(done.stdout + done.stderr)
@@ -47,7 +42,7 @@ def test_quick_variants_compile_to_the_recorded_numbers(tmp_path):
     assert " 8 variants" in done.stdout
 
 
-def test_every_recorded_release_has_every_architecture(resources):
+def test_every_recorded_release_has_every_architecture():
     record = resources.read(resources.RECORD)
     assert record
     for release, table in record.items():
@@ -60,7 +55,7 @@ def test_every_recorded_release_has_every_architecture(resources):
 
 
 @pytest.mark.parametrize("what", ["registers", "stack", "shared", "total", "FFMA", "LDL"])
-def test_a_changed_number_is_found_and_named(resources, what):
+def test_a_changed_number_is_found_and_named(what):
     numbers = {"registers": 40, "stack": 0, "shared": 64, "total": 300, "FFMA": 7}
     recorded = {"sm_90": {"a": numbers, "b": numbers}, "sm_80": {"a": numbers}}
     assert resources.changes(recorded, recorded) == []
@@ -70,7 +65,7 @@ def test_a_changed_number_is_found_and_named(resources, what):
     assert resources.changes(now, recorded) == [("sm_90", "b", what, str(old + 1), str(old))]
 
 
-def test_new_and_lost_variants_are_found(resources):
+def test_new_and_lost_variants_are_found():
     one, both = {"sm_90": {"a": {}}}, {"sm_90": {"a": {}, "b": {}}}
     assert resources.changes(one, both) == [("sm_90", "b", "variant", "-", "new")]
     assert resources.changes(both, one) == [("sm_90", "b", "variant", "recorded", "gone")]
@@ -78,9 +73,9 @@ def test_new_and_lost_variants_are_found(resources):
 
 
 @pytest.mark.parametrize("spill", [{"stack": 8}, {"LDL": 1}, {"STL": 1}])
-def test_a_spill_fails_where_there_must_be_none(resources, spill):
+def test_a_spill_fails_where_there_must_be_none(spill):
     def broken(**changed):
-        return resources.broken_limits(variant(resources, **changed), {"stack": 0, **spill})
+        return resources.broken_limits(variant(**changed), {"stack": 0, **spill})
 
     assert "spills" in broken()[0]
     assert "spills" in broken(module="gaussreg_fast.kernels.large", dimension=2**20)[0]
@@ -89,15 +84,15 @@ def test_a_spill_fails_where_there_must_be_none(resources, spill):
     assert not broken(module="gaussreg_fast.kernels.general")
 
 
-def test_too_much_shared_memory_and_no_code_fail_everywhere(resources):
+def test_too_much_shared_memory_and_no_code_fail_everywhere():
     for arch, (_, limit) in resources.ARCHS.items():
-        one = variant(resources, arch=arch)
+        one = variant(arch=arch)
         assert resources.broken_limits(one, {"stack": 0, "shared": limit}) == []
         assert "shared memory" in resources.broken_limits(one, {"stack": 0, "shared": limit + 1})[0]
         assert "does not compile" in resources.broken_limits(one, {"failed": 1})[0]
 
 
-def test_the_file_has_one_line_per_variant_and_releases_in_order(resources, tmp_path):
+def test_the_file_has_one_line_per_variant_and_releases_in_order(tmp_path):
     path = tmp_path / "record.json"
     table = {"sm_90": {"a": {"stack": 0, "FFMA": 3}, "b": {"stack": 8}}}
     resources.write(path, {"3.10.0": table, "3.9.0": table})
@@ -108,7 +103,7 @@ def test_the_file_has_one_line_per_variant_and_releases_in_order(resources, tmp_
 # ---------------------------------------------------------------- reading code
 
 
-def test_instructions_are_read_from_a_listing(resources):
+def test_instructions_are_read_from_a_listing():
     listing = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;     /* 0x00000a00ff017b82 */
                                                               /* 0x000fe20000000800 */
@@ -116,6 +111,6 @@ def test_instructions_are_read_from_a_listing(resources):
         /*0020*/             @!UPT UIADD3 UR4, UR4, 0x1 ;     /* 0x0000000000007918 */
         /*1e30*/                   FFMA.FTZ R2, R3, R4, R5 ;  /* 0x0000000000007918 */
     """
-    assert resources.CUDA.findall(listing) == ["LDC", "LDL", "UIADD3", "FFMA"]
+    assert CUDA.findall(listing) == ["LDC", "LDL", "UIADD3", "FFMA"]
     listing = "main:\n\ts_load_dword s0, s[0:1], 0x0\n\tv_fmac_f32_e32 v0, v1, v2\n\t.p2align 8\n"
-    assert resources.HIP.findall(listing) == ["s_load_dword", "v_fmac_f32_e32"]
+    assert HIP.findall(listing) == ["s_load_dword", "v_fmac_f32_e32"]

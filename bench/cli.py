@@ -1,0 +1,212 @@
+"""The command line: `python -m bench COMMAND`.
+
+Exit codes: 0 fine, 1 a wrong result or a regression, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.errors import BadInput
+
+FORWARDED = {
+    "resources": "what the Triton kernels compile to, against the committed numbers",
+    "launches": "kernel launches and bytes per call, against the committed numbers",
+    "readme": "put the tables of results into README.md and docs/",
+}
+
+
+def main(given: list[str] | None = None) -> int:
+    """Runs a command; what a user can mend is one line, never a traceback."""
+    given = sys.argv[1:] if given is None else given
+    try:
+        if given and given[0] in FORWARDED:
+            return _forwarded(given[0])(given[1:])
+        options = _parser().parse_args(given)
+        return options.run(options)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _forwarded(name: str) -> Callable[[list[str]], int]:
+    """Commands with a parser of their own; imported late, for they need Triton."""
+    if name == "resources":
+        from bench import kernel_resources
+
+        return kernel_resources.main
+    if name == "launches":
+        from bench import launches
+
+        return launches.main
+    from bench import readme
+
+    return readme.main
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _report(commands)
+    _profile(commands)
+    _check(commands)
+    _others(commands)
+    for name, about in FORWARDED.items():
+        commands.add_parser(name, help=about)
+    return parser
+
+
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="of torch on the CPU (default 1)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text!r}")
+    return int(text)
+
+
+def _report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("report", help="measure everything on this machine")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
+    parser.add_argument("--quick", action="store_true", help="fewer cases: under a minute")
+    parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains this")
+    parser.add_argument("--minutes", type=float, default=0.0, help="instead of the usual budget")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    again.add_argument("--restart", action="store_true", help="measure anew what was interrupted")
+    _threads(parser)
+
+    def run(options: argparse.Namespace) -> int:
+        from bench import report
+
+        names = ("quick", "threads", "only", "resume", "restart", "minutes")
+        return report.main(options.out, **{name: getattr(options, name) for name in names})
+
+    parser.set_defaults(run=run)
+
+
+def _profile(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("profile", help="where the time of one case goes")
+    parser.add_argument("--case", required=True, help="LATENT-BATCH..., as in sd-16")
+    parser.add_argument("--call", default="value_and_grad", help="which call of it")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
+    parser.add_argument("--bare", action="store_true", help="only run it, for an outer profiler")
+    parser.add_argument("--repeats", type=_positive, default=20, help="calls (default 20)")
+    _threads(parser)
+
+    def run(options: argparse.Namespace) -> int:
+        from bench import profiling
+
+        names = ("case", "call", "out", "bare", "repeats", "threads")
+        return profiling.main(**{name: getattr(options, name) for name in names})
+
+    parser.set_defaults(run=run)
+
+
+def _check(commands: argparse._SubParsersAction) -> None:
+    for name, about in (
+        ("check", "compare with a baseline: exit code 1 for a regression"),
+        ("record", "measure a baseline"),
+        ("sample", argparse.SUPPRESS),
+    ):
+        parser = commands.add_parser(name, **({} if name == "sample" else {"help": about}))
+        parser.add_argument("--suite", type=Path, help="a Python file with calls of your own")
+        parser.add_argument("--only", default="", metavar="TEXT", help="calls whose name has this")
+        parser.add_argument("--seconds", type=float, default=0.6, help="per call and process")
+        _threads(parser)
+        if name == "check":
+            parser.add_argument("--baseline", type=Path, help="what `record` wrote")
+            parser.add_argument("--tolerance", type=_tolerance, default=0.1, help="10%% or 0.1")
+            parser.add_argument(
+                "--kernels", nargs="?", const="", metavar="TEXT",
+                help="compare registers, instructions, launches (of names with this TEXT)",
+            )  # fmt: skip
+            parser.add_argument("--out", type=Path, help="write the comparison here, as JSON")
+        elif name == "record":
+            parser.add_argument("--out", type=Path, help="file (default: of this device)")
+        if name == "sample":
+            parser.add_argument("--turn", type=int, default=0)
+            parser.add_argument("--verify", action="store_true")
+            parser.add_argument("--exactly", action="append", default=[])
+        else:
+            parser.add_argument("--processes", type=_positive, default=0, metavar="N")
+
+        def run(options: argparse.Namespace, name: str = name) -> int:
+            from bench import regression
+
+            return regression.COMMANDS[name](options)
+
+        parser.set_defaults(run=run)
+
+
+def _tolerance(text: str) -> float:
+    """10% or 0.1."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"a share like 10% or 0.1 is needed, got {text!r}")
+    return value
+
+
+def _others(commands: argparse._SubParsersAction) -> None:
+    render = commands.add_parser("render", help="report.md and plots of a report.json")
+    render.add_argument("folder", type=Path)
+
+    def rendered(options: argparse.Namespace) -> int:
+        from bench import store, tables
+
+        content = store.read(options.folder / store.NAME, "report")
+        for path in tables.write_all(content, options.folder):
+            print(f"wrote {path}")
+        return 0
+
+    render.set_defaults(run=rendered)
+
+    listing = commands.add_parser("cases", help="list the cases")
+
+    def listed(_: argparse.Namespace) -> int:
+        from bench import cases, machine
+
+        for case in cases.listed(machine.device()):
+            print(f"{case.name:24} {case.batch} x {case.dimension}")
+        return 0
+
+    listing.set_defaults(run=listed)
+
+    tune = commands.add_parser("tune", help="sweep the fused kernel's launch parameters on a GPU")
+    tune.add_argument("--out", type=Path, help="write JSON here")
+    tune.add_argument("--minutes", type=float, default=7.5, help="start no size after these")
+    tune.add_argument("--share", help=argparse.SUPPRESS)
+
+    def tuned(options: argparse.Namespace) -> int:
+        from bench import gpu_tune, machine
+
+        if machine.device() != "cuda":
+            raise BadInput("tune measures on a GPU: torch.cuda.is_available() is False")
+        return gpu_tune.run(options)
+
+    tune.set_defaults(run=tuned)
+
+    prepare = commands.add_parser("prepare")
+    prepare.add_argument("name")
+
+    def prepared(options: argparse.Namespace) -> int:
+        from bench import prepare
+
+        return prepare.case(options.name)
+
+    prepare.set_defaults(run=prepared)

@@ -1,0 +1,104 @@
+"""What one launch of a Triton kernel compiles to: registers, memory, instructions."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.pretended import ARCHS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One launch of one kernel: all that its compilation depends on."""
+
+    name: str
+    arch: str
+    module: str
+    kernel: str
+    dimension: int
+    signature: dict[str, Any]
+    constants: dict[Any, Any]
+    attributes: dict[Any, Any]
+    options: dict[str, Any]
+
+
+# Instructions by their names up to a dot; those of gfx942 go by the names of their counterparts.
+CUDA = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)")
+CUDA_CLASSES = ("FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "MUFU", "SHFL", "BAR")
+CUDA_CLASSES += ("LDS", "STS", "LDG", "STG", "LDL", "STL")
+HIP = re.compile(r"^\t((?:[vs]|ds|global|flat|buffer|scratch)_\w+)", re.MULTILINE)
+HIP_CLASSES = {
+    "FFMA": r"v_(pk_)?(fma|fmac|fmaak|fmamk)_",
+    "FADD": r"v_(pk_)?(add|sub|subrev)_f32",
+    "FMUL": r"v_(pk_)?mul_f32",
+    "MUFU": r"v_(rcp|rsq|sqrt|exp|log|sin|cos)_",
+    "SHFL": r"ds_b?permute|ds_swizzle|v_\w+_dpp",
+    "BAR": r"s_barrier",
+    "LDS": r"ds_read",
+    "STS": r"ds_write",
+    "LDG": r"(global|flat|buffer)_load",
+    "STG": r"(global|flat|buffer)_store",
+    "LDL": r"scratch_load",
+    "STL": r"scratch_store",
+}
+# Of the vector registers, accumulators take spilled numbers before memory does.
+HIP_METADATA = {
+    "registers": "vgpr_count",
+    "accumulators": "agpr_count",
+    "scalars": "sgpr_count",
+    "stack": "private_segment_fixed_size",
+    "vgpr_spills": "vgpr_spill_count",
+    "sgpr_spills": "sgpr_spill_count",
+}
+
+
+def measured(variant: Variant) -> dict[str, int]:
+    """Compiles a launch and counts. Zeros are left out, but for the stack."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(variant.module), variant.kernel)
+    source = ASTSource(kernel, variant.signature, variant.constants, variant.attributes)
+    target = GPUTarget(*ARCHS[variant.arch][0])
+    compiled = triton.compile(source, target=target, options=dict(variant.options))
+    if target.backend == "cuda":
+        numbers, instructions = _cuda(compiled.asm["cubin"], Path(triton.__file__).parent)
+        count = Counter(name for name in instructions if name != "NOP")
+        classes = {name: count[name] for name in CUDA_CLASSES}
+    else:
+        text = compiled.asm["amdgcn"]
+        numbers = {
+            name: int(re.findall(rf"\.{key}:\s+(\d+)", text)[-1])
+            for name, key in HIP_METADATA.items()
+        }
+        count = Counter(name for name in HIP.findall(text) if name != "s_nop")
+        classes = {
+            name: sum(n for instruction, n in count.items() if re.match(pattern, instruction))
+            for name, pattern in HIP_CLASSES.items()
+        }
+    numbers = {**numbers, "shared": compiled.metadata.shared, "total": count.total(), **classes}
+    return {name: n for name, n in numbers.items() if n or name == "stack"}
+
+
+def _cuda(cubin: bytes, triton: Path) -> tuple[dict[str, int], list[str]]:
+    tool = triton / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = partial(subprocess.run, check=True, capture_output=True, text=True)
+        usage = run([tool, "--dump-resource-usage", file.name]).stdout
+        sass = run([tool, "-sass", file.name]).stdout
+    numbers = {
+        name: int(re.findall(rf"\b{key}:(\d+)", usage)[-1])
+        for name, key in (("registers", "REG"), ("stack", "STACK"))
+    }
+    return numbers, CUDA.findall(sass)

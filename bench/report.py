@@ -1,0 +1,104 @@
+"""One honest report on whatever machine it is: `python -m bench report`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import cases, growth, machine, measure, prepare, roofline, tables, timing, toy
+from bench.cases import Case
+from bench.progress import Progress
+from bench.store import Report
+
+# Seconds for everything. No part is begun in the last of them; what is left out is said.
+BUDGET = {("cpu", False): 240.0, ("cpu", True): 42.0, ("cuda", False): 420.0, ("cuda", True): 50.0}
+LAST = 0.03
+SAMPLING = 0.35  # of a case's share of the time left; the rest is checking, memory, warming up
+COMPILE_SECONDS = {"cpu": 45.0, "cuda": 60.0}
+CEILINGS = "ceilings"
+
+Part = Callable[[float], dict[str, Any]]  # seconds it may take -> its row
+
+
+def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
+    """What is measured, by name and in order, where the name contains `only`."""
+
+    def of_case(case: Case) -> Part:
+        compiling = cases.compiled(device, quick, case)
+        return partial(_case, case, device, compiling)
+
+    found: dict[str, Part] = {CEILINGS: lambda _: _ceilings(device)}
+    found |= {case.name: of_case(case) for case in cases.listed(device, quick)}
+    sizes = roofline.STAGE_SIZES[1::2] if quick else roofline.STAGE_SIZES
+    early: dict[str, Part] = {
+        "stages": lambda _: roofline.measure(device, sizes),
+        "toy": lambda _: toy.measure(device, quick),
+    }
+    names = list(found)
+    # Before the growth cases, which are the ones that a slow machine can do without.
+    at = next(i for i, name in enumerate(names) if name.endswith("growth"))
+    ordered = {name: found[name] for name in names[:at]} | early
+    ordered |= {name: found[name] for name in names[at:]}
+    return {name: part for name, part in ordered.items() if only in name or name == CEILINGS}
+
+
+def _ceilings(device: str) -> dict[str, Any]:
+    return {"case": CEILINGS, "status": "ok", "ceilings": machine.ceilings(device)}
+
+
+def _case(case: Case, device: str, compiling: bool, share: float) -> dict[str, Any]:
+    compile_seconds = COMPILE_SECONDS[device] if compiling else 0.0
+    seconds = min(4.0, max(0.3, SAMPLING * share))
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return measure.run_case(
+        case, timing.clock(device), seconds=seconds, compile_seconds=compile_seconds
+    )
+
+
+def run(report: Report, todo: dict[str, Part], budget: float, progress: Progress) -> None:
+    """Measures what the report does not have yet, each row kept as soon as there is one."""
+    begin = time.monotonic()
+    left_names = [name for name in todo if name not in report.names()]
+    device = report.content["machine"]["kind"]
+    for number, name in enumerate(left_names):
+        start = time.monotonic()
+        left = budget - (start - begin)
+        progress.begin(name)
+        if left < LAST * budget:
+            row = {"case": name, "status": "not measured", "reason": "out of time"}
+        else:
+            row = todo[name](left / (len(left_names) - number))
+        row["clock_after"] = machine.clocks(device)
+        report.add(row, time.monotonic() - start)
+        progress.end(tables.line(row))
+
+
+def main(
+    out: Path, *, quick: bool, threads: int, only: str, resume: bool, restart: bool, minutes: float
+) -> int:
+    """Exit code: 1 where a result was wrong, else 0."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    device = machine.device()
+    facts = machine.facts(device)
+    settings = {"quick": quick, "threads": threads, "only": only}
+    make = Report.resume if resume else Report.restart if restart else Report.begin
+    report = make(out, settings, facts)
+    todo = parts(device, quick, only)
+    budget = minutes * 60 if minutes else BUDGET[device, quick]
+    with Progress(len([n for n in todo if n not in report.names()]), out) as progress:
+        if device == "cuda":
+            prepare.ahead([name for name in todo if name not in report.names()], 0.35 * budget)
+        run(report, todo, budget, progress)
+    report.finish(growth=growth.analysis(report.content))
+    for path in tables.write_all(report.content, out):
+        print(f"wrote {path}")
+    failed = [row["case"] for row in report.content["rows"] if row["status"] == "FAILED"]
+    print(f"{len(report.content['rows'])} parts, FAILED: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0

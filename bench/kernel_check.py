@@ -28,11 +28,12 @@ def regressions(only: str, jobs: int = 2) -> list[str]:
         known = ", ".join(recorded) or "none"
         raise BadInput(f"--kernels: triton {release} is not recorded ({known} are)")
     chosen = kernel_resources.chosen(list(kernel_resources.ARCHS), re.escape(only))
-    rows = [row for row in launches.compare() if only in row[1]]
-    if not chosen and not any(only in f"{case} B={batch}" for case, batch in launches.CASES):
+    calls = launches.named(only)
+    if not chosen and not calls:
         raise BadInput(f"--kernels {only!r}: no kernel and no case has this in its name")
+    rows = launches.compare(only)
     now = kernel_resources.all_measured(chosen, jobs)
     rows += kernel_resources.differences(recorded[release], now, re.escape(only))
     limits = kernel_resources.failures(chosen, now)
-    print(f"triton {release}: {len(chosen)} kernels, {len(launches.CASES)} cases of launches")
+    print(f"triton {release}: {len(chosen)} kernels, {len(calls)} cases of launches")
     return [f"{a} {name}: {what} {old} -> {new}" for a, name, what, old, new in rows] + limits

@@ -122,16 +122,22 @@ def counted(case: Case, batch: int, arch: str) -> dict[str, int]:
     return {**numbers, **kernels, **{f"torch {k}": n for k, n in found.operators.items()}}
 
 
-def table() -> Table:
-    return {
-        arch: {f"{case} B={batch}": counted(case, batch, arch) for case, batch in CASES}
-        for arch in ARCHS
-    }
+def named(only: str = "") -> dict[str, tuple[Case, int]]:
+    """The cases whose name contains a text."""
+    names = {f"{case} B={batch}": (case, batch) for case, batch in CASES}
+    return {name: pair for name, pair in names.items() if only in name}
 
 
-def compare() -> list[tuple[str, str, str, str, str]]:
+def table(only: str = "") -> Table:
+    chosen = named(only)
+    return {arch: {n: counted(*pair, arch) for n, pair in chosen.items()} for arch in ARCHS}
+
+
+def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
     """(arch, case, what, recorded, now) for all that differs from the file."""
-    return changes(store.read(RECORD, "launches")["archs"], table())
+    recorded: Table = store.read(RECORD, "launches")["archs"]
+    kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
+    return changes(kept, table(only))
 
 
 def main(given: list[str]) -> int:

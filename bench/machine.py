@@ -19,6 +19,7 @@ from gaussreg_fast import native
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 CACHED_BYTES = 2**16  # a latent of SD, which a processor keeps in its second cache
 GEMM_SIZE = {"cpu": 768, "cuda": 8192}
+CEILING_SECONDS = 2.0
 # Results can be compared where these agree: everything that makes a time what it is, but us.
 IDENTITY = ("device", "instruction_set", "threads", "driver", "cuda", "python", "torch", "triton")
 
@@ -96,7 +97,7 @@ def ceilings(device: str) -> dict[str, float]:
         copy = torch.empty_like(near)
         calls["cached"] = lambda _: copy.copy_(near)
         calls["smallest"] = lambda _: small.add_(1)
-    us = {name: min(s) for name, s in clock.timed(calls, 1, 2.0).samples.items()}
+    us = {name: min(s) for name, s in clock.timed(calls, 1, CEILING_SECONDS).samples.items()}
     found = {
         "copy_gb_per_s": 2 * COPY_BYTES[device] / us["copy"] / 1e3,
         "gflop_per_s": 2 * size**3 / us["gemm"] / 1e3,

@@ -114,7 +114,8 @@ def growths(report: Report) -> Figure | None:
         axes.set_xticks(sizes, [_short(s) for s in sizes], fontsize="small")
         axes.minorticks_off()
         axes.grid(alpha=0.25)
-        axes.legend(fontsize="x-small", loc="upper left")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="x-small", loc="upper left")
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * 30)  # room for the legend
     figure.suptitle(f"Growth of time\n{_subtitle(report)}", fontsize="medium")

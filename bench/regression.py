@@ -1,8 +1,11 @@
 """`python -m bench check`: is anything slower than the baseline says?
 
-Every call is timed in several fresh processes, in turns with its yardstick. A call whose time over
-its yardstick has grown beyond the tolerance is suspicious and measured again, in other processes;
-only if these alone show it (decision.py) is it a regression. So a busy minute is no alarm.
+Every call is timed in several fresh processes, in turns with its yardstick. Other programs on the
+machine only ever add time, so what a process says is its fastest sample of the call over that of
+the yardstick: the speed of the machine cancels, and the medians of a busy machine scatter several
+times as much. A call whose ratio has grown beyond the tolerance is suspicious and measured again,
+in other processes; only if these alone show it (decision.py) is it a regression. So a busy minute
+is no alarm.
 """
 
 from __future__ import annotations
@@ -40,40 +43,38 @@ def sample(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = machine.device()
-    suite = gate.load(options.suite, device)
-    chosen = {name: pair for name, pair in suite.items() if _chosen(name, options)}
-    if not chosen:
-        raise BadInput(f"--only {options.only!r}: no call of the suite: {', '.join(suite)}")
     if options.verify and not options.suite:
         try:
             gate.verify(device)
         except Wrong as error:
             print(error, file=sys.stderr)
             return WRONG
-    names = list(chosen)
-    turn = options.turn % len(names)
-    clock = timing.clock(device)
-    found = {}
-    for name in names[turn:] + names[:turn]:  # so that no call is always the first
-        calls = dict(zip(("call", "yardstick"), map(_indexed, chosen[name]), strict=True))
-        found[name] = _paired(clock, calls, options.seconds)
-    print(json.dumps({"machine": machine.facts(device), "calls": {n: found[n] for n in names}}))
+    suite = gate.load(options.suite, device)
+    wanted = options.exactly
+    names = [n for n in suite if (n in wanted if wanted else options.only in n)]
+    if not names:
+        raise BadInput(f"--only {options.only!r}: no call of the suite: {', '.join(suite)}")
+    turn = options.turn % len(names)  # so that no call is always the first
+    calls = one_process({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
+    print(json.dumps({"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}))
     return 0
 
 
-def _chosen(name: str, options: argparse.Namespace) -> bool:
-    return name in options.exactly if options.exactly else options.only in name
+def one_process(suite: gate.Suite, seconds: float) -> Process:
+    """Times every call beside its yardstick."""
+    clock = timing.clock(machine.device())
+    found = {}
+    for name, (call, yardstick) in suite.items():
+        calls = {"call": _indexed(call), "yardstick": _indexed(yardstick)}
+        samples = clock.even(calls, seconds)
+        fastest = {which: min(times) for which, times in samples.items()}
+        ratio = fastest["call"] / fastest["yardstick"]
+        found[name] = {"ratio": ratio, "us": fastest["call"]}
+    return found
 
 
 def _indexed(call: Any) -> Any:
     return lambda _: call()
-
-
-def _paired(clock: Any, calls: timing.Calls, seconds: float) -> dict[str, float]:
-    """The median of the ratios of each round, and of the call's own times."""
-    samples = clock.paired(calls, seconds)
-    pairs = zip(samples["call"], samples["yardstick"], strict=True)
-    return {"ratio": median(a / b for a, b in pairs), "us": median(samples["call"])}
 
 
 # ---------------------------------------------------------------- many processes

@@ -19,6 +19,7 @@ from bench.store import Report
 BUDGET = {("cpu", False): 240.0, ("cpu", True): 42.0, ("cuda", False): 420.0, ("cuda", True): 50.0}
 LAST = 0.03
 SAMPLING = 0.35  # of a case's share of the time left; the rest is checking, memory, warming up
+SECONDS = (0.3, 4.0)  # of a case's samples, at least and at most
 COMPILE_SECONDS = {"cpu": 45.0, "cuda": 60.0}
 CEILINGS = "ceilings"
 
@@ -53,7 +54,7 @@ def _ceilings(device: str) -> dict[str, Any]:
 
 def _case(case: Case, device: str, compiling: bool, share: float) -> dict[str, Any]:
     compile_seconds = COMPILE_SECONDS[device] if compiling else 0.0
-    seconds = min(4.0, max(0.3, SAMPLING * share))
+    seconds = min(SECONDS[1], max(SECONDS[0], SAMPLING * share))
     if device == "cuda":
         torch.cuda.empty_cache()
     return measure.run_case(

@@ -26,6 +26,7 @@ Samples = dict[str, list[float]]  # name -> microseconds
 
 SPIN_PER_SECOND = 2e9  # cycles; a device that clocks lower spins longer, which does no harm
 CPU_SAMPLE = 2e-3  # seconds of one sample on the CPU, if a call does not take longer
+CPU_SHORT_SAMPLE = 5e-4  # well below a time slice: some samples escape every other process
 
 
 class OutOfTime(BaseException):
@@ -111,12 +112,12 @@ class CpuClock:
         return result
 
     @classmethod
-    def paired(cls, calls: Calls, seconds: float) -> Samples:
-        """Samples of each in equal number, at least 5: those of a round belong together."""
+    def even(cls, calls: Calls, seconds: float) -> Samples:
+        """Short samples of each in turns, in equal number and at least 5."""
         samplers, cost = {}, 0.0
         for name, call in calls.items():
             taken = max(1e-7, min(cls._once(call) for _ in range(3)))
-            repeats = max(1, round(CPU_SAMPLE / taken))
+            repeats = max(1, round(CPU_SHORT_SAMPLE / taken))
             samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
             cost += repeats * taken * 1.1
         return in_turns(samplers, max(5, int(seconds / cost)))
@@ -203,7 +204,7 @@ class GpuClock:
         return Timed(samples, queue, {name: count for name, count in late.items() if count})
 
     @classmethod
-    def paired(cls, calls: Calls, seconds: float) -> Samples:
+    def even(cls, calls: Calls, seconds: float) -> Samples:
         """Samples of each in equal number: those of a round belong together."""
         return cls.timed(calls, 1, seconds, rounds=100).samples
 

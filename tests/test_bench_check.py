@@ -1,0 +1,404 @@
+"""`python -m bench check`: what it calls a regression, and what it does not."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from bench import ROOT, cli, decision, gate, machine, regression, store
+from bench.correctness import Wrong
+from gaussreg_fast import native
+
+BASELINES = sorted((ROOT / "bench" / "baselines").glob("*.json"))
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+# ---------------------------------------------------------------- the decision
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 4), (6, 12), (5, 5)])
+def test_the_null_distribution_is_exact(n, m):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        a, b = rng.normal(size=n), rng.normal(size=m)
+        want = scipy.stats.mannwhitneyu(a, b, alternative="less", method="exact")
+        assert decision._below(n, m)[int(want.statistic)] == pytest.approx(want.pvalue)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    missed = 0
+    for _ in range(2000):
+        before, now = rng.lognormal(0, 0.1, 12), 1.2 * rng.lognormal(0, 0.1, 6)
+        found = decision.shift(list(before), list(now), 0.05)
+        assert found.low <= found.factor <= found.high
+        missed += found.low > 1.2
+    assert 0.025 < missed / 2000 <= 0.06
+
+
+def test_too_few_processes_decide_nothing():
+    found = decision.shift([1.0, 1.0], [9.0], 0.01)
+    assert (found.low, found.high) == (0, math.inf)
+    assert not decision.regressed(found, 0.1)
+    assert not decision.enough(2, 1, 1)
+    assert decision.enough(regression.RECORD_PROCESSES, regression.CHECK_PROCESSES, 50)
+
+
+def alarms(before, now, again, tolerance=0.1):
+    """As `check` decides, from the ratios of one call in each of three measurements."""
+    level = decision.level(12)
+    first = decision.shift(before, now, level)
+    if not decision.suspicious(first, tolerance):
+        return False
+    return decision.regressed(decision.shift(before, again, level), tolerance)
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
+def test_recorded_noise_raises_no_alarm_and_a_slower_call_does(path):
+    """Measurements drawn from those of the baseline: two hundred comparisons of all its calls."""
+    calls = store.read(path, "baseline")["calls"]
+    rng = np.random.default_rng(2)
+
+    def drawn(ratios, count):
+        return list(rng.choice(ratios, count))
+
+    false, missed, trials = 0, 0, 200
+    for _ in range(trials):
+        for found in calls.values():
+            ratios = np.array(found["ratio"])
+            before, now, again = (drawn(ratios, count) for count in (12, 6, 6))
+            false += alarms(before, now, again)
+            slow = [[1.4 * r for r in some] for some in (now, again)]
+            missed += not alarms(before, *slow)
+    assert false <= decision.FALSE_ALARMS * trials
+    assert missed <= 0.05 * trials * len(calls)
+
+
+# ---------------------------------------------------------------- the command
+
+
+FACTS = machine.facts("cpu")
+
+
+def processes(count, scale=None, seed=0):
+    """What so many processes measured of three calls, some of them slower."""
+    rng = np.random.default_rng(seed)
+    base = {"a": 1.0, "b": 0.3, "c": 2.0}
+    return [
+        {
+            name: {"ratio": ratio * (scale or {}).get(name, 1) * rng.lognormal(0, 0.02), "us": 10.0}
+            for name, ratio in base.items()
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    path = tmp_path / "baseline.json"
+    about = {"what": "baseline", "format": store.FORMAT, "date": "2026-01-01", "machine": FACTS}
+    calls = {
+        name: {"ratio": ratios, "us": ratios}
+        for name, ratios in regression.by_call(processes(12)).items()
+    }
+    store.write(path, {**about, "suite": None, "seconds": 1, "calls": calls})
+    return path
+
+
+def measured(monkeypatch, *scales):
+    """The measurements of a check, one after the other; returns the names asked for."""
+    asked = []
+
+    def measure(options, count, progress, names=()):
+        asked.append(names)
+        found = processes(count, scales[len(asked) - 1], seed=len(asked))
+        return FACTS, [{n: p[n] for n in (names or p)} for p in found]
+
+    monkeypatch.setattr(regression, "measure", measure)
+    return asked
+
+
+def test_nothing_slower(baseline, monkeypatch, capsys):
+    asked = measured(monkeypatch, {"a": 1.05})
+    assert run("check", "--baseline", baseline) == 0
+    assert asked == [()]
+    shown = capsys.readouterr().out
+    assert "no regression" in shown
+    assert [line.split()[-1] for line in shown.splitlines() if line[:2] in "a b c "] == ["ok"] * 3
+
+
+def test_a_regression_is_named_and_ends_with_1(baseline, monkeypatch, capsys, tmp_path):
+    asked = measured(monkeypatch, {"b": 1.4}, {"b": 1.4})
+    out = tmp_path / "check.json"
+    assert run("check", "--baseline", baseline, "--out", out) == 1
+    assert asked == [(), ("b",)]
+    shown = capsys.readouterr()
+    assert "REGRESSION: b: 1.4" in shown.err
+    assert "REGRESSION: a" not in shown.err
+    content = json.loads(out.read_text())
+    assert len(content["regressions"]) == 1
+    assert len(content["processes"]) == regression.CHECK_PROCESSES
+
+
+def test_what_a_second_look_does_not_show_is_none(baseline, monkeypatch, capsys):
+    measured(monkeypatch, {"b": 2.0, "c": 1.5}, {})
+    assert run("check", "--baseline", baseline) == 0
+    assert "measuring again: b, c" in capsys.readouterr().out
+
+
+def test_the_tolerance_is_kept(baseline, monkeypatch):
+    measured(monkeypatch, {"b": 1.4}, {"b": 1.4})
+    assert run("check", "--baseline", baseline, "--tolerance", "60%") == 0
+    measured(monkeypatch, {"b": 1.4}, {"b": 1.4})
+    assert run("check", "--baseline", baseline, "--tolerance", "0.2") == 1
+
+
+def test_a_lost_call_and_a_wrong_result_fail(baseline, monkeypatch, capsys):
+    def measure(options, count, progress, names=()):
+        return FACTS, [{"a": p["a"], "b": p["b"]} for p in processes(count)]
+
+    monkeypatch.setattr(regression, "measure", measure)
+    assert run("check", "--baseline", baseline) == 1
+    assert "c: in the baseline, and no longer in the suite" in capsys.readouterr().err
+
+    def wrong(*_):
+        raise Wrong("value: relative error 1")
+
+    monkeypatch.setattr(regression, "measure", wrong)
+    assert run("check", "--baseline", baseline) == 1
+    assert "nothing was timed: value: relative error 1" in capsys.readouterr().err
+
+
+def edited(path, **changed):
+    content = json.loads(path.read_text())
+    content["machine"] |= changed.pop("machine", {})
+    path.write_text(json.dumps(content | changed))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p: p.unlink(), "no such baseline"),
+        (lambda p: p.write_text('{"what'), "not JSON"),
+        (lambda p: p.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+        (lambda p: p.write_text('{"what": "report"}'), "not a baseline"),
+        (lambda p: edited(p, format=0), "format 0"),
+        (lambda p: edited(p, suite="mine.py"), "suite mine.py"),
+        (lambda p: edited(p, machine={"device": "H200"}), "device H200, here it is"),
+        (lambda p: edited(p, machine={"torch": "2.0"}), "torch 2.0, here it is"),
+        (lambda p: edited(p, machine={"threads": 64}), "threads 64, here it is"),
+    ],
+)
+def test_a_baseline_of_no_use_ends_with_2(baseline, capsys, spoil, said):
+    spoil(baseline)
+    assert run("check", "--baseline", baseline) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert str(baseline) in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "nothing"], "no call of"),
+        (["--processes", "1"], "cannot tell a regression"),
+        (["--suite", "missing.py"], "is of suite None"),
+    ],
+)
+def test_bad_arguments_end_with_2(baseline, capsys, arguments, said):
+    assert run("check", "--baseline", baseline, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_asked_for(capsys):
+    assert run("check") == 2
+    assert "--baseline FILE, --kernels" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        run("check", "--baseline", "x", "--tolerance", "ten")
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "no such suite"), ("x = 1", "no function suite"), ("suite = 1", "no function suite")],
+)
+def test_a_suite_of_no_use(tmp_path, capsys, text, said):
+    path = tmp_path / "mine.py"
+    if text:
+        path.write_text(text)
+    options = ["sample", "--suite", path]
+    assert run(*options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_suite_of_ones_own(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import time\n"
+        "def suite(device):\n"
+        "    return {'mine': (lambda: time.sleep(2e-3), lambda: time.sleep(1e-3))}\n"
+    )
+    assert run("sample", "--suite", path, "--seconds", "0.1") == 0
+    found = json.loads(capsys.readouterr().out)["calls"]["mine"]
+    assert found["ratio"] == pytest.approx(1.9, abs=0.6)
+
+
+def test_the_file_of_a_device():
+    assert regression.slug(FACTS | {"kind": "cpu", "device": "AMD EPYC (R)"}).startswith(
+        "cpu-amd-epyc-r"
+    )
+    assert regression.slug(FACTS | {"instruction_set": None}).isascii()
+
+
+# ---------------------------------------------------------------- a kernel slowed on purpose
+
+
+def slowed(monkeypatch):
+    """The native kernel with its gradient does its work twice."""
+    real = native.loss
+
+    def twice(*arguments, gradient, **options):
+        if gradient is not None:
+            real(*arguments, gradient=gradient, **options)
+        return real(*arguments, gradient=gradient, **options)
+
+    monkeypatch.setattr(native, "loss", twice)
+
+
+@pytest.mark.skipif(native.load()[0] is None, reason="the native kernels are not built")
+def test_a_slow_kernel_is_caught_and_named(tmp_path, monkeypatch, capsys):
+    """Measured in this process, in place of many; the whole command is below."""
+    names = ("sd-16 value_and_grad", "sd-16 statistics")
+    suite = {name: pair for name, pair in gate.suite("cpu").items() if name in names}
+
+    def measure(options, count, progress, names=()):
+        chosen = {n: suite[n] for n in (names or suite)}
+        return FACTS, [regression.one_process(chosen, 0.1) for _ in range(count)]
+
+    monkeypatch.setattr(regression, "measure", measure)
+    baseline = tmp_path / "baseline.json"
+    assert run("record", "--out", baseline) == 0
+    assert run("check", "--baseline", baseline, "--tolerance", "25%") == 0
+    slowed(monkeypatch)
+    capsys.readouterr()
+    assert run("check", "--baseline", baseline, "--tolerance", "25%") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["sd-16 value_and_grad"]
+
+
+SLOW = """
+from gaussreg_fast import native
+real = native.loss
+def twice(*arguments, gradient, **options):
+    if gradient is not None:
+        real(*arguments, gradient=gradient, **options)
+    return real(*arguments, gradient=gradient, **options)
+native.loss = twice
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.load()[0] is None, reason="the native kernels are not built")
+def test_the_command_catches_a_slow_kernel(tmp_path):
+    baseline = tmp_path / "baseline.json"
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    short = ["--only", "sd-1 value", "--seconds", "0.2", "--processes", "5"]
+
+    def bench(*arguments, path=None):
+        environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+        command = [sys.executable, "-m", "bench", *map(str, arguments), *short]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+    done = bench("record", "--out", baseline)
+    assert done.returncode == 0, done.stderr
+    done = bench("check", "--baseline", baseline, path=tmp_path / "slow")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "REGRESSION: sd-1 value_and_grad: " in done.stderr
+    assert done.stderr.count("REGRESSION") == 1
+
+
+# ---------------------------------------------------------------- kernels, without a clock
+
+
+CHANGED = """
+import sys
+from gaussreg_fast.launch import _fused
+import gaussreg_fast.launch as launch
+from bench import cli
+
+def spilling(num_warps):
+    few = {"maxnreg": 16} if _fused.arch(None).startswith("sm_") else {}
+    return {"num_warps": num_warps, "enable_fp_fusion": True, **few}
+
+def twice(real):
+    def call(*arguments, **options):
+        real(*arguments, **options)
+        return real(*arguments, **options)
+    return call
+
+if "spill" in sys.argv:
+    _fused.compiler = spilling
+if "launch" in sys.argv:
+    launch.loss = twice(launch.loss)
+sys.exit(cli.main(["check", "--kernels", sys.argv[-1]]))
+"""
+
+
+def kernels(tmp_path, *arguments):
+    pytest.importorskip("triton", reason="there is no triton here")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CHANGED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    if done.returncode == 2:
+        pytest.skip(done.stderr)
+    return done
+
+
+def test_the_launches_are_as_recorded(tmp_path):
+    done = kernels(tmp_path, "D=16384 B=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_launch_more_is_caught_and_named(tmp_path):
+    done = kernels(tmp_path, "launch", "D=1024 B=64")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "REGRESSION: sm_90 gradient D=1024 B=64: launches 2 -> 4" in done.stderr
+    assert "REGRESSION: sm_90 gradient D=1024 B=64: bytes 528384 -> 1056768" in done.stderr
+    assert "D=4096" not in done.stderr
+
+
+def test_a_spill_is_caught_and_named(tmp_path):
+    done = kernels(tmp_path, "spill", "gradient D=64: fused")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "REGRESSION: sm_90 gradient D=64: fused: stack 0 -> " in done.stderr
+    assert "REGRESSION: sm_90 gradient D=64: fused: spills: stack" in done.stderr
+
+
+def test_no_kernel_of_such_a_name(tmp_path, capsys):
+    pytest.importorskip("triton", reason="there is no triton here")
+    command = [sys.executable, "-m", "bench", "check", "--kernels", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "error: --kernels 'nothing': no kernel and no case has this in its name\n"
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
+    right = gate.correctness.gaussianity_value_and_grad
+    monkeypatch.setattr(gate.correctness, "gaussianity_value_and_grad", lambda x, **o: (
+        right(x, **o)[0] * 1.01, right(x, **o)[1]
+    ))  # fmt: skip
+    assert run("sample", "--verify", "--only", "sd-1 ") == regression.WRONG
+    shown = capsys.readouterr()
+    assert shown.err.startswith("value: relative error 0.01")
+    assert not shown.out

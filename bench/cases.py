@@ -89,10 +89,8 @@ def listed(device: str, quick: bool = False) -> tuple[Case, ...]:
 
 
 def compiled(device: str, quick: bool, case: Case) -> bool:
-    """Whether torch.compile is among the peers: on a CPU it takes longer than all the rest."""
-    if case.suite != "loss":
-        return False
-    return device == "cuda" or (not quick and case.name in ("sd-1", "sd-16", "sdxl-8"))
+    """Whether torch.compile is among the peers: it takes longer than all the rest of a case."""
+    return not quick and case.name in _COMPILED[device]
 
 
 def _growth(sizes: tuple[int, ...], batches: tuple[int, ...]) -> tuple[Case, ...]:
@@ -101,6 +99,13 @@ def _growth(sizes: tuple[int, ...], batches: tuple[int, ...]) -> tuple[Case, ...
     return tuple(by_size) + tuple(by_batch)
 
 
+_COMPILED = {
+    "cpu": {"sd-1", "sd-16", "sdxl-8"},
+    "cuda": {
+        *("sd-4096", "d4096-4096", "sana-2048", "sdxl-1024", "flux-256", "sd-1", "sdxl-1"),
+        *("flux-1", "sd-4096-bfloat16", "sd-4096-per_sample", "d1024-4096", "sd-256", "sd768-64"),
+    },
+}
 _FULL: dict[str, tuple[Case, ...]] = {}
 _QUICK: dict[str, tuple[Case, ...]] = {}
 _FULL["cpu"] = (
@@ -115,8 +120,8 @@ _QUICK["cpu"] = (
 _FULL["cuda"] = (
     *_names("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 sdxl-1 flux-1"),
     *_names("sd-4096-bfloat16 sd-4096-per_sample d1024-4096 sd-256 sd768-64 sd-1-guards"),
-    *_names("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
     *_growth(tuple(2**k for k in range(10, 19)), (4, 16, 64, 256, 1024, 4096)),
+    *_names("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
 )
 _QUICK["cuda"] = (
     *_names("sd-4096 sd-1 sdxl-256 flux-64 sd-1-guards"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,27 +19,29 @@ COMPILE_SECONDS = 150.0
 
 
 def case(name: str) -> int:
-    """Compiles what a case needs, in this process."""
+    """Compiles what a case needs, in this process. Kernels do not depend on the batch size."""
     parsed = cases.parse(name)
-    xs = peers.inputs(parsed, "cuda", 1)
-    for call in peers.ours(parsed, xs).values():
+    small = replace(parsed, batch=min(2, parsed.batch))
+    for call in peers.ours(small, peers.inputs(small, "cuda", 1)).values():
         call(0)
     if cases.compiled("cuda", False, parsed):
-        peers.compiled(parsed, xs, COMPILE_SECONDS)
+        peers.compiled(parsed, peers.inputs(parsed, "cuda", 1), COMPILE_SECONDS)
     torch.cuda.synchronize()
     return 0
 
 
-def ahead(names: Sequence[str], seconds: float) -> None:
-    """The cases among so many names, all at once."""
-    jobs = []
+def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
+    """A process for each case among so many names, one for those that need the same kernels."""
+    found: dict[object, list[str]] = {}
     for name in names:
         try:
-            cases.parse(name)
+            parsed = cases.parse(name)
         except BadInput:  # another part of a report
             continue
-        jobs.append(["prepare", name])
-    processes(jobs, seconds)
+        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.suite == "guards")
+        compiling = cases.compiled("cuda", quick, parsed)
+        found.setdefault(name if compiling else key, ["prepare", name])
+    return list(found.values())
 
 
 def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,9 @@ BASELINES = ROOT / "bench" / "baselines"
 RECORD_PROCESSES = 12
 CHECK_PROCESSES = 6
 WRONG = 3  # exit code of a process that found a wrong result
+# glibc keeps what is freed. Else it depends on the layout of a process's heap whether a tensor's
+# memory goes back to the system in every call, and then page faults are most of what is measured.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 Process = dict[str, dict[str, float]]  # call -> ratio, us: what one process measured
 
@@ -87,6 +91,7 @@ def measure(
     command = [sys.executable, "-m", "bench", "sample", "--threads", str(options.threads)]
     command += ["--seconds", str(options.seconds), "--only", options.only]
     command += ["--suite", str(options.suite.resolve())] if options.suite else []
+    environment = {**os.environ, **ALLOCATOR}
     facts: dict[str, Any] = {}
     found = []
     for turn in range(processes):
@@ -94,7 +99,9 @@ def measure(
         more = ["--turn", str(turn), *(["--verify"] if turn == 0 and not names else [])]
         for name in names:
             more += ["--exactly", name]
-        done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, cwd=ROOT, env=environment
+        )
         if done.returncode == WRONG:
             raise Wrong(done.stderr.strip())
         if done.returncode:

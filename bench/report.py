@@ -95,7 +95,8 @@ def main(
     budget = minutes * 60 if minutes else BUDGET[device, quick]
     with Progress(len([n for n in todo if n not in report.names()]), out) as progress:
         if device == "cuda":
-            prepare.ahead([name for name in todo if name not in report.names()], 0.35 * budget)
+            names = [name for name in todo if name not in report.names()]
+            prepare.processes(prepare.jobs(names, quick), 0.35 * budget)
         run(report, todo, budget, progress)
     report.finish(growth=growth.analysis(report.content))
     for path in tables.write_all(report.content, out):

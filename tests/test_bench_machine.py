@@ -1,0 +1,83 @@
+"""What the benchmark says of a machine, and the processes that compile ahead of a run on a GPU."""
+
+import subprocess
+import time
+
+import pytest
+import torch
+
+from bench import cases, machine, prepare, timing
+
+
+def test_the_facts_of_this_machine():
+    facts = machine.facts("cpu")
+    assert set(machine.IDENTITY) <= set(facts)
+    assert facts["threads"] == torch.get_num_threads()
+    assert machine.difference(facts, dict(facts)) == ""
+    assert machine.difference({**facts, "python": "2.7"}, facts).startswith("python 2.7, here it")
+    assert machine.free_memory("cpu") > 2**20
+
+
+def test_the_facts_of_a_gpu(monkeypatch):
+    def smi(command, **_):
+        fields = command[3].removeprefix("--query-gpu=").split(",")
+        values = {"driver_version": "570.1", "clocks.max.sm": "1980 MHz", "clocks.sm": "345 MHz"}
+        said = ", ".join(values.get(field, "1 MHz") for field in fields)
+        return subprocess.CompletedProcess(command, 0, said + "\n", "")
+
+    monkeypatch.setattr(machine.subprocess, "run", smi)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    facts = machine.facts("cuda")
+    assert (facts["device"], facts["driver"]) == ("a GPU", "570.1")
+    assert facts["max_clocks"] == {"clocks.max.sm": "1980 MHz", "clocks.max.mem": "1 MHz"}
+    assert facts["instruction_set"] is None
+    assert machine.clocks("cuda") == "345 MHz"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.CalledProcessError(9, "x")])
+def test_without_nvidia_smi_nothing_is_invented(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(machine.subprocess, "run", fail)
+    assert machine.smi("driver_version") == {"driver_version": None}
+
+
+def test_ceilings(monkeypatch):
+    monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**22})
+    monkeypatch.setattr(machine, "CEILING_SECONDS", 0.2)
+    found = machine.ceilings("cpu")
+    assert 0.5 < found["copy_gb_per_s"] < 5000
+    assert 1 < found["gflop_per_s"] < 50000
+    assert 0.1 < found["smallest_call_us"] < 1000
+
+
+def test_a_slower_copy_is_a_lower_ceiling(monkeypatch):
+    def timed(calls, *_):
+        return timing.Timed({name: [1000.0, 2000.0] for name in calls})
+
+    monkeypatch.setattr(timing.CpuClock, "timed", timed)
+    monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**20})
+    found = machine.ceilings("cpu")
+    assert found["copy_gb_per_s"] == pytest.approx(2 * 2**20 / 1000 / 1e3)
+    assert found["gflop_per_s"] == pytest.approx(2 * 768**3 / 1000 / 1e3)
+
+
+# ---------------------------------------------------------------- compiling ahead
+
+
+def test_one_process_for_the_same_kernels():
+    names = ["ceilings", "toy", *(case.name for case in cases.listed("cuda"))]
+    jobs = [job[1] for job in prepare.jobs(names, quick=False)]
+    assert {"sd-4096", "sd-1", "sd-256", "d1024-1-growth", "d131072-1-growth"} <= set(jobs)
+    assert not {"ceilings", "toy", "sd-64-growth", "sd-1024-growth"} & set(jobs)
+    assert len(prepare.jobs(names, quick=True)) < len(jobs)
+
+
+def test_processes_run_side_by_side_and_none_outlasts_its_time():
+    shown = prepare.processes([["cases"], ["launches", "--help"]], 60)
+    assert any("sd-16" in line for line in shown)
+    assert any("--check" in line for line in shown)
+    begin = time.monotonic()
+    assert prepare.processes([["report", "--out", "/dev/null/x"]] * 2, 0.1) == []
+    assert time.monotonic() - begin < 10

@@ -23,7 +23,7 @@ SECONDS = (0.3, 4.0)  # of a case's samples, at least and at most
 COMPILE_SECONDS = {"cpu": 45.0, "cuda": 60.0}
 CEILINGS = "ceilings"
 
-Part = Callable[[float], dict[str, Any]]  # seconds it may take -> its row
+Part = Callable[[float, float], dict[str, Any]]  # its share of the seconds left, and all -> row
 
 
 def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
@@ -33,12 +33,12 @@ def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
         compiling = cases.compiled(device, quick, case)
         return partial(_case, case, device, compiling)
 
-    found: dict[str, Part] = {CEILINGS: lambda _: _ceilings(device)}
+    found: dict[str, Part] = {CEILINGS: lambda *_: _ceilings(device)}
     found |= {case.name: of_case(case) for case in cases.listed(device, quick)}
     sizes = roofline.STAGE_SIZES[1::2] if quick else roofline.STAGE_SIZES
     early: dict[str, Part] = {
-        "stages": lambda _: roofline.measure(device, sizes),
-        "toy": lambda _: toy.measure(device, quick),
+        "stages": lambda *_: roofline.measure(device, sizes),
+        "toy": lambda *_: toy.measure(device, quick),
     }
     names = list(found)
     # Before the growth cases, which are the ones that a slow machine can do without.
@@ -52,8 +52,8 @@ def _ceilings(device: str) -> dict[str, Any]:
     return {"case": CEILINGS, "status": "ok", "ceilings": machine.ceilings(device)}
 
 
-def _case(case: Case, device: str, compiling: bool, share: float) -> dict[str, Any]:
-    compile_seconds = COMPILE_SECONDS[device] if compiling else 0.0
+def _case(case: Case, device: str, compiling: bool, share: float, left: float) -> dict[str, Any]:
+    compile_seconds = min(COMPILE_SECONDS[device], left / 4) if compiling else 0.0
     seconds = min(SECONDS[1], max(SECONDS[0], SAMPLING * share))
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -63,18 +63,23 @@ def _case(case: Case, device: str, compiling: bool, share: float) -> dict[str, A
 
 
 def run(report: Report, todo: dict[str, Part], budget: float, progress: Progress) -> None:
-    """Measures what the report does not have yet, each row kept as soon as there is one."""
+    """Measures what is to be done, each row kept as soon as there is one."""
     begin = time.monotonic()
-    left_names = [name for name in todo if name not in report.names()]
     device = report.content["machine"]["kind"]
-    for number, name in enumerate(left_names):
+    if device == "cuda":
+        jobs = prepare.jobs(list(todo), report.content["settings"]["quick"])
+        prepare.processes(jobs, 0.35 * budget)
+    for number, (name, part) in enumerate(todo.items()):
         start = time.monotonic()
         left = budget - (start - begin)
         progress.begin(name)
-        if left < LAST * budget:
-            row = {"case": name, "status": "not measured", "reason": "out of time"}
-        else:
-            row = todo[name](left / (len(left_names) - number))
+        row = {"case": name, "status": "not measured", "reason": "out of time"}
+        if left >= LAST * budget:
+            try:
+                row = part(left / (len(todo) - number), left)
+            except Exception as error:  # the other parts go on
+                reason = f"{type(error).__name__}: {error}"[:500]
+                row = {"case": name, "status": "FAILED", "reason": reason}
         row["clock_after"] = machine.clocks(device)
         report.add(row, time.monotonic() - start)
         progress.end(tables.line(row))
@@ -91,13 +96,9 @@ def main(
     settings = {"quick": quick, "threads": threads, "only": only}
     make = Report.resume if resume else Report.restart if restart else Report.begin
     report = make(out, settings, facts)
-    todo = parts(device, quick, only)
-    budget = minutes * 60 if minutes else BUDGET[device, quick]
-    with Progress(len([n for n in todo if n not in report.names()]), out) as progress:
-        if device == "cuda":
-            names = [name for name in todo if name not in report.names()]
-            prepare.processes(prepare.jobs(names, quick), 0.35 * budget)
-        run(report, todo, budget, progress)
+    todo = {n: p for n, p in parts(device, quick, only).items() if n not in report.names()}
+    with Progress(len(todo), out) as progress:
+        run(report, todo, minutes * 60 or BUDGET[device, quick], progress)
     report.finish(growth=growth.analysis(report.content))
     for path in tables.write_all(report.content, out):
         print(f"wrote {path}")

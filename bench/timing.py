@@ -205,7 +205,7 @@ class GpuClock:
 
     @classmethod
     def even(cls, calls: Calls, seconds: float) -> Samples:
-        """Samples of each in equal number: those of a round belong together."""
+        """Samples of each in turns, in equal number."""
         return cls.timed(calls, 1, seconds, rounds=100).samples
 
     @staticmethod

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -139,6 +140,35 @@ def test_a_wrong_result_is_named_and_ends_with_1(tiny, tmp_path, monkeypatch, ca
     assert failed["reason"].startswith("Wrong: value")
     assert "us" not in failed
     assert "d256-1-growth: FAILED" in (tmp_path / "report.md").read_text()
+
+
+def test_a_part_that_breaks_leaves_the_others(tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no profiler")
+
+    monkeypatch.setattr(report.roofline, "measure", broken)
+    assert run("report", "--quick", "--out", tmp_path) == 1
+    rows = {row["case"]: row for row in load(tmp_path)["rows"]}
+    assert rows["stages"]["reason"] == "RuntimeError: no profiler"
+    assert {row["status"] for name, row in rows.items() if name != "stages"} == {"ok"}
+
+
+def test_compiling_ahead_is_within_the_budget(tmp_path, monkeypatch):
+    """On a GPU: what it takes is no longer there for the cases."""
+    told = []
+    monkeypatch.setattr(report.prepare, "processes", lambda jobs, seconds: time.sleep(0.2))
+    monkeypatch.setattr(report.machine, "clocks", lambda device: None)
+    facts = machine.facts("cpu") | {"kind": "cuda"}
+    kept = store.Report.restart(tmp_path, {"quick": True}, facts)
+
+    def part(share, left):
+        told.append((share, left))
+        return {"case": f"part {len(told)}", "status": "ok"}
+
+    report.run(kept, {"part 1": part, "part 2": part}, 10.0, report.Progress(2))
+    assert told[0][1] == pytest.approx(9.8, abs=0.15)
+    assert told[0][0] == pytest.approx(told[0][1] / 2)
+    assert told[1][0] == pytest.approx(told[1][1])
 
 
 def test_what_there_is_no_time_for_is_said(tiny, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from bench import cases, growth, machine, measure, prepare, roofline, tables, timing, toy
 from bench.cases import Case
+from bench.errors import BadInput
 from bench.progress import Progress
 from bench.store import Report
 
@@ -45,7 +46,10 @@ def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
     at = next(i for i, name in enumerate(names) if name.endswith("growth"))
     ordered = {name: found[name] for name in names[:at]} | early
     ordered |= {name: found[name] for name in names[at:]}
-    return {name: part for name, part in ordered.items() if only in name or name == CEILINGS}
+    chosen = {name: part for name, part in ordered.items() if only in name or name == CEILINGS}
+    if len(chosen) == 1 and only not in CEILINGS:
+        raise BadInput(f"--only {only!r}: no part has this in its name: {', '.join(ordered)}")
+    return chosen
 
 
 def _ceilings(device: str) -> dict[str, Any]:
@@ -95,8 +99,9 @@ def main(
     facts = machine.facts(device)
     settings = {"quick": quick, "threads": threads, "only": only}
     make = Report.resume if resume else Report.restart if restart else Report.begin
+    todo = parts(device, quick, only)
     report = make(out, settings, facts)
-    todo = {n: p for n, p in parts(device, quick, only).items() if n not in report.names()}
+    todo = {name: part for name, part in todo.items() if name not in report.names()}
     with Progress(len(todo), out) as progress:
         run(report, todo, minutes * 60 or BUDGET[device, quick], progress)
     report.finish(growth=growth.analysis(report.content))

@@ -1,12 +1,13 @@
 """What the benchmark says of a machine, and the processes that compile ahead of a run on a GPU."""
 
 import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
-from bench import cases, machine, prepare, timing
+from bench import ROOT, cases, machine, prepare, timing
 
 
 def test_the_facts_of_this_machine():
@@ -81,3 +82,18 @@ def test_processes_run_side_by_side_and_none_outlasts_its_time():
     begin = time.monotonic()
     assert prepare.processes([["report", "--out", "/dev/null/x"]] * 2, 0.1) == []
     assert time.monotonic() - begin < 10
+
+
+# ---------------------------------------------------------------- the package that is measured
+
+
+def test_an_installed_package_is_found_before_the_checkout(tmp_path):
+    """The checkout's has no compiled module and no kernels, unless it is installed as editable."""
+    (tmp_path / "gaussreg_fast").mkdir()
+    (tmp_path / "gaussreg_fast" / "__init__.py").touch()
+    code = "import bench, gaussreg_fast; print(gaussreg_fast.__file__)"
+    for first in (str(ROOT), ""):
+        path = f"import sys; sys.path[:] = [{first!r}, *sys.path, {str(tmp_path)!r}]; "
+        command = [sys.executable, "-S", "-c", path + code]  # -S: nothing else is installed
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.startswith(str(tmp_path)), done.stderr

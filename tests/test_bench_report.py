@@ -283,7 +283,15 @@ def test_nothing_to_resume_or_render(tmp_path, capsys):
     assert run("report", "--quick", "--out", tmp_path / "file") == 2
 
 
-@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--threads", "x"], ["--colour"]])
+def test_no_such_part(tmp_path, capsys):
+    assert run("report", "--quick", "--only", "nothing", "--out", tmp_path) == 2
+    assert "--only 'nothing': no part has this in its name: ceilings, " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--threads", "0"], ["--threads", "x"], ["--minutes", "-1"], ["--colour"]]
+)
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         run("report", *arguments)

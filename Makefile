@@ -88,14 +88,13 @@ bench-check: $(VENV)/.bench
 record-baseline: $(VENV)/.bench
 	$(BIN)/python -m bench record --out $(BASELINE)
 
-# The committed measurements of bench/results/, and the tables made of them.
+# The committed measurements, and the tables made of them.
 measure: $(VENV)/.bench
 	$(BIN)/python -m bench.call_overhead --out bench/results/call_overhead.json
 	$(BIN)/python -m bench.cpu --out bench/results/cpu.json
 	$(BIN)/python -m bench.noise_injection --out bench/results/noise_injection.json
 	$(BIN)/python -m bench.learning_rates --out bench/results/learning_rates.json
-	$(BIN)/python -m bench report --restart --out build/report
-	cp build/report/report.json bench/results/report.json
+	$(BIN)/python -m bench report --restart --out docs/report
 	$(BIN)/python -m bench readme
 
 # On a machine with a GPU: the tests on the device, then the benchmark (bench/NOTES.md). Uses

@@ -77,7 +77,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _positive_number(text: str) -> float:
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -92,9 +92,7 @@ def _report(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
     parser.add_argument("--quick", action="store_true", help="fewer cases: under a minute")
     parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains this")
-    parser.add_argument(
-        "--minutes", type=_positive_number, default=0.0, help="instead of the usual budget"
-    )
+    parser.add_argument("--minutes", type=_number, default=0.0, help="instead of the usual budget")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     again.add_argument("--restart", action="store_true", help="measure anew what was interrupted")
@@ -136,9 +134,7 @@ def _check(commands: argparse._SubParsersAction) -> None:
         parser = commands.add_parser(name, **({} if name == "sample" else {"help": about}))
         parser.add_argument("--suite", type=Path, help="a Python file with calls of your own")
         parser.add_argument("--only", default="", metavar="TEXT", help="calls whose name has this")
-        parser.add_argument(
-            "--seconds", type=_positive_number, default=0.6, help="per call and process"
-        )
+        parser.add_argument("--seconds", type=_number, default=0.6, help="per call and process")
         _threads(parser)
         if name == "check":
             parser.add_argument("--baseline", type=Path, help="what `record` wrote")
@@ -203,9 +199,7 @@ def _others(commands: argparse._SubParsersAction) -> None:
 
     tune = commands.add_parser("tune", help="sweep the fused kernel's launch parameters on a GPU")
     tune.add_argument("--out", type=Path, help="write JSON here")
-    tune.add_argument(
-        "--minutes", type=_positive_number, default=7.5, help="start no size after these"
-    )
+    tune.add_argument("--minutes", type=_number, default=7.5, help="start no size after these")
     tune.add_argument("--share", help=argparse.SUPPRESS)
 
     def tuned(options: argparse.Namespace) -> int:

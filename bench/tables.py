@@ -200,11 +200,13 @@ SECTIONS = (
 )
 
 
-def sections(report: Report) -> str:
-    """All tables, each with its heading."""
+def sections(report: Report, names: tuple[str, ...] = ()) -> str:
+    """The tables of these names, or all that apply, each with its heading."""
     text = []
     for title, section in SECTIONS:
         if section is latency and report["machine"]["kind"] == "cpu":
+            continue
+        if names and section.__name__ not in names:
             continue
         text.append(f"\n## {title}\n\n{section(report)}")
     return "".join(text)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench import store
-from bench.measure import medians
+from bench.measure import typical
 
 Curve = list[tuple[int, float]]  # (size, microseconds), by size
 UPPER = 0.6  # of the sizes: below, a call's overhead is most of its time
@@ -20,7 +20,7 @@ def curves(report: dict[str, Any], by: str) -> dict[str, Curve]:
     for row in store.suite(report, "growth"):
         one_sample, one_size = row["batch"] == 1, row["dimension"] == 16384
         if one_sample if by == "dimension" else one_size:
-            for call, us in medians(row).items():
+            for call, us in typical(row).items():
                 found.setdefault(call, []).append((row[by], us))
     return {call: sorted(curve) for call, curve in found.items()}
 

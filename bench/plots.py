@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import growth, roofline, store
-from bench.measure import medians
+from bench.measure import typical
 from bench.peers import LABELS
 from gaussreg_fast.latent.files import atomic_path
 
@@ -50,13 +50,13 @@ def speedups(report: Report) -> Figure | None:
     rows = store.suite(report, "loss")
     if not rows:
         return None
-    calls = [c for c in ("naive", "compile", "hand", "fft") if any(c in medians(r) for r in rows)]
+    calls = [c for c in ("naive", "compile", "hand", "fft") if any(c in typical(r) for r in rows)]
     figure = _figure(9, 1.2 + 0.17 * len(rows) * len(calls) + 0.12 * len(rows))
     axes = figure.add_subplot()
     height = 0.8 / len(calls)
     for k, call in enumerate(calls):
         for place, row in enumerate(rows):
-            us = medians(row)
+            us = typical(row)
             if call not in us:
                 continue
             ratio = us[call] / us["value_and_grad"]
@@ -81,7 +81,7 @@ def speedups(report: Report) -> Figure | None:
 
 
 def _first(rows: list[dict[str, Any]], call: str) -> int:
-    return next(i for i, row in enumerate(rows) if call in medians(row))
+    return next(i for i, row in enumerate(rows) if call in typical(row))
 
 
 def growths(report: Report) -> Figure | None:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from bench import store
-from bench.measure import medians
+from bench.measure import typical
 from bench.peers import LABELS
 from gaussreg_fast.latent.files import atomic_path
 
@@ -32,7 +32,7 @@ def line(row: dict[str, Any]) -> str:
     """A row in one line, for the screen."""
     if row["status"] != "ok":
         return f"{row['case']}: {row['status']}: {row['reason']}"
-    us = medians(row)
+    us = typical(row)
     if not us:
         return f"{row['case']}: measured"
     shown = [f"{LABELS.get(call, call)} {time_text(t)}" for call, t in us.items()]
@@ -48,10 +48,10 @@ def speed(report: Report) -> str:
             "FFT pair alone", "copy alone"]  # fmt: skip
     rows = []
     for row in store.suite(report, "loss"):
-        us = medians(row)
+        us = typical(row)
         ours = us["value_and_grad"]
         against = [
-            f"{us[call] / ours:.2f}x" if call in us else "not measured"
+            f"{us[call] / ours:.3g}x" if call in us else "not measured"
             for call in ("naive", "compile", "hand", "fft", "copy")
         ]
         rows.append([row["case"], str(row["dimension"]), time_text(ours), *against])
@@ -59,17 +59,17 @@ def speed(report: Report) -> str:
 
 
 def forms(report: Report) -> str:
-    """The three ways to call ours, and the spread of the first."""
-    head = ["case", "value only", "value and gradient", "10 % to 90 %", "loss and backward"]
+    """The three ways to call ours, and the spread of one."""
+    head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
     rows = []
     for row in store.suite(report, "loss"):
-        us, spread = medians(row), row["summary_us"][row["clock"]]["value_and_grad"]
+        us, spread = typical(row), row["summary_us"][row["clock"]]["value_and_grad"]
         rows.append(
             [
                 row["case"],
                 time_text(us["value"]),
                 time_text(us["value_and_grad"]),
-                f"{time_text(spread['p10'])} to {time_text(spread['p90'])}",
+                f"{time_text(spread['median'])}, {time_text(spread['p90'])}",
                 time_text(us["loss_backward"]),
             ]
         )
@@ -91,10 +91,10 @@ def memory(report: Report) -> str:
 def guards(report: Report) -> str:
     """The regularisers, loss and backward."""
     rows = store.suite(report, "guards")
-    calls = list(dict.fromkeys(call for row in rows for call in medians(row)))
+    calls = list(dict.fromkeys(call for row in rows for call in typical(row)))
     lines = []
     for call in calls:
-        times = [medians(row).get(call) for row in rows]
+        times = [typical(row).get(call) for row in rows]
         shown = ["not measured" if t is None else time_text(t) for t in times]
         lines.append([LABELS.get(call, call), *shown])
     names = [row["case"].removesuffix("-guards") for row in rows]
@@ -108,7 +108,7 @@ def exponents(report: Report) -> str:
         for call, fit in report.get("growth", {}).get(by, {}).items():
             power = f"{name}^({fit['exponent']:.2f} ± {fit['error']:.2f})"
             lines.append([LABELS.get(call, call), power, f"{fit['from']} to {fit['to']}"])
-    return table(["call", "time grows as", f"fitted over {' or '.join('DB')}"], lines)
+    return table(["call", "time grows as", "fitted over"], lines)
 
 
 def crossings(report: Report) -> str:
@@ -158,7 +158,7 @@ def latency(report: Report) -> str:
     for row in store.suite(report, "loss"):
         for clock in ("wall", "graph wall"):
             if row["batch"] == 1 and clock in row["us"] and row["clock"] != "device":
-                shown = (f"{call} {time_text(us)}" for call, us in medians(row, clock).items())
+                shown = (f"{call} {time_text(us)}" for call, us in typical(row, clock).items())
                 lines.append([row["case"], clock, ", ".join(shown)])
     return table(["case", "clock", "one call and a synchronize"], lines)
 
@@ -215,10 +215,11 @@ def sections(report: Report, names: tuple[str, ...] = ()) -> str:
 def markdown(report: Report) -> str:
     """The whole report."""
     kind = "quick " if report["settings"]["quick"] else ""
+    statistic = "Medians" if report["machine"]["kind"] == "cuda" else "Tenth percentiles"
     state = "" if report["complete"] else " **Interrupted: not all of it was measured.**"
     return (
-        f"# gaussreg_fast: {kind}report\n\nMedians of interleaved samples; every case was compared "
-        f"with float64 first. Took {report['seconds']:.0f} s.{state}\n" + sections(report)
+        f"# gaussreg_fast: {kind}report\n\n{statistic} of interleaved samples; every case was "
+        f"compared with float64 first. Took {report['seconds']:.0f} s.{state}\n" + sections(report)
     )
 
 

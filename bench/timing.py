@@ -84,7 +84,7 @@ class CpuClock:
     """The host's clock; a sample is at least `CPU_SAMPLE` long."""
 
     device = "cpu"
-    name = "wall"
+    name = "host"
     extra_memory = staticmethod(memory.resident)
 
     @staticmethod

@@ -61,7 +61,7 @@ def test_a_slower_copy_is_a_lower_ceiling(monkeypatch):
     monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**20})
     found = machine.ceilings("cpu")
     assert found["copy_gb_per_s"] == pytest.approx(2 * 2**20 / 1000 / 1e3)
-    assert found["gflop_per_s"] == pytest.approx(2 * 768**3 / 1000 / 1e3)
+    assert found["gflop_per_s"] == pytest.approx(2 * 320**3 / 1000 / 1e3)
 
 
 # ---------------------------------------------------------------- compiling ahead

@@ -114,10 +114,10 @@ def test_a_report(tiny, tmp_path, capsys):
     assert content["date"]
     row = store.row(content, "d64-2")
     assert {"value", "value_and_grad", "loss_backward", "naive", "fft", "copy"} == set(
-        row["us"]["wall"]
+        row["us"]["host"]
     )
-    assert all(len(samples) >= 3 for samples in row["us"]["wall"].values())
-    assert set(store.row(content, "d64-1-guards")["us"]["wall"]) == set(measure.peers.GUARDS)
+    assert all(len(samples) >= 3 for samples in row["us"]["host"].values())
+    assert set(store.row(content, "d64-1-guards")["us"]["host"]) == set(measure.peers.GUARDS)
     assert "covariance" in content["growth"]["crossings"]
     assert set(store.row(content, "toy")["seconds_of_runs"]) == {"MPGR", "PRNO"}
     text = (tmp_path / "report.md").read_text()

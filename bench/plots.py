@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench import growth, roofline, store
 from bench.measure import typical
 from bench.peers import LABELS
+from bench.tables import digits
 from gaussreg_fast.latent.files import atomic_path
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def speedups(report: Report) -> Figure | None:
             y = place + (k - (len(calls) - 1) / 2) * height
             label = LABELS[call] if place == _first(rows, call) else None
             axes.barh(y, ratio, height, color=COLORS[call], label=label)
-            text = axes.text(ratio * 1.03, y, f"{ratio:.3g}x", va="center", fontsize="x-small")
+            text = axes.text(ratio * 1.03, y, f"{digits(ratio)}x", va="center", fontsize="x-small")
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axvline(1, color=COLORS["value_and_grad"], lw=1.5, label="ours", zorder=0.9)
     axes.set_xscale("log")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench import store
@@ -20,12 +19,17 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def digits(value: float) -> str:
+    """Three digits, or the whole number where it has more."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def time_text(us: float) -> str:
-    """Microseconds, in the unit that fits, three digits."""
+    """Microseconds, in the unit that fits."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):
-        if us >= size:
-            return f"{us / size:.3g} {unit}"
-    return f"{us:.3g} us"
+        if us >= 0.9995 * size:
+            return f"{digits(us / size)} {unit}"
+    return f"{digits(us)} us"
 
 
 def line(row: dict[str, Any]) -> str:
@@ -51,7 +55,7 @@ def speed(report: Report) -> str:
         us = typical(row)
         ours = us["value_and_grad"]
         against = [
-            f"{us[call] / ours:.3g}x" if call in us else "not measured"
+            f"{digits(us[call] / ours)}x" if call in us else "not measured"
             for call in ("naive", "compile", "hand", "fft", "copy")
         ]
         rows.append([row["case"], str(row["dimension"]), time_text(ours), *against])
@@ -117,8 +121,8 @@ def crossings(report: Report) -> str:
     for call, found in report.get("growth", {}).get("crossings", {}).items():
         span = f"from D = {found['from']} to {found['to']}"
         ends = (
-            f"{found['ratio_at_first']:.3g} times our time at D = {found['from']}, "
-            f"{found['ratio_at_last']:.3g} times at {found['to']}"
+            f"{digits(found['ratio_at_first'])} times our time at D = {found['from']}, "
+            f"{digits(found['ratio_at_last'])} times at {found['to']}"
         )
         at = " and ".join(f"{d:.0f}" for d in found["at"])
         what = f"crosses ours near D = {at} (interpolated)" if at else f"no crossing {span}"
@@ -133,7 +137,7 @@ def toy(report: Report) -> str:
         return "not measured\n"
     lines = []
     for name, runs in row["seconds_of_runs"].items():
-        here = f"{median(runs):.3g} s ({len(runs)} runs)"
+        here = f"{digits(min(runs))} s (fastest of {len(runs)})"
         lines.append([name, here, f"{row['paper_seconds'][name]} s"])
     return table([f"{row['iterations']} iterations, 1 latent", "here", "the paper"], lines)
 

@@ -305,6 +305,14 @@ def test_without_a_gpu_tune_says_so(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [(0.5, "0.5 us"), (12.345, "12.3 us"), (999.7, "1 ms"), (5.19e3, "5.19 ms"), (4.2e9, "4200 s")],
+)
+def test_times_are_written_in_the_unit_that_fits(us, text):
+    assert tables.time_text(us) == text
+
+
 # ---------------------------------------------------------------- growth
 
 

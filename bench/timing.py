@@ -26,6 +26,7 @@ Samples = dict[str, list[float]]  # name -> microseconds
 
 SPIN_PER_SECOND = 2e9  # cycles; a device that clocks lower spins longer, which does no harm
 CPU_SAMPLE = 2e-3  # seconds of one sample on the CPU, if a call does not take longer
+CPU_ROUNDS = 30
 CPU_SHORT_SAMPLE = 5e-4  # well below a time slice: some samples escape every other process
 
 
@@ -93,8 +94,13 @@ class CpuClock:
         return 1
 
     @classmethod
-    def timed(cls, calls: Calls, buffers: int = 1, seconds: float = 2.0, rounds: int = 30) -> Timed:
-        """Samples of calls in turns: up to so many rounds, as `seconds` allow, but at least 3."""
+    def timed(
+        cls, calls: Calls, buffers: int = 1, seconds: float = 2.0, patience: float = 3.0
+    ) -> Timed:
+        """Samples of calls in turns: up to `CPU_ROUNDS`, as `seconds` allow, but at least 3.
+
+        A call that takes longer than `patience` times all the seconds is dropped.
+        """
         result = Timed({})
         samplers, each = {}, {}
         share = seconds / max(1, len(calls))
@@ -102,12 +108,12 @@ class CpuClock:
             taken = cls._once(call)
             if taken < share:
                 taken = min(taken, cls._once(call))
-            if taken > 3 * seconds:
+            if taken > patience * seconds:
                 result.dropped[name] = f"one call takes {taken:.1f} s"
                 continue
             repeats = max(1, round(CPU_SAMPLE / taken))
             samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
-            each[name] = min(rounds, max(3, int(share / (repeats * taken * 1.1))))
+            each[name] = min(CPU_ROUNDS, max(3, int(share / (repeats * taken * 1.1))))
         result.samples = in_turns(samplers, each)
         return result
 

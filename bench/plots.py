@@ -74,6 +74,7 @@ def speedups(report: Report) -> Figure | None:
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlabel("time over that of ours (value and gradient)")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.grid(axis="x", which="both", alpha=0.25)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False)
@@ -166,6 +167,9 @@ def rooflines(report: Report) -> Figure | None:
         axes.plot([], [], "o", color=f"C{names.index(name) % 10}", label=name)
     axes.set(xscale="log", yscale="log", xlim=span, xlabel="operations per byte moved")
     axes.set_ylabel("Gflop/s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.grid(which="both", alpha=0.2)
     figure.legend(loc="outside right upper", fontsize="x-small", frameon=False)
     figure.suptitle(f"Roofline of the stages\n{_subtitle(report)}", fontsize="medium")

@@ -124,6 +124,8 @@ def test_a_report(tiny, tmp_path, capsys):
     for title, _ in tables.SECTIONS:
         assert (title in text) == (title != "One latent, waited for")
     assert "FAILED: none" in shown
+    assert run("render", tmp_path) == 0
+    assert (tmp_path / "report.md").read_text() == text
 
 
 def test_a_wrong_result_is_named_and_ends_with_1(tiny, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import BadInput
+from bench.errors import BadInput, Wrong
 
 FORWARDED = {
     "resources": "what the Triton kernels compile to, against the committed numbers",
@@ -30,6 +30,9 @@ def main(given: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Wrong as error:
+        print(f"FAILED: a result is wrong, nothing was timed: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case
+from bench.errors import Wrong
 from bench.naive import by_hand, naive
 from bench.peers import FULL_SEED, Guard
-from gaussreg_fast import gaussianity_loss, gaussianity_value_and_grad, reference
+from gaussreg_fast import (
+    gaussianity_loss,
+    gaussianity_value_and_grad,
+    permuted_statistics,
+    project_white_noise,
+    reference,
+)
 
 Errors = dict[str, float]  # what was compared -> worst relative error
-
-
-class Wrong(Exception):
-    """A result that is not the reference's."""
 
 
 def require(errors: Errors, name: str, got: Tensor, want: Tensor, allowed: float) -> None:
@@ -134,6 +137,19 @@ def check_guard(errors: Errors, name: str, guard: Guard, case: Case, device: str
     require(
         errors, f"{name} gradient", got_grad.flatten()[None], want_grad.flatten()[None], allowed
     )
+
+
+def check_statistics(errors: Errors, case: Case, device: str) -> None:
+    """`permuted_statistics` and the projection, of at most four samples."""
+    torch.manual_seed(FULL_SEED)
+    x = torch.randn(min(4, case.batch), case.dimension)
+    options: dict[str, Any] = {"orders": (1, 2), "seed": FULL_SEED}
+    got = permuted_statistics(x.to(device), **options)
+    want = permuted_statistics(x.double(), backend="torch", **options)
+    for name, mine, exact in zip(("moments", "blocks"), got, want, strict=True):
+        require(errors, name, mine, exact, 1e-4)
+    exact = project_white_noise(x.double(), backend="torch")
+    require(errors, "projection", project_white_noise(x.to(device)), exact, 1e-4)
 
 
 def same_as_eager(

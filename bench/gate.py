@@ -78,8 +78,13 @@ def _pair(x: Tensor) -> Tensor:
 
 def verify(device: str) -> None:
     """Raises Wrong where a result of the suite is not float64's: it is not timed then."""
-    for name in CALLS[device]:
-        correctness.check(cases.parse(name), device, rounds=1)
+    for name, calls in CALLS[device].items():
+        case = cases.parse(name)
+        errors = correctness.check(case, device, rounds=1)
+        if "statistics" in calls:
+            correctness.check_statistics(errors, case, device)
+        if "moments" in calls:
+            correctness.check_guard(errors, "moment", peers.GUARDS["moment"], case, device)
 
 
 def load(path: Path | None, device: str) -> Suite:

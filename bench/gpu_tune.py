@@ -16,7 +16,8 @@ import torch
 
 from bench import common, machine, timing
 from bench.cases import Case
-from bench.correctness import Errors, Wrong, against_reference, fresh, permutations
+from bench.correctness import Errors, against_reference, fresh, permutations
+from bench.errors import Wrong
 from bench.peers import inputs
 from bench.prepare import processes
 from gaussreg_fast import config, gaussianity_value_and_grad

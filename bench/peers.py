@@ -72,7 +72,7 @@ GUARDS = {
 
 
 def guards(case: Case, device: str) -> dict[str, Guard]:
-    """The regularisers that a case is measured with, as far as they finish in this life."""
+    """The regularisers that a case is measured with, as far as they finish in seconds."""
     if case.suite == "loss":
         return {}
     names = list(GUARDS) if case.suite == "guards" else ["prno", "covariance"]

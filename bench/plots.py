@@ -137,6 +137,8 @@ def rooflines(report: Report) -> Figure | None:
     )
     if not row or not copy or not peak:
         return None
+    from matplotlib.ticker import LogLocator
+
     figure = _figure(10, 5.6)
     axes = figure.add_subplot()
     names = list(dict.fromkeys(name for found in row["stages"].values() for name in found))
@@ -168,6 +170,7 @@ def rooflines(report: Report) -> Figure | None:
     axes.set(xscale="log", yscale="log", xlim=span, xlabel="operations per byte moved")
     axes.set_ylabel("Gflop/s")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
     axes.grid(which="both", alpha=0.2)

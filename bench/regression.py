@@ -23,8 +23,7 @@ from typing import Any
 import torch
 
 from bench import ROOT, decision, gate, machine, store, timing
-from bench.correctness import Wrong
-from bench.errors import BadInput
+from bench.errors import BadInput, Wrong
 from bench.progress import Progress
 from bench.tables import time_text
 
@@ -192,11 +191,8 @@ def _baseline(options: argparse.Namespace) -> dict[str, list[float]]:
 def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[str]:
     """The calls that have become slower; a table of all is printed."""
     count = options.processes or CHECK_PROCESSES
-    try:
-        with Progress(count) as progress:
-            facts, processes = measure(options, count, progress)
-    except Wrong as error:
-        return [f"a result is wrong, nothing was timed: {error}"]
+    with Progress(count) as progress:
+        facts, processes = measure(options, count, progress)
     now = by_call(processes)
     level = decision.level(len(before))
     first = {name: decision.shift(before[name], now[name], level) for name in before if name in now}

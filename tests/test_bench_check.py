@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from bench import ROOT, cli, decision, gate, machine, regression, store
-from bench.correctness import Wrong
+from bench.errors import Wrong
 from gaussreg_fast import native
 
 BASELINES = sorted((ROOT / "bench" / "baselines").glob("*.json"))
@@ -174,7 +174,11 @@ def test_a_lost_call_and_a_wrong_result_fail(baseline, monkeypatch, capsys):
 
     monkeypatch.setattr(regression, "measure", wrong)
     assert run("check", "--baseline", baseline) == 1
-    assert "nothing was timed: value: relative error 1" in capsys.readouterr().err
+    said = "FAILED: a result is wrong, nothing was timed: value: relative error 1\n"
+    assert capsys.readouterr().err == said
+    assert run("record", "--out", baseline.with_name("new.json")) == 1
+    assert capsys.readouterr().err == said
+    assert not baseline.with_name("new.json").exists()
 
 
 def edited(path, **changed):
@@ -393,12 +397,25 @@ def test_no_kernel_of_such_a_name(tmp_path, capsys):
     assert done.stderr == "error: --kernels 'nothing': no kernel and no case has this in its name\n"
 
 
-def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
-    right = gate.correctness.gaussianity_value_and_grad
-    monkeypatch.setattr(gate.correctness, "gaussianity_value_and_grad", lambda x, **o: (
-        right(x, **o)[0] * 1.01, right(x, **o)[1]
-    ))  # fmt: skip
+def loss_too_large(right):
+    return lambda x, **options: (1.01 * right(x, **options)[0], right(x, **options)[1])
+
+
+def projection_too_large(right):
+    return lambda x, **options: right(x, **options) * (1 if options else 1.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("gaussianity_value_and_grad", loss_too_large, "value"),
+        ("project_white_noise", projection_too_large, "projection"),
+    ],
+)
+def test_a_wrong_result_is_not_timed(monkeypatch, capsys, name, wrong, said):
+    right = getattr(gate.correctness, name)
+    monkeypatch.setattr(gate.correctness, name, wrong(right))
     assert run("sample", "--verify", "--only", "sd-1 ") == regression.WRONG
     shown = capsys.readouterr()
-    assert shown.err.startswith("value: relative error 0.01")
+    assert shown.err.startswith(f"{said}: relative error 0.01")
     assert not shown.out

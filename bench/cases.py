@@ -70,8 +70,8 @@ def parse(name: str) -> Case:
         case = Case(latent, int(batch), **options)  # type: ignore[arg-type]
         if case.dimension >= 32:
             return case
-    everything = [case.name for device in ("cpu", "cuda") for case in listed(device)]
-    near = difflib.get_close_matches(name, everything, 3, 0.4)
+    everything = {case.name for device in ("cpu", "cuda") for case in listed(device)}
+    near = difflib.get_close_matches(name, sorted(everything), 3, 0.4)
     hint = f" (near: {', '.join(near)})" if near else ""
     raise BadInput(
         f"unknown case {name!r}{hint}: a case is LATENT-BATCH[-DTYPE][-PERMUTATION][-SUITE], as in "

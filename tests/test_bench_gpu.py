@@ -270,7 +270,8 @@ def test_a_call_that_takes_too_long_is_dropped_with_a_reason():
     calls = {"quick": lambda _: None, "endless": lambda _: time.sleep(0.2)}
     timed = timing.CpuClock.timed(calls, 1, 0.02)
     assert list(timed.samples) == ["quick"]
-    assert timed.dropped == {"endless": "one call takes 0.2 s"}
+    assert list(timed.dropped) == ["endless"]
+    assert timed.dropped["endless"].startswith("one call takes 0.")
 
 
 def test_memory_of_a_call_is_seen():

@@ -168,7 +168,7 @@ def test_compiling_ahead_is_within_the_budget(tmp_path, monkeypatch):
         return {"case": f"part {len(told)}", "status": "ok"}
 
     report.run(kept, {"part 1": part, "part 2": part}, 10.0, report.Progress(2))
-    assert told[0][1] == pytest.approx(9.8, abs=0.15)
+    assert 5 < told[0][1] <= 9.8
     assert told[0][0] == pytest.approx(told[0][1] / 2)
     assert told[1][0] == pytest.approx(told[1][1])
 

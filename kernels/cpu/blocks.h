@@ -40,13 +40,13 @@ static double weigh_vectors(float target, float weight, const float* lengths, fl
 }
 
 // Lengths to results and to weights of the directions, for this thread's share of the blocks:
-// to `weights`, where that is given, or per bin in place. The directions are y times 1 / scale, or the units of y.
+// to `weights`, where that is given, or per bin in place.
 // Returns the thread's part of sum_p |A_p - target|.
-static double weigh(const Job& job, std::int64_t sample, double scale, float* lengths,
-                    float* weights, Ranked* to_sort, const Team& team) {
+static double weigh(const Job& job, std::int64_t sample, float* lengths, float* weights,
+                    Ranked* to_sort, const Team& team) {
   const std::int64_t bins = job.bins(), b = job.block_size, count = job.spectrum_blocks();
   const auto target = static_cast<float>(job.target);
-  const double unit = job.scale * scale * (job.power ? 2 * scale : 1);
+  const double unit = job.scale * (job.power ? 2 : 1);
   const double slope = job.power_weight * unit / static_cast<double>(count);
   const float* upstream =
       job.task == Task::kPullback ? job.grad_amplitudes + sample * count : nullptr;

@@ -7,17 +7,18 @@
 
 #include "blocks.h"
 #include "fft.h"
+#include "group.h"
 #include "job.h"
 #include "permutation.h"
 #include "spectrum.h"
-#include "tile.h"
 
 namespace gaussreg::GAUSSREG_ISA {
 
 struct Slot {
   std::int32_t* table;  // of a permutation of its own, where each sample has one
-  float* kept;          // permuted x, where the gradient is scattered; or to sort in
-  float* z;             // the transform
+  float* kept;          // permuted x; or to sort in
+  float* z;             // the transform, of each sample of a group
+  float* group;         // samples side by side
   Bins bins;
   float* weights;       // one per block of 16, and the first again; null: one per bin, in lengths
 };
@@ -25,7 +26,6 @@ struct Slot {
 struct Shared {
   Partial* partials;
   std::int32_t* table;
-  std::int32_t* back;  // where in `z` the gradient by x_i ends up
 };
 
 // Lays arrays one behind the other, on cache lines; counts only, where base is null.
@@ -50,31 +50,32 @@ class Arena {
   std::int64_t used_ = 0;
 };
 
-// One permutation for many samples: an inverse table pays, the gradient is gathered. Otherwise it
-// is scattered, which costs half as much again but needs no table.
-static bool gathers_back(const Job& job) {
-  return job.grad && job.batch > 1 && !job.permutation.per_sample;
+// Whether a thread takes its samples in groups.
+static bool in_groups(const Job& job) {
+  return job.batch > 1 && job.permutation.source != Permutation::Source::kNone &&
+         !job.permutation.per_sample && job.size >= kTile;
 }
 
 static std::int64_t take_shared(const Job& job, char* base, Shared& shared) {
   Arena arena(base);
   shared.partials = arena.take<Partial>(kMaxTeam);
   shared.table = job.permutation.per_sample ? nullptr : arena.take<std::int32_t>(job.size);
-  shared.back = gathers_back(job) ? arena.take<std::int32_t>(job.size) : nullptr;
   return arena.used();
 }
+
+constexpr std::int64_t kApart = 20 * L;
 
 static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   const std::int64_t padded = job.size < kTile ? kTile : job.size, bins = job.size / 2 + L;
   const bool by_block = job.block_size == L && job.task != Task::kProject;
-  const bool keeps = (job.grad && !gathers_back(job)) || job.task == Task::kProject;
   Arena arena(base);
   slot.table = job.permutation.per_sample ? arena.take<std::int32_t>(job.size) : nullptr;
-  slot.kept = keeps ? arena.take<float>(padded) : nullptr;
-  slot.z = arena.take<float>(padded);
-  // 64 bytes more each, so that their lines do not fall into the same sets of the cache.
-  slot.bins.re = arena.take<float>(bins + L);
-  slot.bins.im = arena.take<float>(bins + L);
+  slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
+  slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
+  slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
+  // A third of a page apart: loads would wait for stores to the same place in another page.
+  slot.bins.re = arena.take<float>(bins + kApart);
+  slot.bins.im = arena.take<float>(bins + kApart);
   slot.bins.lengths = arena.take<float>(bins);
   slot.weights = by_block ? arena.take<float>(job.spectrum_blocks() + 1) : nullptr;
   return arena.used();
@@ -97,20 +98,6 @@ static void fill_table(const Permutation& p, std::int64_t size, std::int64_t sam
   }
 }
 
-static void fill_back(const Plan& plan, const std::int32_t* table, std::int32_t* back,
-                      const Team& team) {
-  const auto [begin, end] = team.share(plan.tiles);
-  for (std::int64_t tile = begin; tile < end; ++tile)
-    for (int l = 0; l < L; ++l) {
-      const std::int32_t* to = row_of(plan, table, tile, l);
-      const auto place = static_cast<std::int32_t>(tile * kTile + l * 2 * L);
-      for (int lane = 0; lane < plan.lanes; ++lane) {
-        back[to[2 * lane]] = place + lane;
-        back[to[2 * lane + 1]] = place + L + lane;
-      }
-    }
-}
-
 template <class Body>
 GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
   using D = Direction;
@@ -124,38 +111,28 @@ GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
               : body(std::integral_constant<D, D::kUnit>{}, std::false_type{});
 }
 
-// out_i = gradient by the permuted sample, from where it ended up, + polynomial(x_i).
-template <int K>
-static void gather_back(const std::int32_t* back, const float* z, const float* x,
-                        const float* coefficient, float* out, std::int64_t begin,
-                        std::int64_t end) {
-  alignas(64) float part[kTile];
-  for (std::int64_t start = begin; start < end; start += kTile) {
-    const std::int64_t count = end - start < kTile ? end - start : kTile;
-    for (std::int64_t i = 0; i < count; ++i) part[i] = z[back[start + i]];
-    for (std::int64_t i = 0; i < count; i += W)
-      store(out + start + i,
-            load(part + i) + polynomial<K>(load(x + start + i), coefficient));
-  }
-}
-
 // x to blocks and sums of powers, for some tiles.
 template <int K>
 static void load_tiles(const Job& job, const Plan& plan, const std::int32_t* table, const float* x,
-                       const Slot& slot, bool keeps, Team::Range tiles, Partial& mine) {
+                       const Slot& slot, Team::Range tiles, Partial& mine) {
   alignas(64) float scratch[kTile];
   PowerSums<K> sums;
   const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
-  for (std::int64_t t = tiles.begin; t < tiles.end; ++t)
-    load_tile<K>(plan, table, t, x, scale, keeps ? slot.kept + t * kTile : scratch, slot.z, sums);
+  for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
+    float* values = slot.kept ? slot.kept + t * kTile : scratch;
+    gather_tile(plan, table, t, x, values);
+    if (scale != 1)
+      for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
+    load_tile<K>(plan, t, values, slot.z, sums);
+  }
   sums.write(mine.sums);
 }
 
 // Blocks to the gradient by x, through the table.
 template <int K>
-static void scatter_tiles(const Job& job, const Plan& plan, const std::int32_t* table,
-                          const Slot& slot, const float* coefficient, Team::Range tiles,
-                          float* out) {
+static void unload_tiles(const Job& job, const Plan& plan, const std::int32_t* table,
+                         const Slot& slot, const float* coefficient, Team::Range tiles,
+                         float* out) {
   alignas(64) float values[kTile];
   for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
     unload_tile(plan, t, slot.z, values);
@@ -168,79 +145,98 @@ static void scatter_tiles(const Job& job, const Plan& plan, const std::int32_t* 
   }
 }
 
-template <int K>
-static void sample(const Job& job, const Plan& plan, std::int64_t index, const Shared& shared,
-                   const Slot& slot, const std::int32_t* table, const Team& team) {
-  const float* x = job.x + index * job.size;
-  Partial& mine = shared.partials[team.rank()];
-  const Team::Range tiles = team.share(plan.tiles);
-  const bool scatters = job.grad && !shared.back;
-  load_tiles<K>(job, plan, table, x, slot, scatters, tiles, mine);
-  team.barrier();
-
-  transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
+// Blocks of a sample to its results, and to blocks of its gradient.
+static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
+                          const Slot& slot, float* z, float* coefficient, const Team& team) {
+  transform<-1>(z, plan, slot.bins.re, slot.bins.im, team);
   const Team::Range pairs = team.share(plan.blocks / 2);
   with_direction(job, [&](auto direction, auto power) {
     directions<direction(), power()>(plan, slot.bins, pairs.begin, pairs.end);
   });
   team.barrier();
-  mine.loss = weigh(job, index, plan.scale, slot.bins.lengths, slot.weights,
-                    reinterpret_cast<Ranked*>(slot.kept), team);
+  partials[team.rank()].loss = weigh(job, index, slot.bins.lengths, slot.weights,
+                                     reinterpret_cast<Ranked*>(slot.kept), team);
   team.barrier();
 
   double power_loss = 0;
-  for (int rank = 0; rank < team.size(); ++rank) power_loss += shared.partials[rank].loss;
-  float coefficient[kMaxOrder];
-  finish(job, index, means(job, shared.partials, team), power_loss, team.rank() == 0, coefficient);
-  if (!job.grad) {
-    team.barrier();
-    return;
-  }
+  for (int rank = 0; rank < team.size(); ++rank) power_loss += partials[rank].loss;
+  finish(job, index, means(job, partials, team), power_loss, team.rank() == 0, coefficient);
+  if (!job.grad) return;
   if (slot.weights)
     directions_adjoint<false>(plan, slot.bins, slot.weights, pairs.begin, pairs.end);
   else
     directions_adjoint<true>(plan, slot.bins, slot.weights, pairs.begin, pairs.end);
   team.barrier();
-  transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team);
-  float* out = job.grad + index * job.size;
-  if (scatters) {
-    scatter_tiles<K>(job, plan, table, slot, coefficient, tiles, out);
-  } else {
-    for (std::int64_t t = tiles.begin; t < tiles.end; ++t)
-      unload_tile(plan, t, slot.z, slot.z + t * kTile);
-    team.barrier();
-    const auto [from, to] = team.share(job.size, kTile);
-    gather_back<K>(shared.back, slot.z, x, coefficient, out, from, to);
-  }
+  transform<+1>(z, plan, slot.bins.re, slot.bins.im, team);
+}
+
+template <int K>
+static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
+                   const Slot& slot, const std::int32_t* table, const Team& team) {
+  const Team::Range tiles = team.share(plan.tiles);
+  load_tiles<K>(job, plan, table, job.x + index * job.size, slot, tiles, partials[team.rank()]);
   team.barrier();
+  float coefficient[kMaxOrder];
+  pass_spectrum(job, plan, index, partials, slot, slot.z, coefficient, team);
+  if (job.grad)
+    unload_tiles<K>(job, plan, table, slot, coefficient, tiles, job.grad + index * job.size);
+  team.barrier();
+}
+
+// `count` samples from `first` on, by one thread: to the bit what sample() makes of each.
+template <int K>
+static void group(const Job& job, const Plan& plan, std::int64_t first, int count,
+                  Partial* partials, const Slot& slot, const std::int32_t* table) {
+  const float* x[kGroup];
+  for (int s = 0; s < kGroup; ++s) x[s] = job.x + (first + (s < count ? s : 0)) * job.size;
+  const auto z = [&](int s) { return slot.z + s * job.size; };
+  interleave(x, job.size, slot.group);
+  alignas(64) float values[kGroup * kTile];
+  PowerSums<K> sums[kGroup];
+  for (std::int64_t t = 0; t < plan.tiles; ++t) {
+    gather_tiles(plan, table, t, slot.group, values);
+    for (int s = 0; s < count; ++s) load_tile<K>(plan, t, values + s * kTile, z(s), sums[s]);
+  }
+  float coefficient[kGroup][kMaxOrder] = {};
+  for (int s = 0; s < count; ++s) {
+    sums[s].write(partials->sums);
+    pass_spectrum(job, plan, first + s, partials, slot, z(s), coefficient[s], Team(0, 1));
+  }
+  if (!job.grad) return;
+  for (std::int64_t t = 0; t < plan.tiles; ++t) {
+    for (int s = 0; s < count; ++s) unload_tile(plan, t, z(s), values + s * kTile);
+    scatter_tiles(plan, table, t, values, slot.group);
+  }
+  separate<K>(slot.group, x, count, coefficient, job.size, job.grad + first * job.size);
 }
 
 static void fused(const Job& job, const Plan& plan, const Workspace& work, const Team& team) {
   Shared shared;
   take_shared(job, work.base, shared);
   if (shared.table) fill_table(job.permutation, job.size, 0, shared.table, team);
-  if (shared.back) {
-    team.barrier();
-    fill_back(plan, shared.table, shared.back, team);
-  }
   if (shared.table) team.barrier();
 
   // Not batch >= team.size(): the runtime may have given fewer threads than were asked for.
   const bool alone = team.size() <= work.slots;
-  const Team group = alone ? Team(0, 1) : team;
+  const Team members = alone ? Team(0, 1) : team;
   Slot slot;
   take_slot(job, work.slot(alone ? team.rank() : 0), slot);
   if (alone) shared.partials += team.rank();
   const Team::Range samples = alone ? team.share(job.batch) : Team::Range{0, job.batch};
+  const std::int64_t step = alone && in_groups(job) ? kGroup : 1;
   with_degree(job.orders.highest, [&](auto degree) {
-    for (std::int64_t b = samples.begin; b < samples.end; ++b) {
+    for (std::int64_t b = samples.begin; b < samples.end; b += step) {
       const std::int32_t* table = shared.table;
       if (!table) {
-        fill_table(job.permutation, job.size, b, slot.table, group);
-        group.barrier();
+        fill_table(job.permutation, job.size, b, slot.table, members);
+        members.barrier();
         table = slot.table;
       }
-      sample<degree()>(job, plan, b, shared, slot, table, group);
+      const auto count = static_cast<int>(samples.end - b < step ? samples.end - b : step);
+      if (count > 1)
+        group<degree()>(job, plan, b, count, shared.partials, slot, table);
+      else
+        sample<degree()>(job, plan, b, shared.partials, slot, table, members);
     }
   });
 }

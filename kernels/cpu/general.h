@@ -114,7 +114,7 @@ static void spectrum(const Job& job, float* spectra, const Means* sample_means, 
       y[1] = y[2 * bins] * root_half;
     }
     general_directions(job, y, lengths);
-    const double power_loss = weigh(job, b, 1, lengths, nullptr, to_sort, Team(0, 1));
+    const double power_loss = weigh(job, b, lengths, nullptr, to_sort, Team(0, 1));
     if (job.loss || job.moments) {
       float coefficient[kMaxOrder];
       finish(job, b, sample_means[b], power_loss, true, coefficient);

@@ -68,12 +68,12 @@ static float unit_scale(const float* x, std::int64_t size) {
 }
 
 // sum_j coefficient[j] x^j for j < K, by Horner's rule.
-template <int K>
-GAUSSREG_INLINE vf polynomial(vf x, const float* coefficient) {
+template <int K, class V>
+GAUSSREG_INLINE V polynomial(V x, const float* coefficient) {
   if constexpr (K == 0) {
-    return vf{};
+    return V{};
   } else {
-    vf value = splat(coefficient[K - 1]);
+    V value = coefficient[K - 1] - V{};
     for (int j = K - 2; j >= 0; --j) value = value * x + coefficient[j];
     return value;
   }

@@ -16,17 +16,19 @@ namespace {
 constexpr std::int64_t kSmallest = 64;
 constexpr std::int64_t kLargest = std::int64_t{1} << 24;
 
-// exp(-2 pi i numerator / denominator), rounded once.
-void root(std::int64_t numerator, std::int64_t denominator, float& re, float& im) {
+// exp(-2 pi i numerator / denominator) times `scale`, rounded once.
+void root(std::int64_t numerator, std::int64_t denominator, float& re, float& im,
+          double scale = 1) {
   const double angle =
       -2 * std::numbers::pi * static_cast<double>(numerator % denominator) / static_cast<double>(denominator);
-  re = static_cast<float>(std::cos(angle));
-  im = static_cast<float>(std::sin(angle));
+  re = static_cast<float>(scale * std::cos(angle));
+  im = static_cast<float>(scale * std::sin(angle));
 }
 
-void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t denominator) {
+void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t denominator,
+                 double scale = 1) {
   float re, im;
-  root(numerator, denominator, re, im);
+  root(numerator, denominator, re, im, scale);
   roots.push_back(re);
   roots.push_back(im);
 }
@@ -49,7 +51,6 @@ std::unique_ptr<const Plan> make(std::int64_t size) {
   p.blocks = points / 16;
   p.tiles = (p.blocks + 15) / 16;
   p.lanes = static_cast<int>(p.blocks < 16 ? p.blocks : 16);
-  p.scale = static_cast<float>(0.5 / std::sqrt(static_cast<double>(size)));
 
   p.block_of = {0};
   std::int64_t n = p.blocks, step = 1;
@@ -70,7 +71,8 @@ std::unique_ptr<const Plan> make(std::int64_t size) {
   }
 
   for (std::int64_t t = 0; t < p.tiles; ++t)
-    for (int k = 0; k < 16; ++k) append_root(p.tile_roots, 16 * t * k, points);
+    for (int k = 0; k < 16; ++k)
+      append_root(p.tile_roots, 16 * t * k, points, 0.5 / std::sqrt(static_cast<double>(size)));
   for (int k = 0; k < 16; ++k)
     for (int lane = 0; lane < 16; ++lane) root(lane * k, points, p.lane_re[k][lane], p.lane_im[k][lane]);
   for (std::int64_t block = 0; block < p.blocks / 2; ++block) append_root(p.bin_roots, 16 * block, size);

@@ -22,13 +22,12 @@ struct Plan {
   std::vector<Pass> passes;              // of the R points, largest n first
   std::vector<std::int32_t> block_of;    // [R / last radix]: first block of a last butterfly
 
-  std::vector<float> tile_roots;  // [tiles][16 k_l] pairs exp(-2 pi i 16 t k_l / M)
+  std::vector<float> tile_roots;  // [tiles][16 k_l] pairs exp(-2 pi i 16 t k_l / M) / (2 sqrt D)
   float lane_re[16][16];          // [k_l][lane]: exp(-2 pi i lane k_l / M)
   float lane_im[16][16];
   std::vector<float> bin_roots;  // [R / 2] pairs exp(-2 pi i 16 p / D)
   float bin_re[16];              // exp(-2 pi i l / D)
   float bin_im[16];
-  float scale;  // 1 / (2 sqrt D)
 };
 
 // Whether the fused kernels take samples of this size: a power of two from 64 to 2^24.

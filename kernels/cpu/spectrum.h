@@ -2,7 +2,7 @@
 //
 // For each pair k, M - k, with b = conj Z_{M-k}, w = exp(-2 pi i k / D):
 //   2 X_k = E + T and 2 conj X_{M-k} = E - T,   E = Z_k + b,   T = -i w (Z_k - b),
-// and y_k = X_k / sqrt D. With k = 0, b = Z_0 gives the length of y_0, the real DC and Nyquist bins
+// and y_k = X_k / sqrt D. The factor 1 / (2 sqrt D) is in Z already (see Plan::tile_roots). With k = 0, b = Z_0 gives the length of y_0, the real DC and Nyquist bins
 // in one; k = M / 2 is its own partner. First the bins are replaced by directions u_k (conjugate
 // ones in the upper half) and their lengths go to `lengths`; then by the gradient by Z of
 // sum_k weight_k u_k^T y_k, with these lengths replaced by the weights.
@@ -31,19 +31,21 @@ GAUSSREG_INLINE Complex bin_root(const Plan& plan, std::int64_t block, int colum
 
 GAUSSREG_INLINE vf where(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 
-// The length of a = 2 sqrt(D) y, or its square; a becomes the direction.
+// The length of y, or its square; y becomes the direction.
 template <Direction direction, bool power>
-GAUSSREG_INLINE vf measure(Complex& a, float scale) {
-  const vf square = a.re * a.re + a.im * a.im;
-  if constexpr (power) return square * (scale * scale);
+GAUSSREG_INLINE vf measure(Complex& y) {
+  const vf square = y.re * y.re + y.im * y.im;
+  if constexpr (power) return square;
   const auto [root, inverse] = roots(square);
   if constexpr (direction != Direction::kNone) {
-    a.re = a.re * inverse;
-    a.im = a.im * inverse;
-    if constexpr (direction == Direction::kAlways)
-      a.re = where((vi)(inverse == 0), splat(1), a.re);
+    y.re = y.re * inverse;
+    y.im = y.im * inverse;
+    if constexpr (direction == Direction::kAlways) {
+      const vi tiny = (vi)(square < kSmallest);
+      y = {where(tiny, splat(1), y.re), where(tiny, vf{}, y.im)};
+    }
   }
-  return root * scale;
+  return root;
 }
 
 template <Direction direction, bool power>
@@ -53,7 +55,7 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
     y.re[M] = y.re[0];
     y.im[M] = -y.im[0];
     Complex middle{splat(2 * y.re[M / 2]), splat(-2 * y.im[M / 2])};
-    y.lengths[M / 2] = measure<direction, power>(middle, plan.scale)[0];
+    y.lengths[M / 2] = measure<direction, power>(middle)[0];
     y.re[M / 2] = middle.re[0];
     y.im[M / 2] = middle.im[0];
   }
@@ -64,9 +66,9 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
       const Complex b{reverse(load(y.re + mirror)), -reverse(load(y.im + mirror))};
       const Complex e = a + b, t = quarter<-1>(a - b) * bin_root(plan, block, c);
       Complex lower = e + t, upper = e - t;
-      store(y.lengths + k, measure<direction, power>(lower, plan.scale));
+      store(y.lengths + k, measure<direction, power>(lower));
       // Lane 0 of block 0 writes bin M, which is nobody's.
-      store(y.lengths + mirror, reverse(measure<direction, power>(upper, plan.scale)));
+      store(y.lengths + mirror, reverse(measure<direction, power>(upper)));
       if constexpr (direction != Direction::kNone) {
         store(y.re + k, lower.re);
         store(y.im + k, lower.im);
@@ -98,7 +100,7 @@ static void directions_adjoint(const Plan& plan, Bins y, const float* weights, s
         lower_weight = splat(weights[block]);
         upper_weight = splat(weights[R - 1 - block]);
         // The partner of lane 0 is the first bin of the next block.
-        if (c == 0) upper_weight = first_of(splat(weights[R - block]), upper_weight);
+        if (c == 0) upper_weight = where(vi{-1}, splat(weights[R - block]), upper_weight);
       }
       Complex a{load(y.re + k), load(y.im + k)};
       Complex b{reverse(load(y.re + mirror)), reverse(load(y.im + mirror))};

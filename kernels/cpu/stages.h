@@ -39,22 +39,22 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
 
   time([&] { fill_table(job.permutation, job.size, 0, shared.table, team); });
   time([&] {
-    load_tiles<2>(job, plan, table, job.x, slot, true, tiles, *shared.partials);
+    load_tiles<2>(job, plan, table, job.x, slot, tiles, *shared.partials);
   });
   time([&] { transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
   time([&] {
     job.loss[0] = static_cast<float>(
-        weigh(job, 0, plan.scale, slot.bins.lengths, slot.weights, nullptr, team));
+        weigh(job, 0, slot.bins.lengths, slot.weights, nullptr, team));
   });
   time([&] { directions_adjoint<false>(plan, slot.bins, slot.weights, 0, plan.blocks / 2); });
   // The stages ran on their own results: start from plain numbers again.
   for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
   time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] {
-    scatter_tiles<2>(job, plan, table, slot, coefficient, tiles, job.grad);
+    unload_tiles<2>(job, plan, table, slot, coefficient, tiles, job.grad);
   });
-  time([&] { sample<2>(job, plan, 0, shared, slot, table, team); });
+  time([&] { sample<2>(job, plan, 0, shared.partials, slot, table, team); });
   // Bare movement: the gather and the scatter alone, a copy.
   time([&] {
     each_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });

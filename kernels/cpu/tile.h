@@ -47,7 +47,7 @@ GAUSSREG_INLINE void scatter_tile(const Plan& plan, const std::int32_t* table, s
   }
 }
 
-// exp(-2 pi i r k / M) of a tile's rows k.
+// exp(-2 pi i r k / M) / (2 sqrt D) of a tile's rows k.
 GAUSSREG_INLINE Complex tile_root(const Plan& plan, std::int64_t tile, int k, int column) {
   const float* w = plan.tile_roots.data() + (tile * L + k) * 2;
   return Complex{splat(w[0]), splat(w[1])} *
@@ -81,13 +81,10 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
       }
 }
 
-// x times `scale` to blocks. `values` keeps the permuted x of the tile.
+// The permuted x of a tile to its blocks.
 template <int K>
-static void load_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
-                      const float* x, float scale, float* values, float* z, PowerSums<K>& sums) {
-  gather_tile(plan, table, tile, x, values);
-  if (scale != 1)
-    for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
+static void load_tile(const Plan& plan, std::int64_t tile, const float* values, float* z,
+                      PowerSums<K>& sums) {
   alignas(64) float rows[kTile];
   PowerPart<K> part;
   for (int c = 0; c < COLS; ++c)

@@ -40,7 +40,8 @@ GAUSSREG_INLINE void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-GAUSSREG_INLINE vf splat(float a) { return vf{} + a; }
+// a - 0 is a for every a, which compilers know; 0 + a is not for -0, and would be added.
+GAUSSREG_INLINE vf splat(float a) { return a - vf{}; }
 
 GAUSSREG_INLINE vf sqrt(vf v) {
 #if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
@@ -58,32 +59,36 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 #endif
 }
 
-// sqrt(v) and 1 / sqrt(v), both 0 for v below the normal numbers; for inf and NaN the second is NaN. The same on
-// every processor with these instructions: AVX-512's estimate, far faster than its square root, is
+// The smallest normal number.
+constexpr float kSmallest = 0x1p-126f;
+
+// sqrt(v) and 1 / sqrt(v); for inf and NaN the second is NaN. The second is at most 2^63:
+// of a v below the normal numbers it gives less than 1, and 0 of 0. The same on every processor
+// with these instructions: AVX-512's estimate, far faster than its square root, is
 // defined to the bit (and good to 2 ulp after a step of Newton's); AVX's differs between makers.
 struct Roots {
   vf root, inverse;
 };
 
 GAUSSREG_INLINE Roots roots(vf v) {
-  const vi counts = ~(vi)(v < 1.17549435e-38f);
+  const vf u = v < kSmallest ? splat(kSmallest) : v;
 #if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
-  const vf estimate = (vf)_mm512_rsqrt14_ps((__m512)v);
-  const vf inverse = (vf)((vi)(estimate * (1.5f - 0.5f * v * estimate * estimate)) & counts);
+  const vf estimate = (vf)_mm512_rsqrt14_ps((__m512)u);
+  const vf inverse = estimate * (1.5f - 0.5f * u * estimate * estimate);
   return {v * inverse, inverse};
 #else
   const vf root = sqrt(v);
-  return {(vf)((vi)root & counts), (vf)((vi)(root / v) & counts)};
+  return {root, root / u};
 #endif
 }
 
 // Lane i of the result is lane index(i) of a followed by b.
-template <class Index, std::size_t... I>
-GAUSSREG_INLINE vf shuffle(vf a, vf b, Index index, std::index_sequence<I...>) {
+template <class V, class Index, std::size_t... I>
+GAUSSREG_INLINE V shuffle(V a, V b, Index index, std::index_sequence<I...>) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, index(static_cast<int>(I))...);
 #else
-  return __builtin_shuffle(a, b, vi{index(static_cast<int>(I))...});
+  return __builtin_shuffle(a, b, decltype(a < b){index(static_cast<int>(I))...});
 #endif
 }
 
@@ -94,33 +99,25 @@ GAUSSREG_INLINE vf reverse(vf v) {
   return shuffle(v, v, Index{}, std::make_index_sequence<W>{});
 }
 
-// The first lane of a, the others of b.
-GAUSSREG_INLINE vf first_of(vf a, vf b) {
-  struct Index {
-    constexpr int operator()(int i) const { return i == 0 ? 0 : W + i; }
-  };
-  return shuffle(a, b, Index{}, std::make_index_sequence<W>{});
-}
-
-template <int S>
+template <int N, int S>
 struct LowHalves {  // lanes without bit S of a, and those of b moved into the gaps
-  constexpr int operator()(int i) const { return i & S ? W + (i ^ S) : i; }
+  constexpr int operator()(int i) const { return i & S ? N + (i ^ S) : i; }
 };
-template <int S>
+template <int N, int S>
 struct HighHalves {
-  constexpr int operator()(int i) const { return i & S ? W + i : i ^ S; }
+  constexpr int operator()(int i) const { return i & S ? N + i : i ^ S; }
 };
 
-// Transposes W vectors of W lanes.
-template <int S = W / 2>
-GAUSSREG_INLINE void transpose(vf* rows) {
-  for (int i = 0; i < W; ++i) {
+// Transposes N vectors of N floats.
+template <int N = W, int S = N / 2, class V>
+GAUSSREG_INLINE void transpose(V* rows) {
+  for (int i = 0; i < N; ++i) {
     if (i & S) continue;
-    const vf a = rows[i], b = rows[i + S];
-    rows[i] = shuffle(a, b, LowHalves<S>{}, std::make_index_sequence<W>{});
-    rows[i + S] = shuffle(a, b, HighHalves<S>{}, std::make_index_sequence<W>{});
+    const V a = rows[i], b = rows[i + S];
+    rows[i] = shuffle(a, b, LowHalves<N, S>{}, std::make_index_sequence<N>{});
+    rows[i + S] = shuffle(a, b, HighHalves<N, S>{}, std::make_index_sequence<N>{});
   }
-  if constexpr (S > 1) transpose<S / 2>(rows);
+  if constexpr (S > 1) transpose<N, S / 2>(rows);
 }
 
 template <int S>

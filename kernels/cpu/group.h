@@ -1,0 +1,69 @@
+// Samples that share a permutation, side by side: one random access, which costs the same for 4
+// bytes or 16, serves four of them.
+#pragma once
+
+#include "tile.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+constexpr int kGroup = 4;
+typedef float vg __attribute__((vector_size(kGroup * 4)));
+
+// group[i] = x[0][i], .., x[3][i]
+static void interleave(const float* const* x, std::int64_t size, float* group) {
+  for (std::int64_t i = 0; i < size; i += kGroup) {
+    vg square[kGroup];
+    for (int s = 0; s < kGroup; ++s) square[s] = load<vg>(x[s] + i);
+    transpose<kGroup>(square);
+    for (int s = 0; s < kGroup; ++s) store(group + (i + s) * kGroup, square[s]);
+  }
+}
+
+// gather_tile of each sample, kTile values apart.
+static void gather_tiles(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                         const float* group, float* values) {
+  for (int l = 0; l < L; ++l) {
+    const std::int32_t* from = row_of(plan, table, tile, l);
+    for (int lane = 0; lane < L; lane += kGroup)
+      for (int part = 0; part < 2; ++part) {
+        vg square[kGroup];
+        for (int i = 0; i < kGroup; ++i)
+          square[i] = load<vg>(group + std::int64_t{kGroup} * from[2 * (lane + i) + part]);
+        transpose<kGroup>(square);
+        for (int s = 0; s < kGroup; ++s)
+          store(values + s * kTile + (2 * l + part) * L + lane, square[s]);
+      }
+  }
+}
+
+// The inverse of gather_tiles.
+static void scatter_tiles(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                          const float* values, float* group) {
+  for (int l = 0; l < L; ++l) {
+    const std::int32_t* to = row_of(plan, table, tile, l);
+    for (int lane = 0; lane < L; lane += kGroup)
+      for (int part = 0; part < 2; ++part) {
+        vg square[kGroup];
+        for (int s = 0; s < kGroup; ++s)
+          square[s] = load<vg>(values + s * kTile + (2 * l + part) * L + lane);
+        transpose<kGroup>(square);
+        for (int i = 0; i < kGroup; ++i)
+          store(group + std::int64_t{kGroup} * to[2 * (lane + i) + part], square[i]);
+      }
+  }
+}
+
+// group[i][s] + polynomial_s(x[s][i]) to out, sample by sample, for the first `count` of them.
+template <int K>
+static void separate(const float* group, const float* const* x, int count,
+                     const float (*coefficient)[kMaxOrder], std::int64_t size, float* out) {
+  for (std::int64_t i = 0; i < size; i += kGroup) {
+    vg square[kGroup];
+    for (int k = 0; k < kGroup; ++k) square[k] = load<vg>(group + (i + k) * kGroup);
+    transpose<kGroup>(square);
+    for (int s = 0; s < kGroup; ++s) square[s] += polynomial<K>(load<vg>(x[s] + i), coefficient[s]);
+    for (int s = 0; s < count; ++s) store(out + s * size + i, square[s]);
+  }
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

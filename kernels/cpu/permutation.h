@@ -68,17 +68,36 @@ struct Feistel {
 template <bool inverse, class T>
 static void permute(const Feistel& network, std::int64_t size, std::int64_t begin, std::int64_t end,
                     T* out) {
-  constexpr int N = 4;  // vectors at a time: enough to hide a multiplication
-  constexpr int kPart = N * W * 8;
+  constexpr int N = 5;  // vectors at a time: enough to hide a multiplication, few enough for registers
+  constexpr int kPart = N * W * 4;
   const bool all_inside = size == std::int64_t{1} << (network.low_bits + network.high_bits);
-  std::uint32_t value[kPart + N * W], where[kPart];
+  vu lanes;
+  for (int i = 0; i < W; ++i) lanes[i] = static_cast<std::uint32_t>(i);
+  std::uint32_t value[kPart], where[kPart];
   for (std::int64_t start = begin; start < end; start += kPart) {
     const int count = static_cast<int>(end - start < kPart ? end - start : kPart);
-    for (int k = 0; k < count; ++k) value[k] = static_cast<std::uint32_t>(start + k);
-    int left = count;
-    for (int k = 0; k < count; ++k) where[k] = static_cast<std::uint32_t>(k);
+    T* part = out + (start - begin);
+    for (int k = 0; k < count; k += N * W) {
+      vu index[N];
+      for (int i = 0; i < N; ++i) index[i] = lanes + static_cast<std::uint32_t>(start + k + i * W);
+      network.apply<N, inverse>(index);
+      for (int i = 0; i < N; ++i) store(value + k + i * W, index[i]);
+    }
+    for (int k = 0; k < count; ++k) part[k] = static_cast<T>(value[k]);
     // Cycle walking: the network permutes 0..2^bits-1; go on with those that fell outside.
-    while (left > 0) {
+    if (all_inside) continue;
+    for (int k = 0; k < count; ++k) where[k] = static_cast<std::uint32_t>(k);
+    for (int left = count;;) {
+      int outside = 0;
+      for (int k = 0; k < left; ++k) {
+        const std::uint32_t v = value[k], w = where[k];
+        part[w] = static_cast<T>(v);  // for good, or until it is inside
+        value[outside] = v;
+        where[outside] = w;
+        outside += static_cast<std::int64_t>(v) >= size;
+      }
+      left = outside;
+      if (!left) break;
       for (int k = left; k % (N * W); ++k) value[k] = 0;
       for (int k = 0; k < left; k += N * W) {
         vu index[N];
@@ -86,19 +105,6 @@ static void permute(const Feistel& network, std::int64_t size, std::int64_t begi
         network.apply<N, inverse>(index);
         for (int i = 0; i < N; ++i) store(value + k + i * W, index[i]);
       }
-      int outside = 0;
-      if (all_inside) {
-        for (int k = 0; k < count; ++k) out[start - begin + k] = static_cast<T>(value[k]);
-        break;
-      }
-      for (int k = 0; k < left; ++k) {
-        const std::uint32_t v = value[k], w = where[k];
-        out[start - begin + w] = static_cast<T>(v);  // for good, or until it is inside
-        value[outside] = v;
-        where[outside] = w;
-        outside += static_cast<std::int64_t>(v) >= size;
-      }
-      left = outside;
     }
   }
 }

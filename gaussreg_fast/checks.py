@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -58,6 +59,12 @@ def latents(x: Any, name: str = "x") -> int:
 
 def orders(value: Any) -> list[int]:
     """A non-empty set of moment orders within 1..8."""
+    if type(value) is tuple and not torch.compiler.is_compiling():
+        return list(_remembered_orders(*value))
+    return _orders(value)
+
+
+def _orders(value: Any) -> list[int]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"orders must be a sequence of integers, got {value!r}")
     result = sorted(value) if isinstance(value, (set, frozenset)) else list(value)
@@ -68,6 +75,11 @@ def orders(value: Any) -> list[int]:
     if not result or len(set(result)) != len(result):
         raise ValueError(f"orders must be non-empty and without repetition, got {value!r}")
     return result
+
+
+@functools.lru_cache(maxsize=64, typed=True)  # the type of each: True is no order, though it is 1
+def _remembered_orders(*value: Any) -> list[int]:
+    return _orders(value)
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:

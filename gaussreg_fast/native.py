@@ -78,13 +78,15 @@ def loss(
     statistic: str,
     gradient: torch.dtype | None,
     scale: float = 1.0,
+    scalar: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`reference.loss_and_gradient` of a batch x (B, *latent): (B,) and, in a type, x's shape.
 
-    The gradient comes multiplied by `scale`.
+    The gradient comes multiplied by `scale`. With `scalar` the loss of a batch of one has the
+    shape (): made so, for at B = 1 a view costs as much as some kernels.
     """
     x = _rows(x)
-    value = x.new_empty(x.shape[0])
+    value = x.new_empty(() if scalar else x.shape[0])
     grad = None if gradient is None else torch.empty_like(x)
     _run(
         "loss", x, permutation, {"loss": value, "grad": grad}, orders=orders, form=form,
@@ -161,7 +163,7 @@ def _run(
 ) -> None:
     """Has a task done, by the fused kernels where they take the size, else round torch.fft.
 
-    `tensors` have a row per sample: what is to be written, and upstream gradients.
+    `tensors` have a row per sample (or are the row): what is to be written, upstream gradients.
     """
     native = module()
     batch = x.shape[0]
@@ -190,7 +192,8 @@ def _run(
         stop = min(batch, start + step)
         if per_sample:
             table = _table(seed, index, start, stop, size)
-        options |= {name: v[start:].data_ptr() for name, v in tensors.items() if v is not None}
+        rows = {name: v[start:] if start else v for name, v in tensors.items() if v is not None}
+        options |= {name: v.data_ptr() for name, v in rows.items()}
         job = native.Job(task, stop - start, size, x[start:].data_ptr(), **options)
         _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
 

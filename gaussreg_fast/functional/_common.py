@@ -22,9 +22,7 @@ def seed_tensor(seed: Seed, generator: torch.Generator | None, device: torch.dev
         return seed
     if seed is not None:
         return torch.full((1,), int(seed), dtype=torch.int64, device=device)
-    return torch.randint(
-        -(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator
-    )
+    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator)
 
 
 def draw(

@@ -62,7 +62,8 @@ def _loss(
     }
     if native_takes(x, backend):
         drawn = native_permutation(seed, index, per_sample)
-        loss, grad = native.loss(x, drawn, **terms, gradient=dtype, scale=scale)
+        scalar = batch == 1 and reduction != "none"
+        loss, grad = native.loss(x, drawn, **terms, gradient=dtype, scale=scale, scalar=scalar)
     elif backend == "triton":
         from gaussreg_fast import launch
 
@@ -78,7 +79,7 @@ def _loss(
             if grad is not None:
                 grad = grad if scale == 1 else grad * scale
                 grad = grad.reshape(x.shape).to(dtype).contiguous()
-    if reduction != "none":
+    if reduction != "none" and loss.dim():
         loss = loss.view(()) if batch == 1 else loss.mean() if reduction == "mean" else loss.sum()
     return loss, loss.new_empty(0) if grad is None else grad
 

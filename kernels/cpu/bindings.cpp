@@ -56,7 +56,7 @@ class Memory {
 #ifdef GAUSSREG_ASAN  // new memory for each call: what it holds, and what is poisoned, is forgotten
   static constexpr std::size_t kLine = 64, kKept = 0;
 #else
-  static constexpr std::size_t kLine = 64, kKept = std::size_t{16} << 20;
+  static constexpr std::size_t kLine = 64, kKept = std::size_t{32} << 20;
 #endif
   struct Piece {
     char* base = nullptr;

@@ -63,8 +63,6 @@ static std::int64_t take_shared(const Job& job, char* base, Shared& shared) {
   return arena.used();
 }
 
-constexpr std::int64_t kApart = 20 * L;
-
 static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   const std::int64_t padded = job.size < kTile ? kTile : job.size, bins = job.size / 2 + L;
   const bool by_block = job.block_size == L && job.task != Task::kProject;
@@ -73,9 +71,9 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
   slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
   slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
-  // A third of a page apart: loads would wait for stores to the same place in another page.
-  slot.bins.re = arena.take<float>(bins + kApart);
-  slot.bins.im = arena.take<float>(bins + kApart);
+  // 64 bytes more each, so that their lines do not fall into the same sets of the cache.
+  slot.bins.re = arena.take<float>(bins + L);
+  slot.bins.im = arena.take<float>(bins + L);
   slot.bins.lengths = arena.take<float>(bins);
   slot.weights = by_block ? arena.take<float>(job.spectrum_blocks() + 1) : nullptr;
   return arena.used();

@@ -62,10 +62,10 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 // The smallest normal number.
 constexpr float kSmallest = 0x1p-126f;
 
-// sqrt(v) and 1 / sqrt(v); for inf and NaN the second is NaN. The second is at most 2^63:
-// of a v below the normal numbers it gives less than 1, and 0 of 0. The same on every processor
-// with these instructions: AVX-512's estimate, far faster than its square root, is
-// defined to the bit (and good to 2 ulp after a step of Newton's); AVX's differs between makers.
+// sqrt(v) and 1 / sqrt(v); for inf and NaN the second is NaN, below the normal numbers it is too
+// small, but finite. The same on every processor with these instructions: AVX-512's estimate, far
+// faster than its square root, is defined to the bit (and good to 2 ulp after a step of Newton's);
+// AVX's differs between makers, and is no faster.
 struct Roots {
   vf root, inverse;
 };

@@ -6,6 +6,7 @@ tables are data: what a measurement on a device finds better goes there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FUSED_DIMENSIONS = (64, 32768)
@@ -39,22 +40,39 @@ FUSED = {
 
 @dataclass(frozen=True)
 class Large:
-    """Four launches: M = n1 n2, the first radix of each step, columns per program, warps."""
+    """Three launches: D = n1 n2, radices of n1 and n2, packed columns per program, warps."""
 
-    n1: int
-    n2: int
-    column_radix: int
-    row_radix: int
+    column_radices: tuple[int, int, int]
+    row_radices: tuple[int, int, int]
     width: int
     column_warps: int
     row_warps: int
 
+    @property
+    def n1(self) -> int:
+        """Numbers in a column."""
+        return math.prod(self.column_radices)
 
-# Rows come in 32s, columns in as many as make segments of 64 bytes or more of the workspace.
+    @property
+    def n2(self) -> int:
+        """Numbers in a row."""
+        return math.prod(self.row_radices)
+
+    @property
+    def copies(self) -> int:
+        """Of a row that a program has by itself: a transform for each of 32 row_warps threads."""
+        return max(1, 32 * self.row_warps * self.row_radices[0] // self.n2)
+
+
+# Rows come in 17s; columns in as many as a program's registers hold, 8192 complex numbers.
 LARGE = {
-    65536: Large(256, 128, 16, 16, 16, 8, 8),
-    131072: Large(512, 128, 32, 16, 8, 8, 8),
-    262144: Large(1024, 128, 32, 16, 8, 16, 8),
+    65536: Large((16, 32, 1), (16, 1, 8), 8, 4, 4),
+    131072: Large((32, 32, 1), (16, 1, 8), 8, 8, 4),
+    262144: Large((32, 32, 1), (16, 1, 16), 8, 8, 8),
+    524288: Large((32, 32, 1), (8, 8, 8), 8, 8, 8),
+    1048576: Large((16, 16, 8), (8, 8, 8), 4, 8, 8),
+    2097152: Large((16, 16, 16), (8, 8, 8), 2, 8, 8),
+    4194304: Large((16, 16, 32), (8, 8, 8), 1, 8, 8),
 }
 LARGE_WORKSPACE = 2**24  # bytes: well within the L2 cache, and little beside the gradients
 # Architecture -> D -> parameters that replace the ones above there.
@@ -91,7 +109,7 @@ def fused(dimension: int, arch: str) -> Fused:
 
 
 def large(dimension: int, arch: str) -> Large:
-    """Parameters of the four-launch kernels."""
+    """Parameters of the three-launch kernels."""
     return TUNED_LARGE.get(arch, {}).get(dimension, LARGE[dimension])
 
 

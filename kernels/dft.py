@@ -171,3 +171,44 @@ def twiddle(re, im, c, s, SIGN: tl.constexpr):
         re = interleaved(low_re, high_re)
         im = interleaved(low_im, high_im)
     return re, im
+
+
+@triton.jit
+def fourier(
+    re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
+    W: tl.constexpr,
+):  # fmt: skip
+    """W transforms of N = R1 R2 R3 points, in three steps: z[n1, (n2, n3, w)] -> [k3, (k2, w, k1)].
+
+    n = n1 R2 R3 + n2 R3 + n3, k = k1 + R1 k2 + R1 R2 k3. `roots` is a table for N STEP points.
+    """
+    HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
+    n3 = tl.arange(0, R3 * W * R1) // (W * R1)
+    re, im = dft(re, im, -1)
+    c, s = root(roots, STEP * (tl.arange(0, R2 * R3 * W) // W), HALF, "")
+    re, im = twiddle(re, im, c, s, -1)
+    re, im = exchange(re, im, R1, R2, R3 * W)
+    re, im = dft(re, im, -1)
+    c, s = root(roots, STEP * R1 * n3, HALF, "")
+    re, im = twiddle(re, im, c, s, -1)
+    re, im = swap(re, im, R2, R3, W * R1)
+    return dft(re, im, -1)
+
+
+@triton.jit
+def fourier_back(
+    re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
+    W: tl.constexpr,
+):  # fmt: skip
+    """The adjoint of `fourier`, with the places of input and output exchanged."""
+    HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
+    n3 = tl.arange(0, R3 * W * R1) // (W * R1)
+    re, im = dft(re, im, 1)
+    re, im = swap(re, im, R3, R2, W * R1)
+    c, s = root(roots, STEP * R1 * n3, HALF, ".cg")
+    re, im = twiddle(re, im, c, s, 1)
+    re, im = dft(re, im, 1)
+    re, im = exchange_back(re, im, R1, R2, R3 * W)
+    c, s = root(roots, STEP * (tl.arange(0, R2 * R3 * W) // W), HALF, ".cg")
+    re, im = twiddle(re, im, c, s, 1)
+    return dft(re, im, 1)

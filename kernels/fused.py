@@ -14,7 +14,7 @@ each Z_k becomes a bin of the real sample's spectrum.
 import triton
 import triton.language as tl
 
-from .dft import apart, dft, exchange, exchange_back, root, swap, together, twiddle
+from .dft import apart, fourier, fourier_back, together
 from .metadata import by_part, transform, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
@@ -126,17 +126,8 @@ def fused(
     z = tl.reshape(tl.gather(v, index, 0), (R1 * 2 // VECTOR, T, VECTOR // 2, 2))
     re, im = tl.split(tl.permute(z, (0, 2, 1, 3)))
 
-    n3 = tl.arange(0, R3 * R1) // R1
     first = (tl.expand_dims(tl.arange(0, R3), 1) == 0) & (tl.expand_dims(tl.arange(0, C), 0) == 0)
-    re, im = dft(tl.reshape(re, (R1, T)), tl.reshape(im, (R1, T)), -1)
-    c, s = root(roots, 2 * tl.arange(0, T), M, "")
-    re, im = twiddle(re, im, c, s, -1)
-    re, im = exchange(re, im, R1, R2, R3)
-    re, im = dft(re, im, -1)
-    c, s = root(roots, 2 * R1 * n3, M, "")
-    re, im = twiddle(re, im, c, s, -1)
-    re, im = swap(re, im, R2, R3, R1)
-    re, im = dft(re, im, -1)
+    re, im = fourier(tl.reshape(re, (R1, T)), tl.reshape(im, (R1, T)), roots, 2, R1, R2, R3, 1)
     m_re, m_im = mirrored(re, im)
     w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
     re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
@@ -176,15 +167,7 @@ def fused(
         m_re, m_im = mirrored(re, im)
         w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, ".cg")
         re, im = untangle_adjoint(re, im, m_re, m_im, w_re, w_im, first)
-        re, im = dft(re, im, 1)
-        re, im = swap(re, im, R3, R2, R1)
-        c, s = root(roots, 2 * R1 * n3, M, ".cg")
-        re, im = twiddle(re, im, c, s, 1)
-        re, im = dft(re, im, 1)
-        re, im = exchange_back(re, im, R1, R2, R3)
-        c, s = root(roots, 2 * tl.arange(0, T), M, ".cg")
-        re, im = twiddle(re, im, c, s, 1)
-        re, im = dft(re, im, 1)
+        re, im = fourier_back(re, im, roots, 2, R1, R2, R3, 1)
 
         if PERMUTED:
             where = tl.load(inverse + sample * table_stride + i).to(tl.int32)

@@ -78,7 +78,7 @@ def test_a_spill_fails_where_there_must_be_none(spill):
         return resources.broken_limits(variant(**changed), {"stack": 0, **spill})
 
     assert "spills" in broken()[0]
-    assert "spills" in broken(module="gaussreg_fast.kernels.large", dimension=2**20)[0]
+    assert "spills" in broken(module="gaussreg_fast.kernels.rows", dimension=2**20)[0]
     assert not broken(dimension=32768)
     assert not broken(arch="sm_80")
     assert not broken(module="gaussreg_fast.kernels.general")

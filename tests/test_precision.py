@@ -99,3 +99,41 @@ assert torch.equal(gf.GaussianityLoss(seed=1)(x), want[0])
 def test_a_default_device_changes_nothing_for_tensors_elsewhere():
     run = subprocess.run([sys.executable, "-c", DEFAULT_DEVICE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(gf.backends()["native"] != "available", reason="no compiled kernels")
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_and_its_backward_need_the_gradient_alone(reduction):
+    x = noise(8, 16384).requires_grad_()
+    upstream = noise(8) if reduction == "none" else torch.tensor(0.3)
+
+    def run(**options):
+        loss = gf.gaussianity_loss(x, seed=1, reduction=reduction, backend="native")
+        return torch.autograd.grad(loss, x, upstream, **options)[0]
+
+    want = run(retain_graph=True)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        got = run()
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.nbytes() > 0]
+    assert x.nbytes <= sum(sizes) <= 1.1 * x.nbytes
+
+
+def test_a_kept_graph_gives_the_same_gradient_again():
+    x = noise(3, 64).requires_grad_()
+    loss = 2 * gf.gaussianity_loss(x, seed=1)
+    grads = [torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2)]
+    grads += torch.autograd.grad(loss, x)
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, x)
+
+
+def test_batched_gradients():
+    x = noise(3, 64).requires_grad_()
+    loss = gf.gaussianity_loss(x, seed=1, reduction="none")
+    each = torch.autograd.grad(loss, x, torch.eye(3), is_grads_batched=True)[0]
+    _, want = gf.gaussianity_value_and_grad(x, seed=1, reduction="none")
+    torch.testing.assert_close(each[range(3), range(3)], want)
+    assert each[0, 1:].count_nonzero() == 0

@@ -63,10 +63,10 @@ check_statistics = functools.partial(against_reference.check_statistics, backend
 
 
 @pytest.fixture
-def four_launches(monkeypatch):
+def three_launches(monkeypatch):
     """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
     monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 1024))
-    monkeypatch.setitem(config.LARGE, 2048, config.Large(64, 16, 8, 4, 8, 1, 1))
+    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
     assert config.path(2048, 16, 10**6) == "large"
 
 
@@ -88,13 +88,13 @@ def test_dimensions_that_are_no_power_of_two(compare, dimension):
     check_loss(compare, noise(2, dimension), kind=PERMUTATIONS[dimension % 3])
 
 
-def test_65536_numbers_in_four_launches(compare):
+def test_65536_numbers_in_three_launches(compare):
     check_loss(compare, noise(1, 4, 128, 128), kind="per_sample", orders=(1, 2, 4))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dimension", [131072, 262144])
-def test_every_dimension_of_four_launches(compare, dimension):
+@pytest.mark.parametrize("dimension", [2**n for n in range(17, 20)])
+def test_every_dimension_of_three_launches(compare, dimension):
     assert config.path(dimension, 16, 227 * 1024) == "large"
     check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
 
@@ -154,8 +154,8 @@ def test_loss_options(compare, case):
 
 
 @pytest.mark.parametrize("case", LARGE_CASES, ids=named)
-@pytest.mark.usefixtures("four_launches")
-def test_loss_options_in_four_launches(compare, case):
+@pytest.mark.usefixtures("three_launches")
+def test_loss_options_in_three_launches(compare, case):
     x = noise(2, 2048, seed=2, dtype=case["dtype"])
     check_loss(compare, x, **{k: v for k, v in case.items() if k != "dtype"})
 
@@ -167,9 +167,24 @@ def test_statistics_options(compare, case):
     check_statistics(compare, x, **rest)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        config.Large((8, 4, 1), (4, 4, 4), 32, 1, 1),  # one program: its edge is row N1 / 2
+        config.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
+        config.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
+    ],
+    ids=["32x64", "128x16", "64x32"],
+)
+@pytest.mark.usefixtures("three_launches")
+def test_splits_of_three_launches(compare, monkeypatch, parameters):
+    monkeypatch.setitem(config.LARGE, 2048, parameters)
+    check_loss(compare, noise(2, 2048), kind="shared", orders=(1, 2, 3))
+
+
 @pytest.mark.parametrize("kind", PERMUTATIONS)
-@pytest.mark.usefixtures("four_launches")
-def test_statistics_in_four_launches(compare, kind):
+@pytest.mark.usefixtures("three_launches")
+def test_statistics_in_three_launches(compare, kind):
     used = ("both", "moments", "amplitudes")[PERMUTATIONS.index(kind) % 3]
     check_statistics(
         compare, noise(2, 2048), kind=kind, orders=(4, 1, 3), block_size=16,

@@ -204,21 +204,23 @@ def test_parameters_of_one_launch_fit_together():
             assert p.num_warps <= 32
 
 
-def test_parameters_of_four_launches_fit_together():
-    assert list(config.LARGE) == [2**n for n in range(16, 19)]
+def test_parameters_of_three_launches_fit_together():
+    assert list(config.LARGE) == [2**n for n in range(16, 23)]
     for table in (config.LARGE, *config.TUNED_LARGE.values()):
         for dimension, p in table.items():
-            assert p.n1 * p.n2 == dimension // 2
+            assert p.n1 * p.n2 == dimension
             assert p.n1 % 32 == 0
-            for whole, part in ((p.n1, p.column_radix), (p.n2, p.row_radix), (p.n2, p.width)):
-                assert config.is_power_of_two(part)
-                assert 1 < part < whole
-            assert p.width * 8 >= 64  # bytes side by side
-            for warps in (p.column_warps, p.row_warps):
-                assert config.is_power_of_two(warps)
-                assert warps <= 32
+            assert p.n1 // p.column_radices[2] % 16 == 0  # rows by which a tile's pieces differ
+            assert p.n2 // 2 % p.width == 0
+            numbers = (*p.column_radices, *p.row_radices, p.width, p.column_warps, p.row_warps)
+            assert all(config.is_power_of_two(n) for n in numbers)
+            # Halves of a row are halves of these.
+            assert p.row_radices[0] >= 2
+            assert p.row_radices[2] >= 2
+            assert max(p.column_warps, p.row_warps) <= 32
+            assert p.copies * p.n2 // p.row_radices[0] >= 32 * p.row_warps
             # A program's complex tile goes through shared memory: 64 KiB is what every GPU has.
-            assert 8 * max(p.n1 * p.width, 32 * p.n2) <= 64 * 1024
+            assert 8 * max(p.n1 * p.width, 16 * p.n2) <= 64 * 1024
 
 
 def test_pieces_of_a_batch_stay_within_the_workspace():
@@ -358,22 +360,21 @@ def test_launch_metadata_is_what_a_count_by_hand_gives():
 
 
 @needs_triton
-def test_launch_metadata_of_the_four_launches():
-    from gaussreg_fast.kernels import large
+def test_launch_metadata_of_the_three_launches():
+    from gaussreg_fast.kernels import columns, rows
     from gaussreg_fast.kernels.metadata import by_second, work
 
     d, samples = 65536, 5
     x, table = torch.empty(1, 1), torch.empty(1, 1, dtype=torch.int32)
     args = {
         "x": x, "xp": x, "grad": x, "table": table, "MODE": "table", "ORDERS": 6, "SAVE": True,
-        "D": d, "N1": 256, "N2": 128,
+        "TASK": "gradient", "D": d, "N1": 512, "N2": 128,
     }  # fmt: skip
     kernel = SimpleNamespace(name="columns")
     moved = {
-        large._columns_work: 4 * 4,  # reads x and the table; writes the permuted sample and z
-        large._rows_work: 2 * 4,
-        large._rows_back_work: 2 * 4,
-        large._columns_back_work: 4 * 4,
+        columns._columns_work: 4 * 4,  # reads x and the table; writes the permuted sample and z
+        rows._rows_work: 2 * 4,
+        columns._columns_back_work: 4 * 4,
     }
     for numbers, each in moved.items():
         found = work(by_second, numbers)((8, samples, 1), kernel, args)

@@ -1,4 +1,4 @@
-"""The four launches of large powers of two, over pieces of the batch that stay in the L2 cache."""
+"""The three launches of large powers of two, over pieces of the batch that stay in the L2 cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import config
-from gaussreg_fast.kernels import large as kernels
+from gaussreg_fast.kernels.columns import columns, columns_back, finish
+from gaussreg_fast.kernels.rows import rows
 from gaussreg_fast.launch._device import arch, compiler, on, roots
 from gaussreg_fast.launch._permutation import Permutation, source_of
 
@@ -33,47 +34,46 @@ def launch(
     back = task in ("gradient", "pullback")
     mode, table, table_stride = source_of(permutation, x)
     shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2}
-    column: dict[str, Any] = {**shape, "A": p.column_radix, "W": p.width, "MODE": mode}
+    r1, r2, r3 = p.column_radices
+    c1, c2, c3 = p.row_radices
+    column: dict[str, Any] = {**shape, "R1": r1, "R2": r2, "R3": r3, "W": p.width, "MODE": mode}
     column |= {"ORDERS": orders, "BITS": config.permutation_bits(dimension)}
-    row: dict[str, Any] = {**shape, "C1": p.row_radix, "POWER": power}
-    tiles, programs = p.n2 // p.width, p.n1 // 32
+    tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
     chunk = min(batch, config.large_chunk(dimension))
     # One workspace for all pieces: launches of one stream follow one another.
     save = back and mode != "none" and orders != 0
     new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     z = torch.empty((chunk, dimension), **new)
+    edges = torch.empty((chunk, dimension // 16), **new)
     xp = torch.empty((chunk, dimension), **new) if save else x
     sums = torch.empty((chunk, tiles, orders.bit_count() + 1), **new)
-    parts = torch.empty((chunk, 2, dimension // 32), **new)
+    gaps = torch.empty((chunk, programs), **new)
     loss, grad = outputs.get("loss", x), outputs.get("grad", x)
     moments, blocks = outputs.get("moments", x), outputs.get("blocks", x)
     seed = x if permutation.seed is None else permutation.seed
-    last = min(1024, dimension // 32)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         with on(x.device, f"large {task}"):
             w = roots(dimension, x.device)
-            kernels.columns[(tiles, size)](
-                x, xp, z, sums, table, seed, w, x.stride(0), table_stride, start,
+            columns[(tiles, size)](
+                x, xp, z, edges, sums, table, seed, w, x.stride(0), table_stride, start,
                 SAVE=save, **compiler(p.column_warps), **column,
             )  # fmt: skip
-            kernels.rows[(programs, size)](
-                z, parts, w, SAVE=back, **compiler(p.row_warps), **row
+            rows[(programs, size)](
+                z, edges, z, edges, gaps, blocks, w, power_weight, target, scale, start,
+                TASK=task, POWER=power, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
+                **compiler(p.row_warps), **shape,
             )  # fmt: skip
-            if not back:
-                kernels.finish[(size,)](
-                    sums, parts, loss, moments, blocks, power_weight, target, start,
-                    TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, CHUNK=last,
+            if back:
+                source = xp if save else x[start:]
+                columns_back[(tiles, size)](
+                    source, z, edges, sums, gaps, loss, grad, moments, table, seed, w,
+                    source.stride(0), table_stride, power_weight, scale, start,
+                    TASK=task, FORM=form, **compiler(p.column_warps), **column,
+                )  # fmt: skip
+            else:
+                finish[(size,)](
+                    sums, gaps, loss, moments, power_weight, start,
+                    TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, N1=p.n1,
                     **compiler(4),
                 )  # fmt: skip
-                continue
-            kernels.rows_back[(programs, size)](
-                z, parts, blocks, w, power_weight, target, scale, start,
-                TASK=task, **compiler(p.row_warps), **row,
-            )  # fmt: skip
-            source = xp if save else x[start:]
-            kernels.columns_back[(tiles, size)](
-                source, z, sums, parts, loss, grad, moments, table, seed, w,
-                source.stride(0), table_stride, power_weight, target, scale, start,
-                TASK=task, FORM=form, CHUNK=last, **compiler(p.column_warps), **column,
-            )  # fmt: skip

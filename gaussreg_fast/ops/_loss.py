@@ -21,6 +21,7 @@ from gaussreg_fast.ops._registry import (
     only_first,
     register,
     result_dtype,
+    transformed,
 )
 
 
@@ -42,9 +43,9 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """The reduced loss, and a gradient (empty for "none").
 
-    "stored" is the gradient of the *unreduced* loss, for a backward that scales it. It stays in the
-    type of the computation: in half precision it would underflow before a gradient scaler's factor
-    reaches it. "reduced" is the gradient of the reduced loss, in x's type.
+    "stored" is the gradient of the *unreduced* loss, for a backward that scales it; of float16 it
+    stays in float32, since it would underflow before a gradient scaler's factor reaches it.
+    "reduced" is the gradient of the reduced loss, in x's type.
     """
     backend = resolve(backend, x.device, x.dtype)
     batch = x.shape[0]
@@ -87,7 +88,7 @@ def _loss(
 def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:
     if gradient == "none":
         return None
-    return x.dtype if gradient == "reduced" else result_dtype(x)
+    return torch.float32 if gradient == "stored" and x.dtype == torch.float16 else x.dtype
 
 
 def _loss_fake(x: Tensor, *options: Any, zero: bool = False) -> tuple[Tensor, Tensor]:
@@ -111,14 +112,26 @@ _loss_op = register(
 _REDUCTION = -4  # place of that option
 
 
-def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str) -> Tensor:
-    """The stored per-sample gradient times the upstream one, in x's dtype."""
+_graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+def _last_use(upstream: Tensor) -> bool:
+    """Whether an ordinary backward runs now that frees what was saved for it."""
+    plain = type(upstream) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(upstream)
+    return plain and not (torch.is_grad_enabled() or transformed() or _graph_is_kept())
+
+
+def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
+    """The stored per-sample gradient times the upstream one, in x's dtype.
+
+    In its `last` use the stored one is overwritten: a backward needs no memory of its own.
+    """
     batch = grad.shape[0]
     if reduction == "none":
         upstream = upstream.reshape(batch, *[1] * (grad.dim() - 1))
     elif reduction == "mean" and batch > 1:
         upstream = upstream / batch
-    scaled = grad * upstream
+    scaled = grad.mul_(upstream) if last else grad * upstream
     return scaled if scaled.dtype == x.dtype else scaled.to(x.dtype)
 
 
@@ -141,7 +154,7 @@ class _LossOp(Function):
         x, grad = ctx.saved_tensors
         if upstream[0] is None:
             return only_first(ctx, None)
-        return only_first(ctx, first_order(_scale(x, grad, upstream[0], ctx.reduction), x))
+        return only_first(ctx, first_order(_scale(x, grad, upstream[0], ctx.reduction, False), x))
 
 
 class _LossEager(Function):
@@ -157,7 +170,8 @@ class _LossEager(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         x, grad = ctx.saved_tensors
-        return first_order(_scale(x, grad, upstream[0], ctx.reduction), x), None
+        last = _last_use(upstream[0])
+        return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
 
 
 def _save_gradient(ctx: Any, inputs: tuple, grad: Tensor) -> None:

@@ -1,0 +1,197 @@
+"""The second of three launches, between those of `columns`: from rows to losses and back.
+
+A program holds 17 rows, of which it needs both halves of 15, the lower half of the first and the
+upper half of the last: whole blocks, see `columns`.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from .dft import apart, dft, root, swap, times, together, twiddle
+from .metadata import by_second, transform, work
+from .moments import sign
+from .spectrum import amplitudes
+from .workspace import edge_places, joined, load_rows, lower_upper, store_rows, tile_places
+
+BLOCK = tl.constexpr(16)
+HALF_ROOT = tl.constexpr(math.sqrt(0.5))
+
+
+def _rows_work(args):
+    back = args["TASK"] in ("gradient", "pullback")
+    blocks = args["D"] // 8 * (args["TASK"] in ("statistics", "pullback"))
+    operations = (1 + back) * transform(args["N2"], args["N1"] / 2) + 10 * args["D"]
+    return args["D"] * 4 * (1 + back) + blocks, operations
+
+
+@triton.jit
+def turn(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, R: tl.constexpr):
+    """z[a, (b, c, r)] as z[c, (a, b, r)]."""
+    z = tl.permute(tl.reshape(together(re, im), (2, A, B, C, R)), (0, 3, 1, 2, 4))
+    return apart(tl.reshape(z, (2, C, A * B * R)))
+
+
+@triton.jit
+def turn_back(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, R: tl.constexpr):
+    """The inverse of `turn`."""
+    z = tl.permute(tl.reshape(together(re, im), (2, C, A, B, R)), (0, 2, 3, 1, 4))
+    return apart(tl.reshape(z, (2, A, B * C * R)))
+
+
+@triton.jit
+def row_fourier(
+    re, im, k1, roots, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """Twiddles and transforms R rows k1: [c1, (c2, c3, r)] -> [kc3, (kc2, kc1, r)].
+
+    n2 = c1 C2 C3 + c2 C3 + c3, k2 = kc1 + C1 kc2 + C1 C2 kc3; k1 is (C2 C3 R,).
+    """
+    N2: tl.constexpr = C1 * C2 * C3
+    rest = tl.arange(0, C2 * C3 * R) // R
+    c, s = root(roots, k1 * (C2 * C3), D // 2, "")
+    re, im = twiddle(re, im, c, s, -1)
+    c, s = root(roots, k1 * rest, D // 2, "")
+    re, im = times(re, im, tl.expand_dims(c, 0), tl.expand_dims(s, 0))
+    re, im = dft(re, im, -1)
+    c, s = root(roots, rest * (D // N2), D // 2, "")
+    re, im = twiddle(re, im, c, s, -1)
+    re, im = swap(re, im, C1, C2, C3 * R)
+    re, im = dft(re, im, -1)
+    if C2 > 1:
+        c3 = tl.arange(0, C1 * C3 * R) // R % C3
+        c, s = root(roots, c3 * (D // (C2 * C3)), D // 2, "")
+        re, im = twiddle(re, im, c, s, -1)
+    re, im = turn(re, im, C2, C1, C3, R)
+    return dft(re, im, -1)
+
+
+@triton.jit
+def row_fourier_back(
+    re, im, k1, roots, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """The adjoint of `row_fourier`."""
+    N2: tl.constexpr = C1 * C2 * C3
+    rest = tl.arange(0, C2 * C3 * R) // R
+    re, im = dft(re, im, 1)
+    re, im = turn_back(re, im, C2, C1, C3, R)
+    if C2 > 1:
+        c3 = tl.arange(0, C1 * C3 * R) // R % C3
+        c, s = root(roots, c3 * (D // (C2 * C3)), D // 2, ".cg")
+        re, im = twiddle(re, im, c, s, 1)
+        re, im = dft(re, im, 1)
+    re, im = swap(re, im, C2, C1, C3 * R)
+    c, s = root(roots, rest * (D // N2), D // 2, ".cg")
+    re, im = twiddle(re, im, c, s, 1)
+    re, im = dft(re, im, 1)
+    c, s = root(roots, k1 * rest, D // 2, ".cg")
+    re, im = times(re, im, tl.expand_dims(c, 0), -tl.expand_dims(s, 0))
+    c, s = root(roots, k1 * (C2 * C3), D // 2, ".cg")
+    return twiddle(re, im, c, s, 1)
+
+
+@triton.jit
+def directions(re, im, POWER: tl.constexpr, D: tl.constexpr):
+    """Amplitudes of bins, given twice their size, and the gradient of these by the bins."""
+    a, slope = amplitudes(re, im, POWER, 0.5 / D**0.5)
+    return a, re * slope, im * slope
+
+
+@triton.jit
+def spread(weight, R: tl.constexpr):
+    """(A, C), a number per block, to R rows: (A, C R)."""
+    A: tl.constexpr = weight.shape[0]
+    C: tl.constexpr = weight.shape[1]
+    weight = tl.broadcast_to(tl.expand_dims(weight, 2), (A, C, R))
+    return tl.reshape(weight, (A, C * R))
+
+
+@triton.jit
+def row_means(a, R: tl.constexpr):
+    """Means over R rows: (A, C R) -> (A, C)."""
+    return tl.sum(tl.reshape(a, (a.shape[0], a.shape[1] // R, R)), 2) / R
+
+
+@triton.jit(launch_metadata=work(by_second, _rows_work), do_not_specialize=["sample0"])
+def rows(
+    z, edges, z_back, edges_back, gaps, blocks, roots, power_weight, target, scale, sample0,
+    TASK: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
+):  # fmt: skip
+    """Transforms 17 rows of z, and the gradient by them back.
+
+    z_back is z and edges_back is edges: given twice, no pointer of a load lives until its store.
+    `TASK`: "value" writes a sum of |A_p - target| to gaps (B, programs); "gradient" that and the
+    gradient over z and edges; "statistics" A_p to blocks (B, P); "pullback" reads gradients by
+    A_p from there instead.
+    """
+    C: tl.constexpr = C1 * C2
+    P: tl.constexpr = D // 32
+    i = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    z += row * D
+    edges += row * (D // 16)
+    z_back += row * D
+    edges_back += row * (D // 16)
+    # A row by itself is too little for the program's threads: each group of them has a copy.
+    edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
+    edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    e_re, e_im = load_rows(edges, edge_own, edge_mirror)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+    _, e_re = lower_upper(e_re)
+    _, e_im = lower_upper(e_im)
+
+    k1 = 16 * i + tl.arange(0, 16 * C2 * C3) % 16
+    own, mirror = tile_places(i, N1, C1, C2 * C3)
+    re, im = load_rows(z, own, mirror)
+    re, im = row_fourier(re, im, k1, roots, D, C1, C2, C3, 16)
+
+    # Lower and upper half; X_0 and X_{D/2}, both real, share a bin.
+    low_re, high_re = lower_upper(re)
+    low_im, high_im = lower_upper(im)
+    t = tl.expand_dims(tl.arange(0, 16 * C), 0)
+    kc3 = tl.expand_dims(tl.arange(0, C3 // 2), 1)
+    first = (i == 0) & (t == 0) & (kc3 == 0)
+    low_im = tl.where(first, high_re * HALF_ROOT, low_im)
+    low_re = tl.where(first, low_re * HALF_ROOT, low_re)
+    low, low_re, low_im = directions(low_re, low_im, POWER, D)
+    high, high_re, high_im = directions(high_re, high_im, POWER, D)
+    last, e_re, e_im = directions(e_re, e_im, POWER, D)
+    own_rows = t % 16 > 0
+    low = row_means(low, 16)
+    high = row_means(tl.where(own_rows, high, 0.0), 16) + row_means(last, COPIES) / BLOCK
+
+    k2 = kc3 * C + tl.expand_dims(tl.arange(0, C), 0)
+    low_block = blocks + (row + sample0) * P + i + N1 // 16 * k2
+    high_block = blocks + (row + sample0) * P + N1 // 16 * (N2 // 2 - k2) - i - 1
+    if TASK == "statistics":
+        tl.store(low_block, low)
+        tl.store(high_block, high)
+    if (TASK == "value") | (TASK == "gradient"):
+        low, high = low - target, high - target
+        gap = tl.sum(tl.sum(tl.abs(low) + tl.abs(high), 1), 0)
+        tl.store(gaps + row * tl.num_programs(0) + i, gap)
+    if (TASK == "gradient") | (TASK == "pullback"):
+        if TASK == "gradient":
+            low = sign(low) * (scale * power_weight / (P * BLOCK))
+            high = sign(high) * (scale * power_weight / (P * BLOCK))
+        else:
+            low = tl.load(low_block) / BLOCK
+            high = tl.load(high_block) / BLOCK
+        by_low, by_high = spread(low, 16), tl.where(own_rows, spread(high, 16), 0.0)
+        low_re, low_im = low_re * by_low, low_im * by_low
+        high_re, high_im = high_re * by_high, high_im * by_high
+        high_re = tl.where(first, low_im * HALF_ROOT, high_re)
+        low_re = tl.where(first, low_re * HALF_ROOT, low_re)
+        low_im = tl.where(first, 0.0, low_im)
+        re, im = joined(low_re, high_re), joined(low_im, high_im)
+        re, im = row_fourier_back(re, im, k1, roots, D, C1, C2, C3, 16)
+        store_rows(z_back, own, mirror, re, im, k1, N1, 1)
+
+        e_re, e_im = e_re * spread(high, COPIES), e_im * spread(high, COPIES)
+        e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
+        e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+        store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edge, N1, COPIES)

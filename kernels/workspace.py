@@ -1,0 +1,94 @@
+"""The workspace between the launches of `columns` and `rows`, and who holds what of it.
+
+z holds the transforms of N2 / 2 packed columns, N1 rows of N2 / 2 complex numbers: 16 rows are one
+piece of memory, number by number. `edges` (N1 / 16, N2 / 2) holds every 16th row once more, for the
+second program that needs it.
+"""
+
+import triton
+import triton.language as tl
+
+from .dft import apart, together
+
+
+@triton.jit
+def lower_upper(z):
+    """The first and the second half of the rows of a tensor (2 R, T)."""
+    return apart(tl.reshape(z, (2, z.shape[0] // 2, z.shape[1])))
+
+
+@triton.jit
+def joined(low, high):
+    """The inverse of `lower_upper`."""
+    return tl.reshape(together(low, high), (2 * low.shape[0], low.shape[1]))
+
+
+@triton.jit
+def load_complex(z, places):
+    """z[places] of an interleaved complex array."""
+    last = tl.expand_dims(tl.expand_dims(tl.arange(0, 2), 0), 0)
+    return tl.split(tl.load(z + (2 * tl.expand_dims(places, 2) + last)))
+
+
+@triton.jit
+def store_complex(z, places, re, im, mask=None):
+    """z[places] = re + i im, where there is no mask, or it says so."""
+    last = tl.expand_dims(tl.expand_dims(tl.arange(0, 2), 0), 0)
+    if mask is not None:
+        mask = tl.expand_dims(tl.broadcast_to(mask, places.shape), 2)
+        mask = tl.broadcast_to(mask, (places.shape[0], places.shape[1], 2))
+    tl.store(z + (2 * tl.expand_dims(places, 2) + last), tl.join(re, im), mask=mask)
+
+
+@triton.jit
+def row_place(k1, m, N2: tl.constexpr):
+    """Where z holds number m of row k1: 16 rows are one piece of memory, m by m."""
+    return k1 // 16 * (8 * N2) + m * 16 + k1 % 16
+
+
+@triton.jit
+def tile_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr):
+    """Where z holds rows 16 i + r and their mirrors: [m, r] as (C1 / 2, 16 C)."""
+    N2: tl.constexpr = C1 * C
+    SIZE: tl.constexpr = 16 * C
+    c1 = tl.expand_dims(tl.arange(0, C1 // 2), 1) * SIZE
+    t = tl.arange(0, SIZE)
+    r = t % 16
+    # Of the mirrors, 15 rows are in one piece, in descending order, and the first is in the next.
+    group = tl.where(r == 0, (N1 // 16 - i) % (N1 // 16), N1 // 16 - 1 - i)
+    mirror = group * (8 * N2) + t - r + (16 - r) % 16
+    return i * (8 * N2) + c1 + tl.expand_dims(t, 0), c1 + tl.expand_dims(mirror, 0)
+
+
+@triton.jit
+def edge_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr, COPIES: tl.constexpr):
+    """Where `edges` holds row 16 i + 16 and its mirror: [m, copy] as (C1 / 2, C COPIES)."""
+    N2: tl.constexpr = C1 * C
+    m = tl.expand_dims(tl.arange(0, C1 // 2), 1) * C
+    m += tl.expand_dims(tl.arange(0, C * COPIES) // COPIES, 0)
+    return (i + 1) * (N2 // 2) + m, (N1 // 16 - 1 - i) * (N2 // 2) + m
+
+
+@triton.jit
+def load_rows(z, own, mirror):
+    """Twice the rows' numbers from what z holds at two places: [m, t] -> [n2, t]."""
+    re, im = load_complex(z, own)
+    m_re, m_im = load_complex(z, mirror)
+    return joined(re + m_re, im + m_im), joined(im - m_im, m_re - re)
+
+
+@triton.jit
+def store_rows(z, own, mirror, re, im, k1, N1: tl.constexpr, COPIES: tl.constexpr):
+    """The adjoint of `load_rows`, of rows k1; rows 0 and N1 / 2 are their own mirrors.
+
+    Of COPIES of a row, neighbours, the first is stored.
+    """
+    paired = tl.expand_dims(k1 % (N1 // 2), 0) > 0
+    stored = tl.expand_dims(tl.arange(0, own.shape[1]) % COPIES == 0, 0)
+    a_re, b_re = lower_upper(re)
+    a_im, b_im = lower_upper(im)
+    re, im = a_re - b_im, a_im + b_re
+    m_re, m_im = a_re + b_im, b_re - a_im
+    re, im = tl.where(paired, re, re + m_re), tl.where(paired, im, im + m_im)
+    store_complex(z, own, re, im, mask=stored)
+    store_complex(z, mirror, m_re, m_im, mask=stored & paired)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterable
@@ -60,7 +61,8 @@ def latents(x: Any, name: str = "x") -> int:
 def orders(value: Any) -> list[int]:
     """A non-empty set of moment orders within 1..8."""
     if type(value) is tuple and not torch.compiler.is_compiling():
-        return list(_remembered_orders(*value))
+        with contextlib.suppress(TypeError):  # what cannot be hashed
+            return list(_remembered_orders(*value))
     return _orders(value)
 
 

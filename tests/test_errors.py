@@ -73,7 +73,7 @@ def test_too_short_for_the_spectrum(name, size, block):
 
 BAD_OPTIONS = [
     ([*WHOLE, "moment_loss", "permuted_statistics"], "orders", ValueError, bad)
-    for bad in ((), (0,), (9,), (-1,), (1, 1), (1.0,), (True,), "12", 2, None)
+    for bad in ((), (0,), (9,), (-1,), (1, 1), (1.0,), (True,), ([1], 2), "12", 2, None)
 ]
 BAD_OPTIONS += [([*WHOLE, "moment_loss"], "form", ValueError, bad) for bad in ("cube", "", None, 2)]
 BAD_OPTIONS += [

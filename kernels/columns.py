@@ -8,7 +8,7 @@ that stays in the L2 cache: `columns` of N1 numbers, then `rows` of N2.
 Columns n2 and n2 + N2 / 2 are real and packed as one complex column. Its transform Z holds both:
 rows k1 and N1 - k1 give A = Z_k1 + conj Z_{N1-k1} and B = -i (Z_k1 - conj Z_{N1-k1}), twice the two
 columns' own, number by number. So the rows k1 = 0 .. N1 / 2 are unpacked as they are loaded, and
-hold every bin once: at k2 < N2 / 2 the bins k1 + N1 k2, above that the mirrors N1 - k1 + ...
+hold every bin once: at k2 < N2 / 2 the bins k1 + N1 k2, above that the mirrors D - k1 - N1 k2.
 
 A block of 16 bins is rows 16 i .. 16 i + 15 in the lower half and rows 16 i + 1 .. 16 i + 16 in
 the upper one. A program of `rows` takes these 17 rows, and so has whole blocks: it goes from bins
@@ -50,7 +50,7 @@ def _columns_back_work(args):
 def source(
     j, sample, table, table_stride, seed, MODE: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr
 ):
-    """perm[j] for a sample: from a table, by arithmetic, or j itself."""  # fmt: skip
+    """perm[j] for a sample: from a table, by arithmetic, or j itself."""
     if MODE == "table":
         return tl.load(table + sample * table_stride + j).to(tl.int32)
     elif MODE == "seed":
@@ -80,7 +80,7 @@ def column_rows(N1: tl.constexpr, R1: tl.constexpr, R3: tl.constexpr, W: tl.cons
 
 
 @triton.jit
-def saved_place(j, N2: tl.constexpr, SIZE: tl.constexpr, MODE: tl.constexpr):
+def saved_place(j, SIZE: tl.constexpr, MODE: tl.constexpr):
     """Where `columns` keeps a tile's numbers for `columns_back`: each program in one piece."""
     if MODE == "none":  # they are x itself
         return j
@@ -108,7 +108,7 @@ def columns(
     high = j + N2 // 2
     im = tl.load(x + source(high, sample, table, table_stride, seed, MODE, D, BITS)).to(tl.float32)
     if SAVE:
-        at = xp + row * D + saved_place(j, N2, N1 * W, MODE)
+        at = xp + row * D + saved_place(j, N1 * W, MODE)
         tl.store(at, re)
         tl.store(at + N1 * W, im)
     flat = tl.reshape(tl.join(re, im), (2 * N1 * W,))
@@ -202,7 +202,7 @@ def columns_back(
     j = column_numbers(N1, N2, R1, W)
     high = j + N2 // 2
     if ORDERS:
-        at = xp + row * xp_stride + saved_place(j, N2, N1 * W, MODE)
+        at = xp + row * xp_stride + saved_place(j, N1 * W, MODE)
         v = tl.load(at).to(tl.float32)
         at += N2 // 2 if MODE == "none" else N1 * W
         w = tl.load(at).to(tl.float32)

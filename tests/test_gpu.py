@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FUSED = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
-LARGE = [65536, 131072, 262144, 2**20, 2**22]
+LARGE = [2**n for n in range(16, 23)]
 GENERAL = [100, 36864]
 ONE_OF_EACH = [256, 16384, 65536, 36864]
 

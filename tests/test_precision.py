@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import gaussreg_fast as gf
 
@@ -137,3 +138,27 @@ def test_batched_gradients():
     _, want = gf.gaussianity_value_and_grad(x, seed=1, reduction="none")
     torch.testing.assert_close(each[range(3), range(3)], want)
     assert each[0, 1:].count_nonzero() == 0
+
+
+def test_a_recorded_backward_may_be_replayed():
+    x = noise(3, 64).requires_grad_()
+    loss = gf.gaussianity_loss(x, seed=1)
+    (once,) = torch.autograd.grad(loss, x, retain_graph=True)
+    recorded = make_fx(lambda up: torch.autograd.grad(loss, x, up)[0])(torch.tensor(2.0))
+    for _ in range(2):
+        torch.testing.assert_close(recorded(torch.tensor(3.0)), 3 * once)
+
+
+def test_what_hooks_have_kept_stays_as_it_is():
+    kept = []
+
+    def pack(tensor):
+        kept.append((tensor, tensor.clone()))
+        return tensor
+
+    x = noise(3, 64).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = 2 * gf.gaussianity_loss(x, seed=1)
+    loss.backward()
+    assert kept
+    assert all(torch.equal(tensor, before) for tensor, before in kept)

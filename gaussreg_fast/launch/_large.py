@@ -51,10 +51,10 @@ def launch(
     loss, grad = outputs.get("loss", x), outputs.get("grad", x)
     moments, blocks = outputs.get("moments", x), outputs.get("blocks", x)
     seed = x if permutation.seed is None else permutation.seed
+    w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         with on(x.device, f"large {task}"):
-            w = roots(dimension, x.device)
             columns[(tiles, size)](
                 x, xp, z, edges, sums, table, seed, w, x.stride(0), table_stride, start,
                 SAVE=save, **compiler(p.column_warps), **column,
@@ -72,8 +72,9 @@ def launch(
                     TASK=task, FORM=form, **compiler(p.column_warps), **column,
                 )  # fmt: skip
             else:
+                # As many warps as columns_back has: it adds up the same sums, in the same order.
                 finish[(size,)](
                     sums, gaps, loss, moments, power_weight, start,
                     TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, N1=p.n1,
-                    **compiler(4),
+                    **compiler(p.column_warps),
                 )  # fmt: skip

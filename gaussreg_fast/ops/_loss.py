@@ -14,6 +14,7 @@ from gaussreg_fast.dispatch import resolve
 from gaussreg_fast.ops._permutation import index_for, native_permutation, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
+    direct,
     enter,
     first_order,
     library,
@@ -21,7 +22,6 @@ from gaussreg_fast.ops._registry import (
     only_first,
     register,
     result_dtype,
-    transformed,
 )
 
 
@@ -113,12 +113,13 @@ _REDUCTION = -4  # place of that option
 
 
 _graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 
 
 def _last_use(upstream: Tensor) -> bool:
-    """Whether an ordinary backward runs now that frees what was saved for it."""
-    plain = type(upstream) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(upstream)
-    return plain and not (torch.is_grad_enabled() or transformed() or _graph_is_kept())
+    """Whether an ordinary backward runs now, which nobody records, and frees what was saved."""
+    batched = torch._C._functorch.is_legacy_batchedtensor(upstream)
+    return direct(upstream) and not (batched or torch.is_grad_enabled() or _graph_is_kept())
 
 
 def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
@@ -165,12 +166,13 @@ class _LossEager(Function):
         loss, grad = _loss(x, *options)
         ctx.save_for_backward(x, grad)
         ctx.reduction = options[_REDUCTION]
+        ctx.own = not _hooks(True)  # that is: nobody else gets to see what is saved
         return loss
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         x, grad = ctx.saved_tensors
-        last = _last_use(upstream[0])
+        last = ctx.own and _last_use(upstream[0])
         return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
 
 

@@ -22,7 +22,7 @@ demo: $(VENV)/.cli
 	$(BIN)/gaussreg-fast demo --out demo-out
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

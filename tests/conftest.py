@@ -67,6 +67,22 @@ def compare(pytestconfig):
     return Compare(pytestconfig.stash[_TALLY])
 
 
+def pytest_sessionfinish(session):
+    """What one of several processes has compared goes to the one that speaks for them."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        tally = session.config.stash[_TALLY]
+        output["tally"] = [[*key, count, float(worst)] for key, (count, worst) in tally.items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    tally = node.config.stash[_TALLY]
+    for *key, count, worst in getattr(node, "workeroutput", {}).get("tally", ()):
+        before, worse = tally.get(tuple(key), (0, 0.0))
+        tally[tuple(key)] = before + count, max(worst, worse)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     tally = config.stash[_TALLY]
     if tally:

@@ -86,7 +86,7 @@ bench-check: $(VENV)/.bench
 	$(BIN)/python -m bench check --baseline $(BASELINE)
 
 record-baseline: $(VENV)/.bench
-	$(BIN)/python -m bench record --out $(BASELINE)
+	$(BIN)/python -m bench record
 
 # The committed measurements, and the tables made of them.
 measure: $(VENV)/.bench

@@ -216,10 +216,11 @@ def _others(commands: argparse._SubParsersAction) -> None:
 
     prepare = commands.add_parser("prepare")
     prepare.add_argument("name")
+    prepare.add_argument("--compile", action="store_true")
 
     def prepared(options: argparse.Namespace) -> int:
         from bench import prepare
 
-        return prepare.case(options.name)
+        return prepare.case(options.name, options.compile)
 
     prepare.set_defaults(run=prepared)

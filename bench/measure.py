@@ -86,8 +86,8 @@ def run_case(
         row["errors"] = checked(case, clock.device, backend)
         _measure(case, clock, backend, seconds, compile_seconds, row)
         row["status"] = "ok"
-    except Skipped as reason:
-        row |= {"status": "not measured", "reason": str(reason)}
+    except (Skipped, torch.OutOfMemoryError) as reason:
+        row |= {"status": "not measured", "reason": str(reason)[:500]}
     except Exception as error:
         row["reason"] = f"{type(error).__name__}: {error}"[:500]
     row["seconds"] = round(time.monotonic() - begin, 2)
@@ -117,22 +117,26 @@ def _measure(
     count = 1 if case.batch == 1 else clock.buffers(case.nbytes)
     xs = peers.inputs(case, clock.device, count)
     calls = peers.ours(case, xs, backend) | peers.others(case, xs, clock.device)
-    row["extra_memory_bytes"] = _memory(calls, xs, clock)
     if compile_seconds:
-        _add_compiled(case, xs, calls, compile_seconds, row)
+        found, reasons = peers.compiled(case, xs, compile_seconds)
+        row["not_measured"] |= reasons
+        check_compiled(row["errors"], case, xs, found)
+        calls |= found
+    row["extra_memory_bytes"] = _memory(calls, xs, clock)
     timed = clock.timed(calls, count, seconds)
     row["not_measured"] |= timed.dropped
     row["clock"] = clock.name
     row["us"] = {clock.name: timed.samples}
     if timed.queue_us:
         row |= {"queue_us": timed.queue_us, "late_samples": timed.late}
+    waits = "it waits for the device: its times include the host's"
+    row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
     graph: dict[str, float] = {}
-    if case.batch == 1 and clock.device == "cuda":
-        row["clock"] = "wall"
-        waiting = {name: call for name, call in calls.items() if name not in ("copy", "covariance")}
+    if case.batch == 1 and case.suite == "loss" and clock.device == "cuda":
+        row["clock"] = "wall"  # what the loop that optimises one latent waits for
+        waiting = {name: call for name, call in calls.items() if name != "copy"}
         row["us"]["wall"] = clock.waited(waiting)
-        if case.suite == "loss":
-            graph = _graphs(case, clock, backend, compile_seconds, row)
+        graph = _graphs(case, clock, backend, compile_seconds, row)
     row["summary_us"] = {
         name: {call: timing.summary(s) for call, s in samples.items()}
         for name, samples in row["us"].items()
@@ -164,7 +168,7 @@ def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int 
         xs[slot].grad = None
         return result
 
-    slow = "covariance"  # takes seconds, and no memory to speak of
+    slow = "covariance" if clock.device == "cpu" else ""  # a second one takes seconds
     return {
         name: clock.extra_memory(partial(once, call))
         for name, call in calls.items()
@@ -172,12 +176,10 @@ def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int 
     }
 
 
-def _add_compiled(
-    case: Case, xs: list[Tensor], calls: timing.Calls, seconds: float, row: dict[str, Any]
+def check_compiled(
+    errors: correctness.Errors, case: Case, xs: list[Tensor], found: timing.Calls
 ) -> None:
-    """Puts torch.compile's peers among the calls, if they compute what they should."""
-    found, reasons = peers.compiled(case, xs, seconds)
-    row["not_measured"] |= reasons
+    """Raises Wrong where torch.compile's peers do not compute what they do without it."""
     eager = peers.turns(peers.plain(case), xs[:1])
     hand = partial(by_hand, xs[0].detach(), per_sample=case.permutation == "per_sample")
 
@@ -186,11 +188,10 @@ def _add_compiled(
 
     if call := found.get("compile"):
         correctness.same_as_eager(
-            row["errors"], "compile", lambda: with_gradient(eager), lambda: with_gradient(call)
+            errors, "compile", lambda: with_gradient(eager), lambda: with_gradient(call)
         )
     if "hand" in found:
-        correctness.same_as_eager(row["errors"], "compiled hand", hand, lambda: found["hand"](0))
-    calls |= found
+        correctness.same_as_eager(errors, "compiled hand", hand, lambda: found["hand"](0))
 
 
 def _graphs(
@@ -215,6 +216,7 @@ def _graphs(
             if name == "ours":
                 raise
             row["not_measured"][f"{name} graph"] = f"{type(error).__name__}: {error}"[:300]
+            clock.recover()
     row["us"]["graph wall"] = clock.waited(replays)
     row["us"]["graph device"] = clock.timed(replays, 1).samples
     return {name: statistics.median(s) for name, s in row["us"]["graph wall"].items()}

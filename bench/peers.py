@@ -150,6 +150,8 @@ def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, d
 
     With the reason for each that could not be had in so many seconds.
     """
+    from torch._inductor import config as inductor  # late, for it imports Triton
+
     hand = partial(by_hand, per_sample=case.permutation == "per_sample")
     zs = [x.detach() for x in xs]
 
@@ -162,11 +164,14 @@ def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, d
 
     calls: Calls = {}
     reasons = {}
+    # torch.compile has random numbers of its own; to be compared, it must draw those of eager code.
+    # (randperm it always leaves to that.)
+    eager_numbers = case.permutation == "per_sample"
     for name, make in (("compile", for_naive), ("hand", for_hand)):
         if not calls:  # a reset takes what was compiled before along
             torch.compiler.reset()
         try:
-            with limit(seconds):
+            with limit(seconds), inductor.patch(fallback_random=eager_numbers):
                 call = make()
                 for slot in range(len(xs)):
                     call(slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,13 +19,13 @@ from bench.errors import BadInput
 COMPILE_SECONDS = 150.0
 
 
-def case(name: str) -> int:
+def case(name: str, compiling: bool) -> int:
     """Compiles what a case needs, in this process. Kernels do not depend on the batch size."""
     parsed = cases.parse(name)
     small = replace(parsed, batch=min(2, parsed.batch))
     for call in peers.ours(small, peers.inputs(small, "cuda", 1)).values():
         call(0)
-    if cases.compiled("cuda", False, parsed):
+    if compiling:
         peers.compiled(parsed, peers.inputs(parsed, "cuda", 1), COMPILE_SECONDS)
     torch.cuda.synchronize()
     return 0
@@ -40,27 +41,40 @@ def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
             continue
         key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.suite == "guards")
         compiling = cases.compiled("cuda", quick, parsed)
-        found.setdefault(name if compiling else key, ["prepare", name])
+        job = ["prepare", name, *(["--compile"] if compiling else [])]
+        found.setdefault(name if compiling else key, job)
     return list(found.values())
 
 
 def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:
     """Runs `python -m bench` with each job's arguments, all at once: what they print."""
     env = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench", *job],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT,
-            start_new_session=True,
-        )
-        for job in jobs
-    ]  # fmt: skip
+    running: list[subprocess.Popen[str]] = []
     end = time.monotonic() + seconds
     printed = []
-    for process in running:
-        try:
-            process.wait(max(0.1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the compilers it has started
-        printed += process.communicate()[0].splitlines()
+    try:
+        for job in jobs:
+            running.append(_started(job, env))
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+            _stop(process)
+            printed += process.communicate()[0].splitlines()
+    finally:  # an interrupted run leaves no compilers behind
+        for process in running:
+            _stop(process)
     return printed
+
+
+def _started(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *job],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Kills a process that still runs, with the compilers it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)

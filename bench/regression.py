@@ -204,7 +204,10 @@ def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[
             again = by_call(measure(options, count, progress, suspects)[1])
         second = {name: decision.shift(before[name], again[name], level) for name in suspects}
     slower = [n for n, s in second.items() if decision.regressed(s, options.tolerance)]
-    _show(first, second, slower, by_call(processes, "us"))
+    if first:
+        _show(first, second, slower, by_call(processes, "us"))
+    if new := sorted(now.keys() - before.keys()):
+        print(f"not in the baseline, and not compared: {', '.join(new)}")
     found = [
         f"{name}: {second[name].factor:.2f} times the baseline's time "
         f"(at least {second[name].low:.2f} times; {options.tolerance:.0%} more are allowed)"

@@ -13,6 +13,12 @@ from gaussreg_fast.latent.files import atomic_path, json_text
 
 FORMAT = 1
 NAME = "report.json"
+# What a file must hold to be of use.
+CONTENT: dict[str, dict[str, Any]] = {
+    "report": {"machine": dict, "settings": dict, "rows": list, "complete": bool},
+    "launches": {"archs": dict},
+    "baseline": {"machine": dict, "calls": dict, "suite": (str, type(None))},
+}
 
 
 def today() -> str:
@@ -61,7 +67,18 @@ def read(path: Path, what: str) -> dict[str, Any]:
         raise BadInput(
             f"{path}: a {what} of format {content.get('format')}, this version reads {FORMAT}"
         )
+    for key, kind in CONTENT[what].items():
+        if not isinstance(content.get(key), kind):
+            raise BadInput(f"{path}: a broken {what}: {key!r} is missing or not what it should be")
+    if what == "baseline" and not all(map(_usable, content["calls"].values())):
+        raise BadInput(f"{path}: a broken baseline: every call needs ratios above 0")
     return content
+
+
+def _usable(call: Any) -> bool:
+    ratios = call.get("ratio") if isinstance(call, dict) else None
+    numbers = isinstance(ratios, list) and all(isinstance(r, (int, float)) for r in ratios)
+    return bool(numbers and ratios and min(ratios) > 0 and max(ratios) < float("inf"))
 
 
 class Report:

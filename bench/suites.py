@@ -37,6 +37,7 @@ def _call(case: Case, name: str) -> Callable[[int], Any]:
     if name not in peers.COMPILED:
         return (peers.ours(case, xs) | peers.others(case, xs, device()))[name]
     found, reasons = peers.compiled(case, xs, COMPILE_SECONDS)
+    measure.check_compiled({}, case, xs, found)
     return found[name] if name in found else pytest.skip(reasons[name])
 
 

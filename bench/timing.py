@@ -76,6 +76,7 @@ class Timed:
     queue_us: dict[str, float] = field(default_factory=dict)  # of Python, until a call is queued
     late: dict[str, int] = field(default_factory=dict)  # samples that the device may have waited in
     dropped: dict[str, str] = field(default_factory=dict)  # calls too slow for the time there was
+    waiting: list[str] = field(default_factory=list)  # calls that synchronise with the device
 
 
 # ---------------------------------------------------------------- CPU
@@ -182,20 +183,23 @@ class GpuClock:
     ) -> Timed:
         """Device microseconds a call. At least 3 rounds, fewer than 15 where time is short."""
         turns = {name: Turns(call, buffers) for name, call in calls.items()}
-        host = {}
+        host, waiting = {}, []
         taken = 0.0
         for name, turn in turns.items():
-            turn(max(2, min(buffers, 4)))
+            _warm(turn)
             torch.cuda.synchronize()
             begin = time.perf_counter()
             host[name] = turn(repeats)
             torch.cuda.synchronize()
             taken += time.perf_counter() - begin
+            if _waits(turn, host[name] / repeats):
+                waiting.append(name)
         late, queued = dict.fromkeys(calls, 0), {name: [] for name in calls}
 
         def sample(name: str) -> float:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(int(min(0.1, 2 * host[name] + 2e-4) * SPIN_PER_SECOND))
+            if name not in waiting:
+                torch.cuda._sleep(int(min(0.1, 2 * host[name] + 2e-4) * SPIN_PER_SECOND))
             start.record()
             host[name] = max(host[name] / 2, spent := turns[name](repeats))
             end.record()
@@ -207,7 +211,8 @@ class GpuClock:
         rounds = max(3, min(rounds, int(seconds / max(taken, 1e-6))))
         samples = in_turns({name: lambda name=name: sample(name) for name in calls}, rounds)
         queue = {name: statistics.median(each) for name, each in queued.items()}
-        return Timed(samples, queue, {name: count for name, count in late.items() if count})
+        late = {name: count for name, count in late.items() if count}
+        return Timed(samples, queue, late, waiting=waiting)
 
     @classmethod
     def even(cls, calls: Calls, seconds: float) -> Samples:
@@ -248,10 +253,33 @@ class GpuClock:
         with torch.cuda.graph(graph):
             result = call(0)
 
-        def replay(_: int, result: Any = result) -> None:
+        def replay(_: int, kept: Any = (call, result)) -> None:  # what the graph reads and writes
             graph.replay()
 
         return replay
+
+    @staticmethod
+    def recover() -> None:
+        """After a capture that failed: back to the usual stream, where random numbers are drawn."""
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        torch.rand(1, device="cuda")
+
+
+def _warm(turn: Turns, seconds: float = 0.5) -> None:
+    """A turn of every buffer, so that memory is there for all; fewer of a slow call."""
+    begin = time.perf_counter()
+    for _ in range(max(2, turn.buffers)):
+        turn()
+        if time.perf_counter() - begin > seconds:
+            break
+
+
+def _waits(turn: Turns, alone: float, spin: float = 5e-3) -> bool:
+    """Whether a call that takes the host so long alone waits for what the device does before it."""
+    torch.cuda._sleep(int(spin * SPIN_PER_SECOND))
+    spent = turn()
+    torch.cuda.synchronize()
+    return spent > alone + spin / 2
 
 
 def rotated(nbytes: int, cache: int) -> int:

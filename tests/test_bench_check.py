@@ -1,5 +1,6 @@
 """`python -m bench check`: what it calls a regression, and what it does not."""
 
+import argparse
 import json
 import math
 import os
@@ -52,34 +53,31 @@ def test_too_few_processes_decide_nothing():
     assert decision.enough(regression.RECORD_PROCESSES, regression.CHECK_PROCESSES, 50)
 
 
-def alarms(before, now, again, tolerance=0.1):
-    """As `check` decides, from the ratios of one call in each of three measurements."""
-    level = decision.level(12)
-    first = decision.shift(before, now, level)
-    if not decision.suspicious(first, tolerance):
-        return False
-    return decision.regressed(decision.shift(before, again, level), tolerance)
-
-
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
-def test_recorded_noise_raises_no_alarm_and_a_slower_call_does(path):
-    """Measurements drawn from those of the baseline: a hundred comparisons of all its calls."""
+def test_recorded_noise_raises_no_alarm_and_a_slower_call_does(path, monkeypatch, capsys):
+    """A hundred checks whose processes are drawn from those of the baseline, and slower ones."""
     calls = store.read(path, "baseline")["calls"]
     rng = np.random.default_rng(2)
+    factor = 1.0
 
-    def drawn(ratios, count):
-        return list(rng.choice(ratios, count))
+    def measured(options, count, progress, names=()):
+        def ratio(name):
+            return factor * float(rng.choice(calls[name]["ratio"]))
 
-    false, missed, trials = 0, 0, 100
-    for _ in range(trials):
-        for found in calls.values():
-            ratios = np.array(found["ratio"])
-            before, now, again = (drawn(ratios, count) for count in (12, 6, 6))
-            false += alarms(before, now, again)
-            slow = [[1.6 * r for r in some] for some in (now, again)]
-            missed += not alarms(before, *slow)
-    assert false <= decision.FALSE_ALARMS * trials
-    assert missed <= 0.05 * trials * len(calls)
+        each = [{n: {"ratio": ratio(n), "us": 1.0} for n in names or calls} for _ in range(count)]
+        return {}, each
+
+    monkeypatch.setattr(regression, "measure", measured)
+    options = argparse.Namespace(processes=0, tolerance=0.1, out=None)
+
+    def check():
+        before = {name: list(rng.choice(found["ratio"], 12)) for name, found in calls.items()}
+        return len(regression._timed(options, before))
+
+    trials = 100
+    assert sum(check() > 0 for _ in range(trials)) <= decision.FALSE_ALARMS * trials
+    factor = 1.6
+    assert sum(check() for _ in range(trials)) >= 0.95 * trials * len(calls)
 
 
 # ---------------------------------------------------------------- the command
@@ -195,6 +193,11 @@ def edited(path, **changed):
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
         (lambda p: p.write_text('{"what": "report"}'), "not a baseline"),
         (lambda p: edited(p, format=0), "format 0"),
+        (lambda p: p.write_text('{"what": "baseline", "format": 1}'), "broken baseline: 'machine'"),
+        (lambda p: edited(p, calls=[]), "broken baseline: 'calls'"),
+        (lambda p: edited(p, calls={"a": {"ratio": [1, 0]}}), "needs ratios above 0"),
+        (lambda p: edited(p, calls={"a": {"ratio": ["1"]}}), "needs ratios above 0"),
+        (lambda p: edited(p, calls={"a": {"ratio": []}}), "needs ratios above 0"),
         (lambda p: edited(p, suite="mine.py"), "suite mine.py"),
         (lambda p: edited(p, machine={"device": "H200"}), "device H200, here it is"),
         (lambda p: edited(p, machine={"torch": "2.0"}), "torch 2.0, here it is"),
@@ -221,6 +224,16 @@ def test_a_baseline_of_no_use_ends_with_2(baseline, capsys, spoil, said):
 def test_bad_arguments_end_with_2(baseline, capsys, arguments, said):
     assert run("check", "--baseline", baseline, *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_baseline_whose_calls_are_all_gone(baseline, capsys, monkeypatch):
+    monkeypatch.setattr(
+        regression, "measure", lambda *_: (FACTS, [{"new": {"ratio": 1.0, "us": 1.0}}] * 6)
+    )
+    assert run("check", "--baseline", baseline) == 1
+    printed = capsys.readouterr()
+    assert "not in the baseline, and not compared: new" in printed.out
+    assert "REGRESSION: a: in the baseline, and no longer in the suite" in printed.err
 
 
 def test_nothing_asked_for(capsys):

@@ -21,6 +21,7 @@ TIMES = {
     "copy": 4.0,
     "ours": 2.0,
     "ours backward": 3.0,
+    **dict.fromkeys(peers.GUARDS, 50.0),
 }
 
 
@@ -47,6 +48,10 @@ class FakeClock:
         return call
 
     @staticmethod
+    def recover():
+        pass
+
+    @staticmethod
     def extra_memory(call):
         call(0)
         return 2**20
@@ -65,9 +70,12 @@ class FakeGpu(FakeClock):
 @pytest.fixture
 def gpu(monkeypatch):
     """Cases whose device is the GPU have their tensors on the CPU."""
-    inputs, check = peers.inputs, correctness.check
+    inputs, check, guard = peers.inputs, correctness.check, correctness.check_guard
     monkeypatch.setattr(peers, "inputs", lambda case, device, count: inputs(case, "cpu", count))
     monkeypatch.setattr(correctness, "check", lambda case, device, *rest: check(case, "cpu", *rest))
+    monkeypatch.setattr(
+        correctness, "check_guard", lambda *known_and_device: guard(*known_and_device[:-1], "cpu")
+    )
     monkeypatch.setattr(measure.machine, "free_memory", lambda device: 2**40)
     return FakeGpu
 
@@ -190,6 +198,35 @@ def test_one_latent_is_a_matter_of_waiting(plain_compile, gpu, monkeypatch):
     assert row["ratios"]["naive/ours graph"] == 65
     assert row["targets"]["eager us"] == "10 (met: <= 60)"
     assert row["targets"]["graph us"] == "2 (MISSED: <= 1.5)"
+
+
+@pytest.mark.parametrize("suite", ["growth", "guards"])
+def test_growth_and_regularisers_are_a_matter_of_the_device(gpu, suite):
+    """One sample of them is compared with larger ones, and with the O(n^2) loss."""
+    row = measure.run_case(Case("d1024", 1, suite=suite), gpu)
+    assert row["status"] == "ok", row
+    assert row["clock"] == "device"
+    assert {"covariance", "prno"} <= set(measure.typical(row))
+    assert row["extra_memory_bytes"]["covariance"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("permutation", ["shared", "per_sample"])
+def test_compiled_peers_are_compared_with_eager_ones(permutation):
+    row = measure.run_case(
+        Case("d64", 4, permutation=permutation), timing.CpuClock, seconds=0.1, compile_seconds=120
+    )
+    assert row["status"] == "ok", row
+    assert {"compile", "hand"} <= set(row["extra_memory_bytes"]) & set(measure.typical(row))
+
+
+def test_memory_that_is_not_there_is_no_wrong_result(gpu, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(measure, "checked", full)
+    row = measure.run_case(Case("d128", 2), gpu)
+    assert (row["status"], row["reason"]) == ("not measured", "tried to allocate 20 GiB")
 
 
 def test_what_cannot_be_compiled_or_captured_is_not_measured(monkeypatch, gpu):
@@ -340,18 +377,29 @@ def test_calls_take_turns(monkeypatch, slow):
     assert set(timed.queue_us) == {"a", "b"}
     assert timed.samples == {"a": [250] * 3, "b": [2000] * 3}
     assert timed.late == ({"a": 3, "b": 3} if slow else {})
-    timed = device.log[device.log.index("spin") :]
-    assert [entry if entry == "spin" else entry[0] for entry in timed] == 3 * [
+    assert timed.waiting == []
+    sampled = device.log[-18:]
+    assert [entry if entry == "spin" else entry[0] for entry in sampled] == 3 * [
         "spin", "a", "a", "spin", "b", "b",
     ]  # fmt: skip
-    assert [slot for name, slot in (e for e in timed if e != "spin") if name == "a"] == [
-        2,
-        0,
-        1,
-        2,
-        0,
-        1,
-    ]
+    for name in "ab":
+        slots = [entry[1] for entry in device.log if entry[0] == name]
+        assert slots == [turn % 3 for turn in range(len(slots))]
+        assert len(slots) >= 3 + 2 + 1 + 6  # all buffers, the estimate, the question, the samples
+
+
+def test_a_call_that_waits_for_the_device_is_told_apart(monkeypatch):
+    device = Device(False)
+    monkeypatch.setattr(torch, "cuda", device)
+
+    def waits(slot):
+        if device.log[-1:] == ["spin"]:
+            time.sleep(0.005)
+        device.log.append("call")
+
+    timed = timing.GpuClock.timed({"waits": waits}, 2, seconds=100.0, rounds=3, repeats=1)
+    assert timed.waiting == ["waits"]
+    assert device.log.count("spin") == 1
 
 
 def test_buffers_do_not_fit_in_the_cache():

@@ -265,6 +265,7 @@ def test_other_settings_are_not_resumed(tiny, tmp_path, capsys):
         ("[]", "not a report"),
         ('{"what": "baseline"}', "not a report"),
         ('{"what": "report", "format": 0}', "format 0"),
+        ('{"what": "report", "format": 1}', "a broken report: 'machine'"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path, capsys, text, said):

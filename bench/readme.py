@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from bench import ROOT, tables
+from bench.noise_injection import BATCHES
 from bench.tables import table
 from gaussreg_fast.latent import report
 from gaussreg_fast.latent.files import atomic_path
@@ -74,6 +75,46 @@ def cpu_details() -> str:
     return "".join(text)
 
 
+def learning_rates() -> str:
+    """What each guard leaves of the pattern at each of its settings, the best first."""
+    rows = []
+    for guard, found in load("bench/results/learning_rates.json")["guards"].items():
+        left = {setting: trial["pattern_left"] for setting, trial in found["trials"].items()}
+        best = found["best"]
+        others = [f"{setting}: {share:.0%}" for setting, share in left.items() if setting != best]
+        rows.append([guard, f"{best}: {left[best]:.0%}", ", ".join(others)])
+    return "\n" + table(["guard", "best setting", "others"], rows) + "\n"
+
+
+def noise_injection() -> str:
+    """The loss of noise and of patterns, and where it leads from noise."""
+    result = load("bench/results/noise_injection.json")
+    losses = [
+        [what, f"{loss['mean']:.3f}", f"{loss['std_of_batches'] / BATCHES**0.5:.3f}"]
+        for what, loss in (
+            ("checkerboards", result["loss_of_checkerboards"]),
+            ("noise", result["loss_of_noise"]),
+        )
+    ]
+    ends = {
+        f"noise, learning rate {rate}": end
+        for rate, end in result["from_noise_by_learning_rate"].items()
+    } | {"checkerboard, learning rate 5, not permuted": result["unpermuted_learning_rate_5"]}
+    rows = [
+        [
+            start,
+            f"{end['cosine_to_start']:.2f}",
+            f"{end['pattern_left']:.0%}",
+            f"{end['p_value']:.2g}",
+        ]
+        for start, end in ends.items()
+    ]
+    return (
+        "\n" + table(["loss of 320", "mean", "standard error"], losses)
+        + "\n" + table(["100 iterations from", "cosine to it", "pattern left", "p"], rows) + "\n"
+    )  # fmt: skip
+
+
 def report_tables() -> str:
     """The tables of the committed report that say most; all are in its report.md."""
     report = load(REPORT)
@@ -88,6 +129,8 @@ MARKED = {
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
     ("docs/benchmarks.md", "report"): report_tables,
+    ("docs/demo/README.md", "learning rates"): learning_rates,
+    ("docs/demo/README.md", "noise injection"): noise_injection,
 }
 
 

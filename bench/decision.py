@@ -59,6 +59,22 @@ def enough(before: int, now: int, calls: int) -> bool:
     return 1 / comb(before + now, now) <= level(calls)
 
 
+SLOWDOWNS = (1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0)
+
+
+def visible(before: list[float], now: int, level: float, tolerance: float = 0.1) -> float:
+    """The smallest slowdown that so many processes would show, with the scatter of these before.
+
+    One of `SLOWDOWNS`, or infinity.
+    """
+    picks = np.linspace(0, len(before) - 1, now).round().astype(int)
+    drawn = [sorted(before)[i] for i in picks]
+    for factor in SLOWDOWNS:
+        if regressed(shift(before, [factor * ratio for ratio in drawn], level), tolerance):
+            return factor
+    return math.inf
+
+
 def suspicious(found: Shift, tolerance: float) -> bool:
     """Worth a second look: what a first measurement may say, and no more."""
     return found.factor > 1 + tolerance

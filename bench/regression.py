@@ -136,6 +136,12 @@ def record(options: argparse.Namespace) -> int:
     calls = {name: {"ratio": ratios[name], "us": us[name]} for name in ratios}
     store.write(out, {**about, "suite": suite, "seconds": options.seconds, "calls": calls})
     print(f"wrote {out}: {len(calls)} calls, {count} processes")
+    print(f"What {CHECK_PROCESSES} processes of a check can see, with the noise of these:")
+    level = decision.level(len(calls))
+    for name, found in ratios.items():
+        factor = decision.visible(found, CHECK_PROCESSES, level)
+        about = f"from {factor:g} times slower on" if math.isfinite(factor) else "no slowdown"
+        print(f"  {name:{max(map(len, ratios))}}  {about}")
     return 0
 
 

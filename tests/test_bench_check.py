@@ -45,6 +45,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.025 < missed / 2000 <= 0.06
 
 
+def test_what_a_baseline_can_see():
+    quiet, noisy = list(np.linspace(1, 1.02, 12)), list(np.linspace(1, 2, 12))
+    level = decision.level(12)
+    assert decision.visible(quiet, 6, level) == 1.15
+    assert 1.75 <= decision.visible(noisy, 6, level) < math.inf
+    assert decision.visible([1.0, 1.0], 2, level) == math.inf  # too few to show anything
+
+
 def test_too_few_processes_decide_nothing():
     found = decision.shift([1.0, 1.0], [9.0], 0.01)
     assert (found.low, found.high) == (0, math.inf)

@@ -24,7 +24,7 @@ from .dft import fourier, fourier_back
 from .metadata import by_part, by_second, transform, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums
 from .permutation import permutation_state, permuted
-from .workspace import load_complex, row_place, store_complex
+from .workspace import load_complex, place_in_edges, place_in_z, store_complex
 
 
 def _index_bytes(args):
@@ -123,9 +123,9 @@ def columns(
     k1 = low + high
     # Row N1 / 2 goes by `edges` alone, row 0 by z alone: what `rows` leaves there is added up.
     z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
-    store_complex(z + row * D, high * (N2 // 2) + row_place(low, m, N2), z_re, z_im)
+    store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
     re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
-    places = high // 16 * (N2 // 2) + (low // 16 * (N2 // 2) + m)
+    places = place_in_edges(low, high, m, N2)
     store_complex(edges + row * (D // 16), places, re, im, mask=low % 16 == 0)
 
 
@@ -179,9 +179,9 @@ def columns_back(
     row = tl.program_id(1).to(tl.int64)
     sample = row + sample0
     low, high, m = column_rows(N1, R1, R3, W)
-    re, im = load_complex(z + row * D, high * (N2 // 2) + row_place(low, m, N2))
+    re, im = load_complex(z + row * D, place_in_z(low, high, m, N2))
     shared = tl.broadcast_to(low % 16 == 0, re.shape)
-    at = edges + row * (D // 16) + 2 * (high // 16 * (N2 // 2) + (low // 16 * (N2 // 2) + m))
+    at = edges + row * (D // 16) + 2 * place_in_edges(low, high, m, N2)
     re += tl.load(at, mask=shared, other=0.0)
     im += tl.load(at + 1, mask=shared, other=0.0)
     re, im = fourier_back(re, im, roots, N2, R1, R2, R3, W)

@@ -47,6 +47,18 @@ def row_place(k1, m, N2: tl.constexpr):
 
 
 @triton.jit
+def place_in_z(low, high, m, N2: tl.constexpr):
+    """Where z holds number m of rows low + high, high being a multiple of 16."""
+    return high * (N2 // 2) + row_place(low, m, N2)
+
+
+@triton.jit
+def place_in_edges(low, high, m, N2: tl.constexpr):
+    """The same in `edges`, where a row is one of those."""
+    return high // 16 * (N2 // 2) + (low // 16 * (N2 // 2) + m)
+
+
+@triton.jit
 def tile_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr):
     """Where z holds rows 16 i + r and their mirrors: [m, r] as (C1 / 2, 16 C)."""
     N2: tl.constexpr = C1 * C

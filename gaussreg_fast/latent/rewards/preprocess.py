@@ -1,0 +1,122 @@
+"""Images as a checkpoint wants them: resize, crop or pad, normalise; differentiable, on tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.rewards.batch import at_least_float32
+
+# OpenAI's CLIP, its notebook and clip/clip.py; LAION's, HPS and ImageReward use the same.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """(B, 3, H, W) in [0, 1] -> (B, 3, h, w), normalised; float32, or float64 if it came so.
+
+    With `fit="shortest"` it does what transformers' CLIP image processor does to a PIL image
+    of 8 bits, but for the rounding to 8 bits: an antialiased resize of the shorter side to
+    `size`, saturation to [0, 1], a centred crop. The saturation stops the gradient where the
+    cubic filter overshoots, as it must: there the processor's output does not move either.
+    With `fit="exact"` the resize is to `crop`, whatever the aspect. With `fit="longest"`
+    the longer side becomes `size` and the rest of the square is black; nothing saturates.
+    """
+
+    size: int
+    crop: tuple[int, int]
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    fit: Literal["shortest", "longest", "exact"] = "shortest"
+    mode: str = "bicubic"
+
+    @classmethod
+    def square(cls, size: int, fit: Literal["shortest", "longest"] = "shortest") -> Preprocessing:
+        """CLIP's own to size x size."""
+        return cls(size, (size, size), fit=fit)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the model's pixel values (B, 3, h, w)."""
+        x = images.to(at_least_float32(images.dtype))
+        x = self._pad(self._resize(x)) if self.fit == "longest" else self._crop(self._resize(x))
+        return (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
+
+    def _resize(self, x: Tensor) -> Tensor:
+        target = self._target(x.shape[-2], x.shape[-1])
+        if target == tuple(x.shape[-2:]):
+            return x
+        x = F.interpolate(x, size=target, mode=self.mode, align_corners=False, antialias=True)
+        return x if self.fit == "longest" else x.clamp(0, 1)
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if self.fit == "exact":
+            return self.crop
+        if self.fit == "longest":
+            scale = self.size / max(height, width)
+            return max(1, round(height * scale)), max(1, round(width * scale))
+        short, long = min(height, width), max(height, width)
+        longer = int(self.size * long / short)
+        return (self.size, longer) if height <= width else (longer, self.size)
+
+    def _crop(self, x: Tensor) -> Tensor:
+        height, width = self.crop
+        top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+        return x[..., top : top + height, left : left + width]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        down, right = self.size - x.shape[-2], self.size - x.shape[-1]
+        return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+
+
+def from_config(config: dict[str, Any], image_size: int, where: str) -> Preprocessing:
+    """The preprocessing that a `preprocessor_config.json` describes.
+
+    Args:
+        config: its content; {} gives CLIP's own at the model's size.
+        image_size: side of the square that the model takes, in pixels.
+        where: named in errors.
+
+    Raises:
+        InputError: a resampling other than bilinear or bicubic, a size that does not cover the
+            crop, or a crop that is not what the model takes.
+    """
+    fit, size = _size(config.get("size", image_size), where)
+    crop = (
+        _pair(config.get("crop_size", image_size)) if config.get("do_center_crop", True) else size
+    )
+    mode = _RESAMPLE.get(config.get("resample", 3))
+    if mode is None:
+        raise InputError(f"{where}: resample {config['resample']}, known are {_RESAMPLE}")
+    if crop != (image_size, image_size) or crop[0] > size[0] or crop[1] > size[1]:
+        raise InputError(
+            f"{where}: resizes to {size} and crops to {crop}, the model takes {image_size} pixels"
+        )
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if config.get("do_normalize", True):
+        mean = tuple(config.get("image_mean", CLIP_MEAN))
+        std = tuple(config.get("image_std", CLIP_STD))
+    return Preprocessing(size[0], crop, mean, std, fit, mode)
+
+
+def _size(size: Any, where: str) -> tuple[Literal["shortest", "exact"], tuple[int, int]]:
+    if isinstance(size, int):
+        return "shortest", (size, size)
+    if "shortest_edge" in size:
+        return "shortest", (size["shortest_edge"], size["shortest_edge"])
+    if "height" in size and "width" in size:
+        return "exact", _pair(size)
+    raise InputError(f"{where}: size {size}, known are a number, shortest_edge, height and width")
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size["height"], size["width"])
+
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "Preprocessing", "from_config"]

@@ -31,7 +31,8 @@ def clip_ids(prompt):
 
 def bert_ids(prompt, length=35):
     """What BERT's tokenizer makes of words it knows, and the mask."""
-    ids = [2, *(BERT_VOCABULARY.index(w) for w in prompt.split())][: length - 1] + [3]
+    words = [BERT_VOCABULARY.index(w) for w in prompt.split()][: length - 2]
+    ids = [2, *words, 3]
     return ids + [0] * (length - len(ids)), [1] * len(ids) + [0] * (length - len(ids))
 
 

@@ -35,6 +35,8 @@ class AestheticReward:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> (B,), differentiable in the images."""
         check_batch(images, prompts)
+        if not prompts:
+            return result(images.sum((1, 2, 3)), images)
         embedding = image_embedding(self._clip, self._preprocess(images))
         return result(self._head(embedding).squeeze(-1), images)
 
@@ -57,6 +59,7 @@ def load_aesthetic(
     from transformers import CLIPVisionModelWithProjection
 
     file = hub.checkpoint("aesthetic", source or AESTHETIC, AESTHETIC_FILE)
+    state = hub.read_state("aesthetic", file)
     files = hub.companion("aesthetic", file.parent, "clip", CLIP)
     files.fetch("config.json")
     clip = hub.load_model(
@@ -64,7 +67,6 @@ def load_aesthetic(
         files,
         unused=("text_model.", "text_projection.", "logit_scale"),
     )
-    state = hub.read_state("aesthetic", file)
     head = linear_head("aesthetic", file, state, clip.config.projection_dim)
     preprocess = preprocessing(files, clip.config.image_size)
     head = freeze(head, device, at_least_float32(dtype))

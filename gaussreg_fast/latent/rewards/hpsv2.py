@@ -123,7 +123,7 @@ def _from_open_clip(source: str) -> tuple[Any, hub.Folder]:
     from transformers import CLIPConfig, CLIPModel
 
     file = hub.checkpoint("hpsv2", source, HPSV2_FILE)
+    state = to_transformers(hub.read_state("hpsv2", file))
     texts = hub.companion("hpsv2", file.parent, "clip", CLIP_H)
     config = CLIPConfig.from_pretrained(texts.fetch("config.json"))
-    state = to_transformers(hub.read_state("hpsv2", file))
     return hub.load_model(CLIPModel, texts, config=config, state=state, where=file), texts

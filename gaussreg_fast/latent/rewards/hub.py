@@ -27,11 +27,19 @@ class Folder:
     reward: str  # for messages
     where: str  # path or repository
     local: bool
+    place: str = ""  # a local folder that would have been taken instead
 
     @property
     def path(self) -> Path:
         """The local folder."""
         return Path(self.where)
+
+    @property
+    def hint(self) -> str:
+        """How to do without the hub."""
+        if self.place:
+            return f"the folder {self.place} is taken instead where there is one"
+        return f"a local path can be given instead: {self.reward}@/path/to/folder"
 
     def fetch(self, filename: str) -> Path:
         """The file on the local disk, downloaded if need be.
@@ -42,7 +50,7 @@ class Folder:
         """
         path = self.find(filename)
         if path is None:
-            hint = "" if self.local else f"; {_hint(self.reward)}"
+            hint = "" if self.local else f"; {self.hint}"
             raise InputError(f"reward {self.reward!r}: {self.where} has no {filename}{hint}")
         return path
 
@@ -64,7 +72,7 @@ class Folder:
                 return None
             raise InputError(
                 f"reward {self.reward!r}: could not get {filename} of {self.where} from the "
-                f"Hugging Face hub ({first_line(error)}); {_hint(self.reward)}"
+                f"Hugging Face hub ({first_line(error)}); {self.hint}"
             ) from error
 
     def json(self, filename: str) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def companion(reward: str, beside: Path, name: str, repository: str) -> Folder:
     """What a checkpoint does not hold itself: the folder `name` beside it, else the hub's."""
     if (beside / name).is_dir():
         return Folder(reward, str(beside / name), local=True)
-    return Folder(reward, repository, local=False)
+    return Folder(reward, repository, local=False, place=str(beside / name))
 
 
 def read_json(reward: str, path: Path) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def load_model(
         raise
     except Exception as error:  # OSError, ValueError, SafetensorError, of the file's format
         why = first_line(error)
-        hint = "" if source.local else f"; {_hint(source.reward)}"
+        hint = "" if source.local else f"; {source.hint}"
         raise InputError(
             f"reward {source.reward!r}: {where}: no {cls.__name__} could be loaded ({why}){hint}"
         ) from error
@@ -243,6 +251,7 @@ def load_tokenizer(source: Folder) -> Any:
     """The tokenizer in a folder or repository; raises InputError where there is none."""
     from transformers import AutoTokenizer
 
+    source.find("tokenizer_config.json")  # an unreachable hub fails here, once
     try:
         with _quiet():
             return AutoTokenizer.from_pretrained(source.where)
@@ -251,7 +260,7 @@ def load_tokenizer(source: Folder) -> Any:
     except Exception as error:  # OSError, ValueError, KeyError, of the file's format
         raise InputError(
             f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
-            f"({first_line(error)}); {_hint(source.reward)}"
+            f"({first_line(error)})"
         ) from error
 
 
@@ -259,10 +268,6 @@ def first_line(error: BaseException) -> str:
     """An error's message on one line, without colours."""
     lines = _ANSI.sub("", str(error)).strip().splitlines()
     return lines[0].rstrip(".: ") if lines else type(error).__name__
-
-
-def _hint(reward: str) -> str:
-    return f"a local path can be given instead: {reward}@/path/to/folder"
 
 
 @contextmanager

@@ -124,12 +124,12 @@ def load_imagereward(
         dtype: of the models; the head is float32 or wider.
     """
     file = hub.checkpoint("imagereward", source or IMAGEREWARD, IMAGEREWARD_FILE)
+    parts = _split(hub.read_state("imagereward", file))
     beside = hub.Folder("imagereward", str(file.parent), local=True)
     if beside.find("med_config.json") is None:
         beside = hub.Folder("imagereward", IMAGEREWARD, local=False)
     med = beside.json("med_config.json")
     tokenizer = _tokenizer(hub.companion("imagereward", file.parent, "bert", BERT), med)
-    parts = _split(hub.read_state("imagereward", file))
     vision = _vision(file, parts["blip.visual_encoder."])
     text = _text(file, parts["blip.text_encoder."], med, vision.config.hidden_size)
     head = linear_head("imagereward", file, parts["mlp."], text.config.hidden_size)

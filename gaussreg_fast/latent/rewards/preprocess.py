@@ -24,10 +24,11 @@ class Preprocessing:
 
     With `fit="shortest"` it does what transformers' CLIP image processor does to a PIL image
     of 8 bits, but for the rounding to 8 bits: an antialiased resize of the shorter side to
-    `size`, saturation to [0, 1], a centred crop. The saturation stops the gradient where the
-    cubic filter overshoots, as it must: there the processor's output does not move either.
-    With `fit="exact"` the resize is to `crop`, whatever the aspect. With `fit="longest"`
-    the longer side becomes `size` and the rest of the square is black; nothing saturates.
+    `size`, saturating to [0, 1] after each of its two passes, and a centred crop. The
+    saturation stops the gradient where the cubic filter overshoots, as it must: there the
+    processor's output does not move either. With `fit="exact"` the resize is to `crop`, whatever
+    the aspect. With `fit="longest"` the longer side becomes `size` and the rest of the square is
+    black; nothing saturates.
     """
 
     size: int
@@ -52,8 +53,10 @@ class Preprocessing:
         target = self._target(x.shape[-2], x.shape[-1])
         if target == tuple(x.shape[-2:]):
             return x
-        x = F.interpolate(x, size=target, mode=self.mode, align_corners=False, antialias=True)
-        return x if self.fit == "longest" else x.clamp(0, 1)
+        for size in ((x.shape[-2], target[1]), target):  # along rows, then along columns, as PIL
+            x = F.interpolate(x, size=size, mode=self.mode, align_corners=False, antialias=True)
+            x = x if self.fit == "longest" else x.clamp(0, 1)
+        return x
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         if self.fit == "exact":

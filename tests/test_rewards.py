@@ -1,6 +1,9 @@
 """Rewards against the originals' forwards, gradients, independence, caches and preprocessing."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -196,6 +199,56 @@ def test_heads_come_in_several_files(tiny, double, tmp_path, wrap):
     torch.testing.assert_close(got, double["aesthetic"](x, PROMPTS[:2]))
 
 
+# Repository on the hub -> where its files lie in the folders of the fixture `tiny`.
+HUB = {
+    "openai/clip-vit-large-patch14": ("aesthetic", "clip/*"),
+    "trl-lib/ddpo-aesthetic-predictor": ("aesthetic", "*.pth"),
+    "yuvalkirstain/PickScore_v1": ("pickscore", "*.*"),
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("hpsv2", "clip/*"),
+    "xswu/HPSv2": ("hpsv2", "*.pt"),
+    "zai-org/ImageReward": ("imagereward", "*.*"),
+    "google-bert/bert-base-uncased": ("imagereward", "bert/*"),
+}
+SCRIPT = """
+import sys, torch
+from gaussreg_fast.latent.rewards import load_reward
+x = torch.load(sys.argv[1])
+for i, spec in enumerate(sys.argv[2:]):
+    name, _, source = spec.partition("@")
+    reward = load_reward(name, source=source or None, dtype=torch.float64)
+    torch.save(reward(x, ["a cat", "dog"]), f"{i}.pt")
+"""
+
+
+def test_everything_by_default_comes_from_the_hub(tiny, double, tmp_path):
+    """From a cache of the hub's client, out of reach of the hub."""
+    for repository, (name, pattern) in HUB.items():
+        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        snapshot = place / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("0" * 40)
+        for file in tiny[name][0].glob(pattern):
+            renamed = "aesthetic-model.pth" if file.suffix == ".pth" else file.name
+            (snapshot / renamed).symlink_to(file)
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')  # of the last, as on the hub
+    x = images(2, 3, 32, 32)
+    torch.save(x, tmp_path / "x.pt")
+    head = "aesthetic@trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth"
+    hps = "hpsv2@laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", SCRIPT, "x.pt", *NAMES, head, hps]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "CLIPModel could be loaded" in done.stderr  # the last has no weights in this cache
+    assert "InputError" in done.stderr.splitlines()[-1]
+    for i, name in enumerate([*NAMES, "aesthetic"]):
+        got = torch.load(tmp_path / f"{i}.pt")
+        want = double[name](x, ["a cat", "dog"])
+        torch.testing.assert_close(got, want)
+
+
 # ---------------------------------------------------------------- prompts
 
 
@@ -218,6 +271,19 @@ def test_each_prompt_is_encoded_once(tiny, name):
         assert len(seen) == 3
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_first_seen_in_inference_mode(tiny, name):
+    reward = load_reward(name, source=str(tiny[name][0]))
+    x = images(2, 3, 32, 32, dtype=torch.float32)
+    with torch.inference_mode():
+        want = reward(x, PROMPTS[:2])
+    x.requires_grad_()
+    got = reward(x, PROMPTS[:2])
+    got.sum().backward()
+    torch.testing.assert_close(got, want.clone())
+    assert x.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

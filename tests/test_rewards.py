@@ -1,4 +1,4 @@
-"""Rewards against the originals' forwards, gradients, independence, caches and preprocessing."""
+"""Rewards against the originals' forwards: scores, gradients, independence, caches, sources."""
 
 import json
 import os
@@ -11,9 +11,7 @@ import tiny_rewards
 import torch
 import torch.nn.functional as F
 
-from gaussreg_fast.latent.errors import InputError
 from gaussreg_fast.latent.rewards import load_reward, load_rewards, parse_reward
-from gaussreg_fast.latent.rewards.preprocess import Preprocessing, from_config
 
 pytest.importorskip("transformers")
 
@@ -83,6 +81,20 @@ def test_scores_are_the_originals(tiny, double, name):
     assert got.dtype == F64
     assert want.std() > 1e-3  # the images and prompts matter
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_of_any_aspect(tiny, double, name):
+    """All crop the middle of 48 x 96, but HPS v2, which pads it with black."""
+    x = images(2, 3, 48, 96)
+    if name == "hpsv2":
+        pixels = F.interpolate(x, size=(16, 32), mode="bicubic", antialias=True)
+        pixels = F.pad(pixels, (0, 0, 8, 8))
+    else:
+        pixels = F.interpolate(x, size=(32, 64), mode="bicubic", antialias=True)[..., 16:48]
+    with torch.no_grad():
+        want = reference(name, tiny[name][1], normalised(pixels), PROMPTS[:2])
+        torch.testing.assert_close(double[name](x, PROMPTS[:2]), want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -308,52 +320,7 @@ def test_a_batch_that_makes_no_sense(double, name):
             double[name](bad, prompts)
 
 
-# ---------------------------------------------------------------- preprocessing
-
-
-# Noise of full contrast saturates between the two passes of a resize, and which comes first is not
-# the same in every Pillow for tall images.
-@pytest.mark.parametrize(
-    ("shape", "low", "high"),
-    [
-        ((32, 32), 0, 256),
-        ((48, 64), 0, 256),
-        ((41, 97), 0, 256),
-        ((200, 201), 0, 256),
-        ((20, 33), 0, 256),
-        ((16, 16), 0, 256),
-        ((97, 41), 100, 156),
-        ((33, 20), 100, 156),
-    ],
-)
-def test_preprocessing_is_the_image_processors(shape, low, high):
-    pytest.importorskip("PIL")
-    try:
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    except ImportError:  # transformers < 5
-        from transformers import CLIPImageProcessor as CLIPImageProcessorPil
-
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    generator = torch.Generator().manual_seed(sum(shape))
-    image = torch.randint(low, high, (3, *shape), generator=generator, dtype=torch.uint8)
-    want = processor(image.permute(1, 2, 0).numpy(), return_tensors="pt").pixel_values
-    got = Preprocessing.square(32)(image[None] / 255)
-    error = ((got - want) * torch.tensor(tiny_rewards.STD)[:, None, None] * 255).abs()
-    assert got.shape == want.shape
-    assert error.max() < 1.6  # levels of 8 bits, rounded to in each of two passes
-    assert error.mean() < 0.5
-
-
-def test_hpsv2_pads_the_shorter_side_with_black():
-    x = torch.full((1, 3, 20, 40), 0.5)
-    got = Preprocessing.square(30, fit="longest")(x)
-    black, grey = normalised(torch.zeros(1, 3, 30, 30)), normalised(torch.full((1, 3, 15, 30), 0.5))
-    assert got.shape == black.shape
-    torch.testing.assert_close(got[:, :, 7:22], grey)
-    torch.testing.assert_close(got[:, :, :7], black[:, :, :7])
-    torch.testing.assert_close(got[:, :, 22:], black[:, :, 22:])
+# ---------------------------------------------------------------- folders and sums
 
 
 def test_preprocessing_is_read_from_the_folder(tiny, tmp_path):
@@ -371,34 +338,6 @@ def test_preprocessing_is_read_from_the_folder(tiny, tmp_path):
     with torch.no_grad():
         got = load_reward("clip", source=str(tmp_path), dtype=F64)(x, ["a cat"])
         torch.testing.assert_close(got, reference("clip", model, x, ["a cat"]))
-
-
-def test_resizing_to_a_square_and_plain_configurations():
-    x = images(1, 3, 20, 50)
-    squeezed = from_config({"size": {"height": 8, "width": 8}, "crop_size": 8}, 8, "here")(x)
-    want = F.interpolate(x, size=(8, 8), mode="bicubic", antialias=True).clamp(0, 1)
-    torch.testing.assert_close(squeezed, normalised(want))
-    plain = from_config({"do_normalize": False, "resample": 2}, 8, "here")(x)
-    want = F.interpolate(x, size=(8, 20), mode="bilinear", antialias=True)[..., 6:14]
-    torch.testing.assert_close(plain, want)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"resample": 1},
-        {"size": {"longest_edge": 8}},
-        {"size": 16, "crop_size": 16},
-        {"size": 6, "crop_size": 8},
-        {"do_center_crop": False, "size": {"height": 8, "width": 9}},
-    ],
-)
-def test_preprocessing_that_does_not_fit_is_refused(config):
-    with pytest.raises(InputError, match=r"^here: "):
-        from_config(config, 8, "here")
-
-
-# ---------------------------------------------------------------- sums
 
 
 def test_weighted_sum_of_loaded_rewards(tiny, double):

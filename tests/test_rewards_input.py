@@ -159,6 +159,7 @@ def test_modules_that_cannot_be_imported(mine, tmp_path):
     refused("no module named 'nowhere_at_all'", tmp_path, name="nowhere_at_all:f")
     refused("no module named 'nowhere.at.all'", name="nowhere.at.all:f")
     refused("wanted module:function", name=":f")
+    refused("'a b' failed", name="a b:f")
     (tmp_path / "mine_broken.py").write_text("def f(:\n")
     refused("importing 'mine_broken' failed with SyntaxError", name="mine_broken:f")
     (tmp_path / "mine_lacking.py").write_text("import nowhere_at_all\n")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -47,13 +46,6 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def freeze(module: MODULE, device: torch.device | str, dtype: torch.dtype) -> MODULE:
     """The module on the device in the dtype, in eval mode, its weights without gradient."""
     return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
-
-
-@contextmanager
-def kept() -> Iterator[None]:
-    """What is computed here has no gradient and may be kept: it is no inference-mode tensor."""
-    with torch.inference_mode(mode=False), torch.no_grad():
-        yield
 
 
 def result(scores: Tensor, images: Tensor) -> Tensor:

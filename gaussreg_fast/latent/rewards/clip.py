@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaussreg_fast.latent.rewards import hub
-from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, kept, result
+from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, result
 from gaussreg_fast.latent.rewards.preprocess import Preprocessing, from_config
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -50,7 +50,7 @@ class CosineReward:
         text = torch.stack([self._text(prompt) for prompt in prompts])
         return result((embedding * text).sum(-1) * self.scale, images)
 
-    @kept()
+    @torch.no_grad()
     def _encode(self, prompt: str) -> Tensor:
         """The unit embedding (E,) of one prompt, truncated to the model's context."""
         context = self._model.config.text_config.max_position_embeddings

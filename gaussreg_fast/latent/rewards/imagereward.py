@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gaussreg_fast.latent.errors import InputError
 from gaussreg_fast.latent.rewards import hub
-from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, kept, result
+from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, result
 from gaussreg_fast.latent.rewards.clip import CACHED_PROMPTS
 from gaussreg_fast.latent.rewards.head import linear_head
 from gaussreg_fast.latent.rewards.preprocess import Preprocessing
@@ -95,7 +95,6 @@ class ImageReward:
         first = states[:, 0].to(at_least_float32(states.dtype))
         return result((self._head(first).squeeze(-1) - MEAN) / STD, images)
 
-    @kept()
     def _tokenise(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Token numbers and mask, (35,) each."""
         tokens = self._tokenizer(

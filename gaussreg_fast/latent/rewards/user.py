@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,8 +80,9 @@ def load_user(name: str) -> UserReward:
 def _import(name: str, module: str) -> ModuleType:
     try:
         with _current_directory_on_path():
-            return importlib.import_module(module)
-    except Exception as error:  # whatever the user's module raises as it is imported
+            imported: ModuleType = pkgutil.resolve_name(f"{module}:")
+            return imported
+    except Exception as error:  # a name that is none, or what the user's module raises
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise InputError(
                 f"reward {name!r}: no module named {module!r}, looked for in {os.getcwd()} and "

@@ -34,6 +34,7 @@ __all__ = [
     "load_reward",
     "load_rewards",
     "parse_reward",
+    "unique_names",
 ]
 
 _PUBLISHED: dict[str, Callable[[str | None, torch.device | str, torch.dtype], Reward]] = {

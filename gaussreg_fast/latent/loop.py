@@ -1,0 +1,321 @@
+"""The optimisation of a batch of starting noises, one iteration at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import diagnostics
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.guards import Guard, clip, norms
+from gaussreg_fast.latent.selection import Selection
+
+if TYPE_CHECKING:
+    from gaussreg_fast.latent.models import LatentModel
+    from gaussreg_fast.latent.rewards import RewardSum
+
+RUNNING, STOPPED, FAILED = 0, 1, 2
+STATUS = ("running", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One noise to optimise: a prompt, and the seed its noise is drawn from."""
+
+    index: int
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is optimised, and how; the same for every batch of a run.
+
+    Attributes:
+        model: noise to image, see `models.LatentModel`.
+        rewards: their weighted sum is maximised; None: the guard alone moves the noise.
+        guard: what keeps the noise Gaussian.
+        optimizer: makes a torch optimiser for the latents. Elementwise ones (SGD, Adam, AdamW)
+            keep the samples of a batch independent of each other.
+        iterations: steps; the iterates are one more.
+        held_out: rewards that are only looked at.
+        clip: largest l2 norm of a sample's gradient, None for no limit.
+        select: see `Selection`.
+        p_value: the level of "still Gaussian" for `select="gaussianity"`.
+        patience: a sample stops after so many evaluations without a better iterate; None: never.
+        evaluate_every: iterations between evaluations of held-out rewards and p-values.
+        seed: of the guard's random permutations.
+    """
+
+    model: LatentModel
+    rewards: RewardSum | None
+    guard: Guard
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    iterations: int
+    held_out: RewardSum | None = None
+    clip: float | None = None
+    select: str = "gaussianity"
+    p_value: float = 0.01
+    patience: int | None = None
+    evaluate_every: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One iterate of a batch, before its step is taken.
+
+    Attributes:
+        iteration: 0 is the starting noise.
+        samples: those still running, B' of them.
+        values: column -> (B',) float64 on the CPU; NaN where it was not evaluated.
+        status: what became of each, an index into `STATUS`, (B',).
+        latents: (B', *latent), float32.
+        images: (B', 3, H, W) in [0, 1].
+    """
+
+    iteration: int
+    samples: tuple[Sample, ...]
+    values: dict[str, Tensor]
+    status: Tensor
+    latents: Tensor
+    images: Tensor
+
+
+def starting_noise(samples: Sequence[Sample], shape: Sequence[int]) -> Tensor:
+    """N(0, 1), (B, *shape) float32 on the CPU: a sample's noise depends on its seed alone."""
+    draws = [
+        torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(sample.seed))
+        for sample in samples
+    ]
+    return torch.stack(draws)
+
+
+class Batch:
+    """A batch of noises on its way; `step()` until `done`.
+
+    Samples do not see each other: rewards, gradients, clipping, the optimiser's state, the
+    choice of the best and the end are each sample's own. One whose reward or gradient is NaN or
+    infinite fails alone and keeps its best iterate.
+
+    Args:
+        problem: what is optimised.
+        samples: the B samples.
+        latents: where to start, (B, *model.latent_shape); default: `starting_noise`.
+
+    Raises:
+        InputError: latents of another shape, or not finite.
+    """
+
+    def __init__(
+        self, problem: Problem, samples: Sequence[Sample], latents: Tensor | None = None
+    ) -> None:
+        self.problem = problem
+        self.samples = tuple(samples)
+        shape = (len(self.samples), *problem.model.latent_shape)
+        if latents is None:
+            latents = starting_noise(self.samples, problem.model.latent_shape)
+        if tuple(latents.shape) != shape:
+            raise InputError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
+        if not latents.isfinite().all():
+            raise InputError("latents must be finite, got NaN or inf")
+        self.start = latents.detach().to(problem.model.device, torch.float32, copy=True)
+        self.latents = self.start.clone().requires_grad_()
+        self.optimizer = problem.optimizer([self.latents])
+        self.selection = Selection.start(problem.select, problem.p_value, self.start)
+        self.status = torch.full((len(self.samples),), RUNNING)
+        self.iteration = 0
+        self._conditioning: tuple[tuple[int, ...], Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether no sample has an iterate left."""
+        over = self.iteration > self.problem.iterations
+        return over or not bool((self.status == RUNNING).any())
+
+    def step(self) -> Record:
+        """Evaluates the current iterate of every running sample, then moves on from it."""
+        rows = (self.status == RUNNING).nonzero()[:, 0]
+        where = rows.to(self.latents.device)
+        x = self.latents.detach()[where]
+        values, images, gradient = self._reward(rows, x)
+        guard, guard_gradient = self.problem.guard.loss_and_gradient(
+            x, self.problem.seed * 1_000_003 + self.iteration
+        )
+        values |= {
+            "guard": guard,
+            "reward_gradient": norms(gradient),
+            "guard_gradient": norms(guard_gradient),
+            **self._distances(x, self.start[where]),
+        }
+        values |= self._evaluate(rows, x, images)
+        columns = {name: value.detach().double().cpu() for name, value in values.items()}
+        self._judge(rows, x, columns, gradient)
+        record = Record(
+            self.iteration,
+            tuple(self.samples[row] for row in rows.tolist()),
+            columns,
+            self.status[rows],
+            x,
+            images,
+        )
+        if self.iteration < self.problem.iterations:
+            self._move(rows, gradient, guard_gradient)
+        self.iteration += 1
+        return record
+
+    # ------------------------------------------------------------ parts of a step
+
+    def images(self, latents: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Images of latents, one per sample of `rows` (default: all), without gradient."""
+        with torch.no_grad():
+            return self._generate(latents, tuple(rows or range(len(self.samples))))
+
+    def _generate(self, latents: Tensor, rows: tuple[int, ...]) -> Tensor:
+        if self._conditioning is None or self._conditioning[0] != rows:
+            prompts = [self.samples[row].prompt for row in rows]
+            self._conditioning = (rows, self.problem.model.encode(prompts))
+        seeds = [self.samples[row].seed for row in rows]
+        return self.problem.model.generate(latents, self._conditioning[1], seeds=seeds)
+
+    def _reward(self, rows: Tensor, x: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Values of the rewards, "reward" their sum; the images; the gradient of the sum."""
+        rewards = self.problem.rewards
+        leaf = x.clone().requires_grad_(rewards is not None)
+        with torch.enable_grad():
+            images = self._generate(leaf, tuple(rows.tolist()))
+            if rewards is None:
+                return {"reward": x.new_zeros(len(x))}, images, torch.zeros_like(x)
+            total, parts = rewards(images, self._prompts(rows))
+            if not total.requires_grad:
+                raise InputError(
+                    "rewards must be differentiable in the images, got values without a gradient "
+                    f"from {', '.join(rewards.names)}"
+                )
+            (gradient,) = torch.autograd.grad(total.sum(), leaf)
+        return {"reward": total, **parts}, images.detach(), gradient
+
+    def _prompts(self, rows: Tensor) -> list[str]:
+        return [self.samples[row].prompt for row in rows.tolist()]
+
+    def _evaluate(self, rows: Tensor, x: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Held-out rewards and p-values, NaN between the evaluations."""
+        missing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+        held_out = self.problem.held_out
+        own = held_out.names if held_out else ()
+        names = ["held_out", *(f"held_out/{name}" for name in own)]
+        last = self.iteration == self.problem.iterations
+        if self.iteration % self.problem.evaluate_every and not last:
+            return dict.fromkeys([*names, "p_value"], missing)
+        values = [missing]
+        if held_out:
+            with torch.no_grad():
+                total, parts = held_out(images, self._prompts(rows))
+            values = [total, *parts.values()]
+        return {**dict(zip(names, values, strict=True)), "p_value": p_values(x)}
+
+    @staticmethod
+    def _distances(x: Tensor, start: Tensor) -> dict[str, Tensor]:
+        """How far the noise has gone: cosine to its start, and root mean square distance."""
+        a, b = x.flatten(1), start.flatten(1)
+        return {
+            "cosine": torch.cosine_similarity(a, b),
+            "distance": (a - b).square().mean(1).sqrt(),
+        }
+
+    def _judge(self, rows: Tensor, x: Tensor, values: dict[str, Tensor], gradient: Tensor) -> None:
+        """Fails, keeps the best of, and stops samples."""
+        finite = values["reward"].isfinite() & gradient.flatten(1).isfinite().all(1).cpu()
+        finite &= values["guard"].isfinite() & values["guard_gradient"].isfinite()
+        self.status[rows[~finite]] = FAILED
+        if values["p_value"].isnan().all() and values["held_out"].isnan().all():
+            return  # not evaluated
+        good = finite.to(x.device)
+        self.selection.update(
+            self.iteration,
+            rows[finite],
+            x[good],
+            values["held_out"][finite],
+            values["p_value"][finite],
+        )
+        if self.problem.patience is not None:
+            tired = self.selection.stale[rows] >= self.problem.patience
+            self.status[rows[tired & finite]] = STOPPED
+
+    def _move(self, rows: Tensor, gradient: Tensor, guard_gradient: Tensor) -> None:
+        """One step of the optimiser for those still running."""
+        running = self.status[rows] == RUNNING
+        if not running.any():
+            return
+        rows, kept = rows[running], running.to(gradient.device)
+        where = rows.to(gradient.device)
+        direction = self.problem.guard.direction(gradient[kept], guard_gradient[kept])
+        whole = torch.zeros_like(self.latents)
+        whole[where] = clip(direction, self.problem.clip)
+        before = self.latents.detach().clone()
+        self.latents.grad = whole
+        self.optimizer.step()
+        with torch.no_grad():
+            # The optimiser moves everybody, by momentum also without a gradient.
+            before[where] = self.problem.guard.after_step(self.latents[where])
+            self.latents.copy_(before)
+
+    # ------------------------------------------------------------ to go on another day
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `load_state` needs to go on to the same numbers; tensors by name."""
+        s = self.selection
+        tensors = {
+            "iteration": torch.tensor(self.iteration),
+            "latents": self.latents,
+            "start": self.start,
+            "status": self.status,
+            "best.score": s.score,
+            "best.iteration": s.iteration,
+            "best.stale": s.stale,
+            "best.latents": s.latents,
+        }
+        for key, value in self.optimizer.state.get(self.latents, {}).items():
+            if value is not None:
+                tensors[f"optimizer.{key}"] = torch.as_tensor(value)
+        return {key: value.detach().cpu().clone() for key, value in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes back to a `state()`.
+
+        Raises:
+            InputError: the state is of another batch or model.
+        """
+        if tensors["latents"].shape != self.latents.shape:
+            raise InputError(
+                f"the saved state is of latents {tuple(tensors['latents'].shape)}, these are "
+                f"{tuple(self.latents.shape)}"
+            )
+        device = self.latents.device
+        self.iteration = int(tensors["iteration"])
+        self.status = tensors["status"].clone()
+        self.start = tensors["start"].to(device)
+        with torch.no_grad():
+            self.latents.copy_(tensors["latents"])
+        s = self.selection
+        s.score, s.iteration = tensors["best.score"].clone(), tensors["best.iteration"].clone()
+        s.stale, s.latents = tensors["best.stale"].clone(), tensors["best.latents"].to(device)
+        prefix = "optimizer."
+        saved = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        if saved:
+            self.optimizer.load_state_dict(
+                {**self.optimizer.state_dict(), "state": {0: dict(saved)}}
+            )
+
+
+def p_values(x: Tensor) -> Tensor:
+    """p-value of every sample for being white Gaussian noise, (B,) float64; NaN if not finite."""
+    result = torch.full((len(x),), torch.nan, dtype=torch.float64)
+    finite = x.flatten(1).isfinite().all(1)
+    if finite.any():
+        result[finite.cpu()] = torch.from_numpy(diagnostics.diagnose(x[finite]).p_value)
+    return result

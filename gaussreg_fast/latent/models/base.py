@@ -1,0 +1,248 @@
+"""What all families of pipelines have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .memory import Residency, checkpoint_blocks, drive_decoder, drive_denoiser
+from .precision import GradientScale, vae_dtype
+
+MOST_DEFAULT_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """`load_model`'s arguments, resolved as far as they can be without the pipeline."""
+
+    device: torch.device
+    dtype: torch.dtype
+    steps: int | None
+    guidance: float | None
+    height: int | None
+    width: int | None
+    gradient_checkpointing: bool
+    vae_slicing: bool
+    offload: str
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A batch of prompts and what the pipeline's `encode_prompt` made of them."""
+
+    prompts: tuple[str, ...]
+    recording: list[Any]
+
+
+def first_line(error: BaseException) -> str:
+    """An error of a library in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+class PipelineModel:
+    """A pipeline as a differentiable function of its noise; families override the underscored.
+
+    The weights are frozen and in eval mode. Latents and images are float32 whatever the weights
+    are (float64 latents give float64 images, for gradient checks). Pixels are clamped to [0, 1] as
+    the pipelines do it: the gradient of a pixel that the decoder left outside is zero.
+    """
+
+    denoiser_name = "unet"
+
+    def __init__(self, pipe: Any, name: str, options: Options) -> None:
+        self.pipe, self.name, self.device = pipe, name, options.device
+        self.dtype = options.dtype
+        self.denoiser, self.vae = getattr(pipe, self.denoiser_name), pipe.vae
+        self._refuse_global_noise()
+        self.steps, self.guidance = self._resolve_sampling(options)
+        self.height, self.width = self._resolve_size(options)
+        self.latent_shape = self._latent_shape()
+        self.settings = self._settings(options)
+        self._place(options)
+
+    # ------------------------------------------------------------ what families override
+
+    def _published(self) -> tuple[int | None, float | None]:
+        """Steps and guidance that the model was published with; None: must be given."""
+        raise NotImplementedError
+
+    def _default_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        side = self.denoiser.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
+
+    def _multiple(self) -> int:
+        """What height and width must be divisible by."""
+        return math.lcm(8, self.pipe.vae_scale_factor)
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        factor = self.pipe.vae_scale_factor
+        return self.denoiser.config.in_channels, self.height // factor, self.width // factor
+
+    def _to_pipeline(self, latents: Tensor) -> Tensor:
+        """The noise as the pipeline's `latents` argument takes it, unscaled."""
+        return latents.to(self.dtype)
+
+    def _call_kwargs(self) -> dict[str, Any]:
+        """The pipeline's arguments besides prompts, latents and generators."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+        }
+
+    # ------------------------------------------------------------ the protocol
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of a batch: the text encoders run here, and nowhere else.
+
+        Raises:
+            InputError: no prompts, one that is no string, or one the pipeline refuses.
+        """
+        texts = tuple(prompts)
+        if isinstance(prompts, str) or not texts or not all(isinstance(t, str) for t in texts):
+            raise InputError(f"prompts must be a sequence of at least one string, got {prompts!r}")
+        latents = torch.zeros(len(texts), *self.latent_shape, device=self.device)
+        self.residency.bring("text")
+        try:
+            recording = self.pipe.record(
+                self.denoiser, **self._arguments(texts, latents, [0] * len(texts))
+            )
+        except ValueError as error:
+            raise InputError(f"{self.settings['pipeline']}: {first_line(error)}") from error
+        finally:
+            self.residency.text_done()
+        return Conditioning(texts, recording)
+
+    def generate(
+        self, latents: Tensor, conditioning: Conditioning, *, seeds: Sequence[int]
+    ) -> Tensor:
+        """Images of a batch of noise; see `LatentModel`.
+
+        Raises:
+            InputError: latents of another shape or dtype, or another number of seeds.
+        """
+        self._check(latents, conditioning, seeds)
+        noise = latents.to(self.device)
+        scale = GradientScale() if self.dtype == torch.float16 else None
+        if scale is not None:
+            noise = scale.at_noise(noise)
+        arguments = self._arguments(conditioning.prompts, noise, seeds)
+        images = self.pipe.replay(conditioning.recording, **arguments)[0]
+        self._check_images(images, latents)
+        images = images.to(latents.dtype)
+        return images if scale is None else scale.at_images(images)
+
+    # ------------------------------------------------------------ parts
+
+    def _arguments(
+        self, prompts: tuple[str, ...], latents: Tensor, seeds: Sequence[int]
+    ) -> dict[str, Any]:
+        # On the CPU, so that the same seed gives the same noise on every device.
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        return {
+            "prompt": list(prompts),
+            "latents": self._to_pipeline(latents),
+            "generator": generators,
+            "output_type": "pt",
+            "return_dict": False,
+            **self._call_kwargs(),
+        }
+
+    def _check(self, latents: Tensor, conditioning: Conditioning, seeds: Sequence[int]) -> None:
+        expected = (len(conditioning.prompts), *self.latent_shape)
+        if tuple(latents.shape) != expected:
+            raise InputError(
+                f"latents must have shape {expected} (prompts, channels, height, width) for "
+                f"{self.name}, got {tuple(latents.shape)}"
+            )
+        if latents.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"latents must be float32, got {latents.dtype}")
+        if len(seeds) != len(latents):
+            raise InputError(
+                f"seeds must hold one number per sample, got {len(seeds)} for {len(latents)}"
+            )
+
+    def _check_images(self, images: Any, latents: Tensor) -> None:
+        pipeline = self.settings["pipeline"]
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
+            came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise InputError(f"{pipeline} makes no batch of images (B, 3, H, W), but {came}")
+        if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
+            raise InputError(f"{pipeline} passes no gradient from its images to its latents")
+
+    def _refuse_global_noise(self) -> None:
+        if getattr(self.pipe.scheduler.config, "stochastic_sampling", False):
+            raise InputError(
+                f"{type(self.pipe).__name__}: a scheduler with stochastic_sampling draws noise "
+                "that no seed decides; set it to false in scheduler/scheduler_config.json"
+            )
+
+    def _resolve_sampling(self, options: Options) -> tuple[int, float | None]:
+        steps, guidance = self._published()
+        steps = options.steps if options.steps is not None else steps
+        if steps is None:
+            raise InputError(
+                f"steps must be given for {type(self.pipe).__name__}: it has no published default "
+                f"of {MOST_DEFAULT_STEPS} or fewer"
+            )
+        return steps, options.guidance if options.guidance is not None else guidance
+
+    def _resolve_size(self, options: Options) -> tuple[int, int]:
+        height, width = options.height, options.width
+        if height is None or width is None:
+            default = self._default_size()
+            height, width = height or default[0], width or default[1]
+        multiple = self._multiple()
+        if height % multiple or width % multiple:
+            raise InputError(
+                f"height and width must be divisible by {multiple} for "
+                f"{type(self.pipe).__name__}, got {height} x {width}"
+            )
+        return height, width
+
+    def _settings(self, options: Options) -> dict[str, Any]:
+        return {
+            "source": self.name,
+            "pipeline": type(self.pipe).__name__,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "height": self.height,
+            "width": self.width,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "vae_dtype": str(vae_dtype(self.vae, self.dtype)).removeprefix("torch."),
+            "gradient_checkpointing": options.gradient_checkpointing,
+            "vae_slicing": options.vae_slicing,
+            "offload": options.offload,
+        }
+
+    def _place(self, options: Options) -> None:
+        """Freezes the weights, sets checkpoints, and moves all to where it belongs."""
+        groups: dict[str, list[torch.nn.Module]] = {"text": [], "denoiser": [], "vae": []}
+        for name, module in self.pipe.components.items():
+            if isinstance(module, torch.nn.Module):
+                module.eval().requires_grad_(False)
+                by_name = {self.denoiser_name: "denoiser", "vae": "vae"}
+                groups[by_name.get(name, "text")].append(module)
+        decoder_dtype = vae_dtype(self.vae, self.dtype)
+        # diffusers' own `to` warns of modules that must stay in float32, of which there are none.
+        torch.nn.Module.to(self.vae, decoder_dtype)
+        whole = options.offload == "model"
+        if options.gradient_checkpointing:
+            whole |= not checkpoint_blocks(self.denoiser, self.vae)
+        self.pipe.run_device = self.device
+        self.residency = Residency(groups, self.device, options.offload)
+        drive_denoiser(self.denoiser, self.residency)
+        drive_decoder(
+            self.vae, self.residency, decoder_dtype, slicing=options.vae_slicing, whole=whole
+        )

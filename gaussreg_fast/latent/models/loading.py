@@ -1,0 +1,177 @@
+"""From a hub id or a folder to a model, or to one line that says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .base import Options, PipelineModel, first_line
+from .flux import Flux
+from .generic import Generic
+from .memory import OFFLOADS
+from .precision import resolve_device, resolve_dtype
+from .replay import replaying
+from .sana import Sana, SanaSprint
+from .stable_diffusion import StableDiffusion
+
+ADAPTERS: dict[str, type[PipelineModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusion,
+    "FluxPipeline": Flux,
+    "SanaSprintPipeline": SanaSprint,
+    "SanaPipeline": Sana,
+}
+INDEX = "model_index.json"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_INSTEAD = "a local folder may be given instead: model: /path/to/folder"
+
+
+def load(
+    source: str,
+    *,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    revision: str | None,
+    **options: Any,
+) -> PipelineModel:
+    """See `load_model`."""
+    _check(**options)
+    where = resolve_device(device)
+    resolved = Options(device=where, dtype=resolve_dtype(dtype, where), **options)
+    place = _locate(source)
+    try:
+        index = _read_index(place, revision)
+        pipe = _load_pipeline(place, index, resolved.dtype, revision)
+    except ImportError as error:
+        raise InputError(
+            f"model {source!r} needs packages that are not installed ({first_line(error)}): "
+            "pip install 'gaussreg_fast[latent]'"
+        ) from error
+    adapter = ADAPTERS.get(type(pipe).__name__, Generic)
+    model = adapter(pipe, str(source), resolved)
+    model.settings["revision"] = revision
+    return model
+
+
+def _check(
+    *, steps: int | None, guidance: float | None, offload: str, **others: int | bool | None
+) -> None:
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise InputError(f"steps must be a positive integer, got {steps!r}")
+    if guidance is not None and not 0 <= guidance < float("inf"):
+        raise InputError(f"guidance must be a finite number of at least 0, got {guidance!r}")
+    for name in ("height", "width"):
+        side = others[name]
+        if side is not None and (type(side) is not int or side < 1):
+            raise InputError(f"{name} must be a positive number of pixels, got {side!r}")
+    if offload not in OFFLOADS:
+        raise InputError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
+
+
+def _locate(source: str) -> str | Path:
+    """A folder that is there, or the id of a hub's repository."""
+    if source == "digits":
+        return Path(importlib.import_module("gaussreg_fast.latent.digits").PIPELINE)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / INDEX).is_file():
+            raise InputError(f"model {source!r} is no pipeline folder: it has no {INDEX}")
+        return folder
+    if folder.exists():
+        raise InputError(f"model {source!r} is a file; a pipeline is a folder with {INDEX}")
+    if not _HUB_ID.fullmatch(str(source)) or str(source).startswith((".", "/", "~")):
+        raise InputError(f"model {source!r} is neither a folder nor a hub id (owner/name)")
+    return str(source)
+
+
+def _read_index(place: str | Path, revision: str | None) -> dict[str, Any]:
+    path = place / INDEX if isinstance(place, Path) else _fetch_index(place, revision)
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {str(place)!r}: {INDEX} is unreadable ({error})") from error
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise InputError(f"model {str(place)!r}: {INDEX} names no pipeline class of diffusers")
+    return index
+
+
+def _fetch_index(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, INDEX, revision=revision))
+    except GatedRepoError as error:
+        why = "its licence must be accepted on the hub first, then `hf auth login`"
+        raise InputError(f"model {repository!r} is gated: {why}; {_INSTEAD}") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"model {repository!r} is no local folder, and the hub has no repository of that name "
+            f"that you may read; {_INSTEAD}"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"model {repository!r} has no revision {revision!r}") from error
+    except LocalEntryNotFoundError as error:  # nothing cached, and no connection
+        raise InputError(
+            f"model {repository!r}: the hub could not be reached for its {INDEX}; {_INSTEAD}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {repository!r}: its {INDEX} could not be fetched from the hub "
+            f"({first_line(error)}); {_INSTEAD}"
+        ) from error
+
+
+def _load_pipeline(
+    place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
+) -> Any:
+    # Their absence would otherwise show late, as warnings and as components that are missing.
+    importlib.import_module("accelerate")
+    importlib.import_module("transformers")
+    import diffusers
+    from safetensors import SafetensorError
+
+    kind = index["_class_name"]
+    pipeline_class: Any = getattr(diffusers, kind, None)
+    if not isinstance(pipeline_class, type):
+        raise InputError(
+            f"model {str(place)!r} is a {kind}, which diffusers {diffusers.__version__} has not"
+        )
+    # No safety checker: it blackens images, passes no gradient, and warns when it is left out.
+    unwanted = {"safety_checker": None, "requires_safety_checker": False}
+    known = inspect.signature(pipeline_class).parameters
+    kwargs = {name: value for name, value in unwanted.items() if name in known}
+    try:
+        with warnings.catch_warnings():
+            # The name that all supported versions know.
+            warnings.filterwarnings("ignore", message=".*torch_dtype. is deprecated")
+            pipe = replaying(pipeline_class).from_pretrained(
+                str(place), torch_dtype=dtype, revision=revision, **kwargs
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        hint = "" if isinstance(place, Path) else f"; {_INSTEAD}"
+        raise InputError(
+            f"model {str(place)!r} could not be loaded ({first_line(error)}){hint}"
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    if getattr(pipe, "watermark", None) is not None:  # would leave PyTorch, and the gradient
+        pipe.watermark = None
+    return pipe

@@ -1,0 +1,16 @@
+"""Stable Diffusion and Stable Diffusion XL: SD-Turbo, SDXL-Turbo and their like."""
+
+from __future__ import annotations
+
+from .base import PipelineModel
+
+
+class StableDiffusion(PipelineModel):
+    """StableDiffusionPipeline and StableDiffusionXLPipeline.
+
+    The pipeline multiplies the noise by the scheduler's `init_noise_sigma` itself.
+    """
+
+    def _published(self) -> tuple[int | None, float | None]:
+        # https://huggingface.co/stabilityai/sd-turbo and .../sdxl-turbo
+        return 1, 0.0

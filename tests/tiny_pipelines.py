@@ -7,6 +7,7 @@ takes 1024 x 1024): pass `height` and `width`, which `SIZES` holds for every fam
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ WORDS = [
     "hill",
 ]
 # Height and width of each family's images, in pixels.
-SIZES = {"sd": 32, "sdxl": 32, "flux": 32, "sana-sprint": 64, "sana": 64, "lcm": 32}
+SIZES = {"sd": 32, "sdxl": 32, "flux": 32, "sana-sprint": 32, "sana": 32, "lcm": 32}
 FAMILIES = tuple(SIZES)
 
 
@@ -218,14 +219,22 @@ def _flux() -> Any:
     )
 
 
+def _gemma_tokenizer() -> Any:
+    """Trained on the instruction put before every prompt, which is long letter by letter."""
+    from diffusers import SanaSprintPipeline
+    from transformers import GemmaTokenizer
+
+    call = inspect.signature(SanaSprintPipeline.__call__)
+    texts = [*call.parameters["complex_human_instruction"].default, *_words()]
+    return GemmaTokenizer().train_new_from_iterator(texts, vocab_size=320, show_progress=False)
+
+
 def _sana_parts(**options: Any) -> dict[str, Any]:
     from diffusers import AutoencoderDC, SanaTransformer2DModel
-    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+    from transformers import Gemma2Config, Gemma2Model
 
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    vocabulary = [*special, "▁", *(x for x in _words() if len(x) == 1)]
     gemma = Gemma2Config(
-        vocab_size=64,
+        vocab_size=320,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -235,7 +244,7 @@ def _sana_parts(**options: Any) -> dict[str, Any]:
         max_position_embeddings=8192,
     )
     return {
-        "tokenizer": GemmaTokenizer(vocab={t: i for i, t in enumerate(vocabulary)}, merges=[]),
+        "tokenizer": _gemma_tokenizer(),
         "text_encoder": Gemma2Model(gemma).eval(),
         "vae": AutoencoderDC(
             latent_channels=4,
@@ -263,7 +272,7 @@ def _sana_parts(**options: Any) -> dict[str, Any]:
             cross_attention_head_dim=8,
             cross_attention_dim=16,
             caption_channels=16,
-            sample_size=32,
+            sample_size=16,
             patch_size=1,
             **options,
         ),

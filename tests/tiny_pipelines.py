@@ -29,7 +29,7 @@ WORDS = [
     "hill",
 ]
 # Height and width of each family's images, in pixels.
-SIZES = {"sd": 32, "sdxl": 32, "flux": 32, "sana-sprint": 32, "sana": 32, "lcm": 32}
+SIZES = {"sd": 32, "sdxl": 32, "flux": 32, "sana-sprint": 32, "sana": 32, "lcm": 32, "pixart": 32}
 FAMILIES = tuple(SIZES)
 
 
@@ -188,10 +188,47 @@ def _lcm() -> Any:
     )
 
 
-def _flux() -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+def _t5() -> tuple[Any, Any]:
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -3.0) for word in WORDS] + [(x, -6.0) for x in _words() if len(x) == 1]
+    config = T5Config(
+        vocab_size=192, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, is_gated_act=True
+    )
+    return T5Tokenizer(vocab=pieces, extra_ids=4), T5EncoderModel(config).eval()
+
+
+def _pixart() -> Any:
+    from diffusers import DDPMScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    tokenizer, encoder = _t5()
+    transformer = PixArtTransformer2DModel(
+        sample_size=16,
+        num_layers=1,
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        use_additional_conditions=False,
+        norm_type="ada_norm_single",
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=_vae(4),
+        transformer=transformer,
+        scheduler=DDPMScheduler(),
+    )
+
+
+def _flux() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    tokenizer, encoder = _t5()
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -203,18 +240,13 @@ def _flux() -> Any:
         pooled_projection_dim=16,
         axes_dims_rope=[4, 4, 8],
     )
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -2.0)]
-    pieces += [(f"▁{word}", -3.0) for word in WORDS] + [(x, -6.0) for x in _words() if len(x) == 1]
-    t5 = T5Config(
-        vocab_size=192, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, is_gated_act=True
-    )
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=_vae(4, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159),
         text_encoder=_clip_encoder(),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=T5EncoderModel(t5).eval(),
-        tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=4),
+        text_encoder_2=encoder,
+        tokenizer_2=tokenizer,
         transformer=transformer,
     )
 
@@ -299,4 +331,5 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
     "sana-sprint": _sana_sprint,
     "sana": _sana,
     "lcm": _lcm,
+    "pixart": _pixart,
 }

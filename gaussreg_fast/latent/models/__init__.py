@@ -56,7 +56,7 @@ def load_model(
 
     Args:
         source: a hub id such as "stabilityai/sd-turbo", a local folder in diffusers' format, or
-            "digits", the pipeline that comes with this package.
+            "digits", the pipeline that comes with this package (a folder of that name: "./digits").
         device: "auto" is the GPU if there is one, else the CPU.
         dtype: of the weights. "auto" is bfloat16 on a GPU that has it, float16 on another, and
             float32 on the CPU. In float16 a VAE whose configuration says `force_upcast` (SDXL's
@@ -73,8 +73,8 @@ def load_model(
             backward pass, since slicing would save no memory otherwise.
         offload: "none"; "text": the text encoders are on the device during `encode` only;
             "model": of text encoders, denoiser and VAE, only those at work are on the device. The
-            last costs a second forward pass of each, and moving their weights four times per
-            forward and backward pass.
+            last costs a second forward pass of denoiser and VAE, and moving the weights of both
+            to and fro once, per gradient.
         revision: of the hub's repository.
 
     Raises:

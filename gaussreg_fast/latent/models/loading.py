@@ -66,7 +66,8 @@ def _check(
 ) -> None:
     if steps is not None and (type(steps) is not int or steps < 1):
         raise InputError(f"steps must be a positive integer, got {steps!r}")
-    if guidance is not None and not 0 <= guidance < float("inf"):
+    number = isinstance(guidance, (int, float))
+    if guidance is not None and not (number and 0 <= guidance < float("inf")):
         raise InputError(f"guidance must be a finite number of at least 0, got {guidance!r}")
     for name in ("height", "width"):
         side = others[name]

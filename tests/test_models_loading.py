@@ -181,6 +181,19 @@ def test_a_missing_package(monkeypatch, package):
     assert package in message
 
 
+def test_a_pipeline_whose_own_import_fails(monkeypatch):
+    """diffusers imports a pipeline when it is asked for, and makes a RuntimeError of a failure."""
+    path = str(folder("sd"))
+    for name in ("diffusers", "diffusers.pipelines", "diffusers.pipelines.stable_diffusion"):
+        module = sys.modules[name]
+        monkeypatch.delitem(vars(module), "StableDiffusionPipeline", raising=False)
+    monkeypatch.setitem(
+        sys.modules, "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", None
+    )
+    message = refusal(load_model, path, device="cpu")
+    assert "pip install 'gaussreg_fast[latent]'" in message
+
+
 def test_latents_prompts_and_seeds_that_do_not_fit():
     model = loaded("sd", steps=1)
     conditioning = model.encode(PROMPTS)

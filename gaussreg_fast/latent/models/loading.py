@@ -149,7 +149,10 @@ def _load_pipeline(
     from safetensors import SafetensorError
 
     kind = index["_class_name"]
-    pipeline_class: Any = getattr(diffusers, kind, None)
+    try:
+        pipeline_class: Any = getattr(diffusers, kind, None)
+    except RuntimeError as error:  # diffusers' wrapping of an import that failed
+        raise ImportError(str(error.__cause__ or error)) from error
     if not isinstance(pipeline_class, type):
         raise InputError(
             f"model {str(place)!r} is a {kind}, which diffusers {diffusers.__version__} has not"

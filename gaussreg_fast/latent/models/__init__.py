@@ -81,7 +81,7 @@ def load_model(
         InputError: an unknown or unreadable source, a hub that cannot be reached, a pipeline that
             cannot be driven by its latents, an argument out of range, a missing package.
     """
-    from .loading import load
+    from gaussreg_fast.latent.models.loading import load
 
     return load(
         source,

@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .memory import Residency, checkpoint_blocks, drive_decoder, drive_denoiser
-from .precision import GradientScale, vae_dtype
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.models.memory import (
+    Residency,
+    checkpoint_blocks,
+    drive_decoder,
+    drive_denoiser,
+)
+from gaussreg_fast.latent.models.precision import GradientScale, vae_dtype
 
 MOST_DEFAULT_STEPS = 8
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..errors import InputError
-from .base import MOST_DEFAULT_STEPS, Options, PipelineModel
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, Options, PipelineModel
 
 
 class Generic(PipelineModel):

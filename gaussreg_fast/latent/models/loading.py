@@ -7,20 +7,22 @@ import inspect
 import json
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import InputError
-from .base import Options, PipelineModel, first_line
-from .flux import Flux
-from .generic import Generic
-from .memory import OFFLOADS
-from .precision import resolve_device, resolve_dtype
-from .replay import replaying
-from .sana import Sana, SanaSprint
-from .stable_diffusion import StableDiffusion
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.models.base import Options, PipelineModel, first_line
+from gaussreg_fast.latent.models.flux import Flux
+from gaussreg_fast.latent.models.generic import Generic
+from gaussreg_fast.latent.models.memory import OFFLOADS
+from gaussreg_fast.latent.models.precision import resolve_device, resolve_dtype
+from gaussreg_fast.latent.models.replay import replaying
+from gaussreg_fast.latent.models.sana import Sana, SanaSprint
+from gaussreg_fast.latent.models.stable_diffusion import StableDiffusion
 
 ADAPTERS: dict[str, type[PipelineModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -139,6 +141,23 @@ def _fetch_index(repository: str, revision: str | None) -> Path:
         ) from error
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of loading from disk; the hub's, of downloading, stay."""
+    loggers = [
+        importlib.import_module(f"{package}.utils.logging")
+        for package in ("diffusers", "transformers")
+    ]
+    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in shown:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in shown:
+            logger.enable_progress_bar()
+
+
 def _load_pipeline(
     place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
 ) -> Any:
@@ -162,7 +181,7 @@ def _load_pipeline(
     known = inspect.signature(pipeline_class).parameters
     kwargs = {name: value for name, value in unwanted.items() if name in known}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_bars():
             # The name that all supported versions know.
             warnings.filterwarnings("ignore", message=".*torch_dtype. is deprecated")
             pipe = replaying(pipeline_class).from_pretrained(

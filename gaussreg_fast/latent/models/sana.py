@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import PipelineModel
+from gaussreg_fast.latent.models.base import PipelineModel
 
 
 class Sana(PipelineModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import PipelineModel
+from gaussreg_fast.latent.models.base import PipelineModel
 
 
 class StableDiffusion(PipelineModel):

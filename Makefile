@@ -1,4 +1,4 @@
-# make demo        the checkerboard experiment, from nothing to a table and a picture in demo-out/
+# make demo        the two experiments, from nothing to tables and pictures in demo-out/
 # make test        the tests, from nothing
 # make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
@@ -18,7 +18,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 	bench bench-check record-baseline clean \
 	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
-demo: $(VENV)/.cli
+demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
 
 test: $(VENV)/.dev
@@ -70,9 +70,10 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 		-C cmake.define.GAUSSREG_SANITIZE=ON .
 	touch $@
 
-# Reruns the demo for the README and puts its table there.
-readme: $(VENV)/.cli
-	$(BIN)/gaussreg-fast demo --out docs/demo
+# Reruns the experiments for the README, the second in full, and puts their tables there.
+readme: $(VENV)/.latent
+	$(BIN)/gaussreg-fast demo --out docs/demo --experiment checkerboard
+	$(BIN)/gaussreg-fast demo --out docs/demo --experiment frontier --full
 	$(BIN)/python -m bench readme
 
 # What this machine does, in a minute (docs/benchmarks.md): a table and plots in bench-out/.
@@ -141,14 +142,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Editable: Python sources are used as they stand, the C++ module is built here.
-$(VENV)/.cli: $(SOURCES) | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[cli]'
+$(VENV)/.latent: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[latent]'
 	touch $@
 
 $(VENV)/.bench: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
-	touch $@ $(VENV)/.cli
+	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.cli $(VENV)/.bench
+	touch $@ $(VENV)/.latent $(VENV)/.bench

@@ -15,7 +15,7 @@ from typing import Any
 from bench import ROOT, tables
 from bench.noise_injection import BATCHES
 from bench.tables import table
-from gaussreg_fast.latent import report
+from gaussreg_fast.latent import checkerboard_report, frontier_report
 from gaussreg_fast.latent.files import atomic_path
 
 REPORT = "docs/report/report.json"
@@ -26,7 +26,11 @@ def load(path: str) -> Any:
 
 
 def demo_table() -> str:
-    return report.markdown(load("docs/demo/demo.json"))
+    return checkerboard_report.markdown(load("docs/demo/demo.json"))
+
+
+def frontier_table() -> str:
+    return frontier_report.markdown(load("docs/demo/frontier.json"))
 
 
 def cpu_table() -> str:
@@ -129,6 +133,7 @@ MARKED = {
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
     ("docs/benchmarks.md", "report"): report_tables,
+    ("docs/demo/README.md", "frontier"): frontier_table,
     ("docs/demo/README.md", "learning rates"): learning_rates,
     ("docs/demo/README.md", "noise injection"): noise_injection,
 }
@@ -159,8 +164,10 @@ def main(given: list[str] | None = None) -> int:
             sys.exit(f"{name} does not show the results")
         with atomic_path(ROOT / name) as temporary:
             temporary.write_text(page, encoding="utf-8")
-    if check and (ROOT / "docs/demo/demo.md").read_text(encoding="utf-8") != demo_table():
-        sys.exit("docs/demo/demo.md does not show docs/demo/demo.json")
+    for name, text in {"demo": demo_table, "frontier": frontier_table}.items():
+        path = ROOT / f"docs/demo/{name}.md"
+        if check and path.read_text(encoding="utf-8") != text():
+            sys.exit(f"docs/demo/{name}.md does not show docs/demo/{name}.json")
     if check and (ROOT / REPORT).with_name("report.md").read_text() != tables.markdown(
         load(REPORT)
     ):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gaussreg_fast.latent import checkerboard, report
+from gaussreg_fast.latent import checkerboard
+from gaussreg_fast.latent import checkerboard_report as report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,7 +88,7 @@ def test_the_demo_command_writes_its_three_files(tmp_path):
     out = tmp_path / "deep" / "out"
     command = [
         sys.executable, "-m", "gaussreg_fast.latent", "demo", "--out", out, "--samples", "1",
-        "--iterations", "2", "--shuffles", "1",
+        "--iterations", "2", "--shuffles", "1", "--experiment", "checkerboard",
     ]  # fmt: skip
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

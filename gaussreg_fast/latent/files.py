@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaussreg_fast.latent.errors import InputError
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class LatentFileError(ValueError):
+class LatentFileError(InputError):
     """A latent file that cannot be used; the message names the file and says why."""
 
 

@@ -1,131 +1,190 @@
-"""The checkerboard experiment as a table, a picture and JSON."""
+"""What a run came to: one table of all iterations, one of all samples, curves, a page."""
 
 from __future__ import annotations
 
-import platform
-from dataclasses import asdict
-from datetime import datetime, timezone
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from gaussreg_fast import __version__
-from gaussreg_fast.latent.checkerboard import SHAPE, Outcome
-from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast.latent import folder as folders
+from gaussreg_fast.latent.config import RunConfig, to_yaml
+from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast.latent.folder import RunFolder
+from gaussreg_fast.latent.loop import STATUS, Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = (
-    "guard", "iterations", "seconds", "m1", "m2", "m4", "L_power", "lag-1", "pattern left",
-    "cosine to start", "p-value", "optimiser",
-)  # fmt: skip
-SHORT = ("guard", "iter", "sec", "m1", "m2", "m4", "L_power", "lag-1", "left", "cos", "p")
+KINDS = ("start", "best", "final")
+PICTURES = 12
+_NO_MEASURE = ("sample", "seed", "iteration", "status")
 
 
-def as_json(outcomes: list[Outcome], samples: int, seed: int) -> dict[str, Any]:
-    """Everything but the latents, with what is needed to run it again."""
-    rows = []
-    for outcome in outcomes:
-        row = asdict(outcome)
-        del row["latents"]
-        rows.append(row)
-    return {
-        "experiment": "checkerboard recovery",
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "samples": samples,
-        "shape": list(SHAPE),
-        "seed": seed,
-        "machine": {
-            "cpu": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gaussreg_fast": __version__,
-        },
-        "outcomes": rows,
-    }
+def write(
+    folder: RunFolder, config: RunConfig, batches: Sequence[Sequence[Sample]]
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Writes metrics.csv, samples.csv, latents.safetensors, curves.png and report.md.
+
+    Returns:
+        A mapping per sample, and the latents by kind.
+    """
+    places = [folder.batch(index) for index in range(len(batches))]
+    heading, rows = folders.read_metrics([place.metrics for place in places])
+    folders.write_csv(folder.path / "metrics.csv", heading, rows)
+    parts = [folders.load_tensors(place.result) for place in places]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    latents = {kind: whole[kind] for kind in KINDS}
+    folders.save_tensors(folder.path / "latents.safetensors", latents)
+    samples = [sample for batch in batches for sample in batch]
+    table = _samples(heading, rows, samples, whole)
+    folders.write_csv(
+        folder.path / "samples.csv", list(table[0]), [list(row.values()) for row in table]
+    )
+    with atomic_path(folder.path / "curves.png") as temporary:
+        _curves(heading, rows).savefig(temporary, dpi=110, format="png")
+    folders.write_text(folder.path / "report.md", page(folder, config, table))
+    return table, latents
 
 
-def _p_value(p: float) -> str:
-    return f"{p:.2g}" if p > 1e-99 else "<1e-99"
+def _samples(
+    heading: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    samples: Sequence[Sample],
+    whole: dict[str, Tensor],
+) -> list[dict[str, Any]]:
+    """Per sample: what it was, what became of it, the measures of three of its iterates."""
+    by_sample: dict[int, dict[int, Sequence[str]]] = {}
+    for row in rows:
+        by_sample.setdefault(int(row[0]), {})[int(row[2])] = row
+    table = []
+    for sample in samples:
+        iterates = by_sample[sample.index]
+        chosen = {
+            "start": 0, "best": int(whole["best.iteration"][sample.index]), "final": max(iterates),
+        }  # fmt: skip
+        line: dict[str, Any] = {
+            "sample": sample.index,
+            "prompt": sample.prompt,
+            "seed": sample.seed,
+            "status": STATUS[int(whole["status"][sample.index])],
+            "iterations": chosen["final"],
+            "best_iteration": chosen["best"],
+        }
+        if line["status"] == "running":
+            line["status"] = "finished"
+        for kind, iteration in chosen.items():
+            for name, value in zip(heading, iterates[iteration], strict=True):
+                if name not in _NO_MEASURE:
+                    line[f"{kind}/{name}"] = float(value) if value else math.nan
+        table.append(line)
+    return table
 
 
-def table_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The cells of the table, in the order of `COLUMNS`, without the heading."""
-    return [
-        [
-            row["name"],
-            str(row["iterations"]),
-            f"{row['seconds']:.2f}",
-            f"{row['moments'][0]:+.3f}",
-            f"{row['moments'][1]:.3f}",
-            f"{row['moments'][3]:.2f}",
-            f"{row['power']:.4f}",
-            f"{row['lag1']:+.3f}",
-            f"{100 * row['pattern']:.0f} %",
-            f"{row['cosine']:+.3f}",
-            _p_value(row["p_value"]),
-            row["settings"],
-        ]
-        for row in result["outcomes"]
-    ]
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The table in Markdown."""
-    rows = [list(COLUMNS), ["---"] * len(COLUMNS), *table_rows(result)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def picture(outcomes: list[Outcome]) -> Figure:
-    """Latents, their spectra and loss curves, a column per guard; lag-1 over time below."""
+def _curves(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
+    """Every measure over the iterations: a thin line per sample, their median thick."""
     from matplotlib.figure import Figure
 
-    n = len(outcomes)
-    figure = Figure(figsize=(1.9 * n, 7.4), layout="constrained")
-    grid = figure.add_gridspec(4, n, height_ratios=[1.55, 1.7, 1, 1.5])
-    for k, outcome in enumerate(outcomes):
-        plane = outcome.latents[0, 0]
-        latent = figure.add_subplot(grid[0, k])
-        latent.imshow(plane.numpy(), cmap="gray", vmin=-3, vmax=3)
-        latent.set(title=outcome.name, xticks=[], yticks=[])
-        spectrum = figure.add_subplot(grid[1, k])
-        power = torch.fft.fftshift(torch.fft.fft2(plane, norm="ortho")).abs().square()
-        spectrum.imshow(power.clamp_min(1e-3).log10().numpy(), cmap="magma", vmin=-2, vmax=3)
-        spectrum.set(xticks=[], yticks=[], xlabel=f"p {_p_value(outcome.p_value)}")
-        curve = figure.add_subplot(grid[2, k])
-        if outcome.losses:
-            curve.plot(outcome.losses, lw=1)
-            curve.set(title="loss", xticks=[0, len(outcome.losses)])
-            curve.title.set_fontsize("small")
-            curve.tick_params(labelsize="x-small")
-            curve.yaxis.get_offset_text().set_fontsize("xx-small")
-        else:
-            curve.set_axis_off()
-        if k == 0:
-            latent.set_ylabel("latent, channel 0")
-            spectrum.set_ylabel("log power spectrum")
-    lag1 = figure.add_subplot(grid[3, :])
-    for k, outcome in enumerate(outcomes[1:], start=1):
-        values = outcome.lag1_curve
-        marker = "o" if len(values) == 2 else None
-        lag1.plot(values, color=f"C{k}", marker=marker, ms=3, label=outcome.name)
-    lag1.axhline(0, color="k", lw=0.6)
-    lag1.set(xlabel="iteration", ylabel="lag-1 autocorrelation")
-    lag1.legend(ncols=n - 1, fontsize="small", loc="upper right")
-    figure.suptitle("Checkerboard recovery: one Gaussianity loss and nothing else")
+    names = [
+        name
+        for k, name in enumerate(heading)
+        if name not in _NO_MEASURE and any(row[k] for row in rows)
+    ]
+    columns = 3
+    height = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4 * columns, 2.4 * height), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        column = list(heading).index(name)
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            if row[column]:
+                curves.setdefault(row[0], []).append((int(row[2]), float(row[column])))
+        at: dict[int, list[float]] = {}
+        for curve in curves.values():
+            axis.plot(*zip(*curve, strict=True), color="tab:blue", lw=0.5, alpha=0.4)
+            for iteration, value in curve:
+                at.setdefault(iteration, []).append(value)
+        middle = [float(torch.tensor(at[t]).nanmedian()) for t in sorted(at)]
+        axis.plot(sorted(at), middle, color="tab:blue", lw=2)
+        axis.set_title(name, fontsize="medium")
+        if name == "p_value":
+            axis.set(yscale="log", ylim=(1e-6, 1.5))
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis in axes[-columns:]:
+        axis.set_xlabel("iteration")
     return figure
 
 
-def save(outcomes: list[Outcome], result: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes demo.png, demo.md and demo.json, each whole or not at all."""
-    paths = [folder / name for name in ("demo.png", "demo.md", "demo.json")]
-    with atomic_path(paths[0]) as temporary:
-        picture(outcomes).savefig(temporary, dpi=110, format="png")
-    with atomic_path(paths[1]) as temporary:
-        temporary.write_text(markdown(result), encoding="utf-8")
-    with atomic_path(paths[2]) as temporary:
-        temporary.write_text(json_text(result) + "\n", encoding="utf-8")
-    return paths
+def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) -> str:
+    """The report: what was asked, what it came to, pictures, settings."""
+    target = " + ".join(f"{r.weight:g} {r.name}" for r in config.rewards)
+    held = ", ".join(r.name for r in config.held_out) or "none"
+    failed = [row for row in table if row["status"] == "failed"]
+    lines = [
+        "# Latent optimisation",
+        "",
+        f"{len(table)} samples of `{config.model.source}`, reward {target}, held out: {held}, "
+        f"guard {config.guard.name}, {config.iterations} iterations of {config.optimizer.name} "
+        f"({config.optimizer.lr:g}). The best iterate is chosen by "
+        f"{_CHOICE[config.selection]}.",
+        "",
+    ]
+    for row in failed:
+        lines += [
+            f"**Sample {row['sample']} failed** in iteration {row['iterations']}: its reward or "
+            "gradient was not finite. Its best iterate is from before.",
+            "",
+        ]
+    lines += [*_summary(table, config), "", "![curves](curves.png)", "", *_pictures(folder, table)]
+    lines += ["", "## Settings", "", "```yaml", to_yaml(config).rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+_CHOICE = {
+    "held_out": "the held-out rewards",
+    "gaussianity": "Gaussianity: the latest that still passes for noise",
+    "last": "being the last",
+}
+
+
+def _summary(table: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
+    """Means and standard errors over the samples, a row per measure."""
+    rewards = config.reward_columns if len(config.rewards) > 1 else []
+    held = config.held_out_columns
+    lines = ["| mean over samples | start | best | final |", "| --- | --- | --- | --- |"]
+    for name in ["reward", *rewards, *held, "guard", "p_value", "cosine", "distance"]:
+        cells = [_mean([row[f"{kind}/{name}"] for row in table]) for kind in KINDS]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return lines
+
+
+def _mean(values: Sequence[float]) -> str:
+    finite = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
+    if not len(finite):
+        return ""
+    error = f" ± {finite.std() / len(finite) ** 0.5:.2g}" if len(finite) > 1 else ""
+    return f"{finite.mean():.4g}{error}"
+
+
+def _pictures(folder: RunFolder, table: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| sample | prompt, seed | start | best | final |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in table[:PICTURES]:
+        number, iterations = row["sample"], (0, row["best_iteration"], row["iterations"])
+        cells = [
+            f'<img src="{folder.image(number, kind).relative_to(folder.path)}" width="160" '
+            f'style="image-rendering: pixelated"><br>iteration {iteration}, reward '
+            f"{row[f'{kind}/reward']:.4g}"
+            for kind, iteration in zip(KINDS, iterations, strict=True)
+        ]
+        prompt = row["prompt"].replace("|", "\\|")
+        lines.append(f"| {number} | {prompt}, {row['seed']} | " + " | ".join(cells) + " |")
+    if len(table) > PICTURES:
+        lines.append(f"\n{len(table) - PICTURES} more samples in images/ and samples.csv.")
+    return lines

@@ -1,0 +1,146 @@
+"""`gaussreg-fast demo`: the two experiments, each a table, a picture and JSON."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gaussreg_fast.latent import checkerboard, checkerboard_report
+from gaussreg_fast.latent.errors import InputError
+
+
+class Which(str, Enum):
+    """The experiments."""
+
+    all = "all"
+    checkerboard = "checkerboard"
+    frontier = "frontier"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and JSON.")] = Path(
+        "demo-out"
+    ),
+    experiment: Annotated[Which, typer.Option(help="Which of the two.")] = Which.all,
+    samples: Annotated[int, typer.Option(min=1, help="Checkerboards to optimise.")] = 4,
+    iterations: Annotated[int, typer.Option(min=1, help="Per guard, on checkerboards.")] = 100,
+    shuffles: Annotated[int, typer.Option(min=0, help="PRNO's, on checkerboards.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the checkerboards.")] = 0,
+    latents: Annotated[int, typer.Option(min=10, help="Digits to optimise, per seed.")] = 20,
+    full: Annotated[
+        bool, typer.Option(help="Digits: 200 latents, 3 seeds, weights tuned anew; resumable.")
+    ] = False,
+) -> None:
+    """Rerun the experiments: which guard sees a checkerboard, which keeps a reward from hacking."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):  # better now than after a minute of computing
+        raise InputError(f"{out}: not writable")
+    console = Console()
+    if experiment is not Which.frontier:
+        _checkerboard(console, out, samples, iterations, shuffles, seed)
+    if experiment is not Which.checkerboard:
+        _frontier(console, out, latents, full)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console)
+
+
+def _table(title: str, caption: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
+    table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
+    for name in heads:
+        table.add_column(name, justify="left" if name == "guard" else "right")
+    for row in rows:
+        table.add_row(*row[: len(heads)])
+    return table
+
+
+def _wrote(console: Console, paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _checkerboard(
+    console: Console, out: Path, samples: int, iterations: int, shuffles: int, seed: int
+) -> None:
+    guards = checkerboard.methods(shuffles)
+    total = sum(iterations if guard.optimizer else 1 for guard in guards)
+    with _progress(console) as progress:
+        task = progress.add_task("start", total=total)
+
+        def advance(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        outcomes = checkerboard.experiment(samples, iterations, seed, shuffles, advance)
+    report = checkerboard_report
+    result = report.as_json(outcomes, samples, seed)
+    console.print(
+        _table(
+            f"Checkerboard recovery, {samples} latents of 4 x 64 x 64, means",
+            "left: of the pattern; cos: to the start; p: of being white Gaussian noise",
+            report.SHORT,
+            report.table_rows(result),
+        )
+    )
+    _wrote(console, report.save(outcomes, result, out))
+
+
+def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
+    try:
+        from gaussreg_fast.latent import frontier, frontier_report
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the digits experiment needs {error.name}: pip install 'gaussreg_fast[latent]', or "
+            "pass --experiment checkerboard"
+        ) from error
+    design = frontier.FULL if full else frontier.Design(latents=latents)
+    cells = out / "frontier-cells" if full else None
+    if cells:
+        cells.mkdir(exist_ok=True)
+    with _progress(console) as progress:
+        task = progress.add_task("loading", total=None)
+
+        def advance(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        experiment = frontier.Experiment(cells, advance)
+        weights = dict(frontier.TUNED)
+        if full:
+            progress.update(
+                task, total=frontier.iterations_of(frontier.TUNING, frontier.TUNING_ARMS)
+            )
+            weights = experiment.tune()
+        arms = frontier.arms(design, weights)
+        total = frontier.iterations_of(design, len(arms))
+        progress.update(task, total=total, completed=0)
+        curves = {arm.name: experiment.curves(design, arm) for arm in arms}
+    result = frontier_report.as_json(design, arms, curves)
+    console.print(_frontier_table(result))
+    for line in frontier_report.statements(result):
+        console.print(line, highlight=False)
+    _wrote(console, frontier_report.save(result, curves, out))
+
+
+def _frontier_table(result: dict[str, Any]) -> Table:
+    """Narrow enough for 80 columns; the whole is in the file."""
+    from gaussreg_fast.latent import frontier_report
+
+    keep = (0, 2, 4, 5, 7, 9, 10)
+    heads = ("guard", "reward", "agree", "p", "matched at", "against none there", "")
+    rows = [[row[k] for k in keep] for row in frontier_report.table_rows(result)]
+    design = result["design"]
+    return _table(
+        f"Digits optimised for {design['reward']}, {design['latents']} per seed",
+        "agree: held-out classifiers with the prompt, at the end; matched: where the reward is "
+        f"{result['matched_reward']:.3f}; against none: held-out score there",
+        heads,
+        rows,
+    )

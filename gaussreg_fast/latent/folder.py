@@ -1,0 +1,231 @@
+"""The files of a run: written so that a run killed at any moment can go on.
+
+config.yaml          the resolved settings
+environment.json     versions and machine
+batches/0000/        a batch of samples, worked on by one process
+    state.safetensors    latents, optimiser, best iterates: the last checkpoint
+    metrics.csv          a row per sample and iteration
+    result.safetensors   start, best and final latents, when it is finished
+images/000-best.png  of every sample: start, best, final
+metrics.csv samples.csv latents.safetensors curves.png report.md   of all, at the end
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import __version__
+from gaussreg_fast.latent import config as configs
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast.latent.loop import STATUS, Record
+
+
+class RunFolder:
+    """A run's folder, new or begun.
+
+    Raises:
+        InputError: not a folder, not empty and not a run's, or a run of other settings.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, config: configs.RunConfig) -> None:
+        self.path, self._config = path, config
+        stored = path / "config.yaml"
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is not a folder")
+        if stored.exists():
+            _same(stored, configs.resolve(configs.load_yaml(stored)), config)
+        elif path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+            raise InputError(f"{path}: holds other files; choose a new folder")
+
+    def create(self, model: Mapping[str, Any]) -> None:
+        """Makes the folder, where it is not there yet.
+
+        Args:
+            model: what the model's settings were resolved to, for the record.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._new = not (self.path / "config.yaml").exists()
+        (self.path / "images").mkdir(parents=True, exist_ok=True)
+        (self.path / "batches").mkdir(exist_ok=True)
+        if self._new:
+            write_text(self.path / "environment.json", json_text(environment(model)) + "\n")
+            write_text(self.path / "config.yaml", configs.to_yaml(self._config))
+
+    def discard_if_untouched(self) -> None:
+        """Takes a folder that `create` has just made away again, if no iteration is in it."""
+        if self._new and not any(self.path.glob("batches/*/*")):
+            shutil.rmtree(self.path)
+
+    def batch(self, index: int) -> BatchFolder:
+        """The folder of a batch."""
+        return BatchFolder(self.path / "batches" / f"{index:04d}")
+
+    def image(self, sample: int, kind: str) -> Path:
+        """The picture of a sample; `kind` is start, best or final."""
+        return self.path / "images" / f"{sample:03d}-{kind}.png"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second run out of the folder.
+
+        Raises:
+            InputError: another run is at work in it.
+        """
+        with open(self.path / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another run is at work in this folder") from None
+            yield
+
+
+class BatchFolder:
+    """The files of one batch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.csv"
+        self.state = path / "state.safetensors"
+        self.result = path / "result.safetensors"
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The last checkpoint, and the metrics cut back to it; None to begin anew.
+
+        Raises:
+            InputError: the checkpoint cannot be read.
+        """
+        if not self.state.exists():
+            self.path.mkdir(exist_ok=True)
+            self.metrics.unlink(missing_ok=True)
+            return None
+        tensors = load_tensors(self.state)
+        os.truncate(self.metrics, int(tensors.pop("metrics.bytes")))
+        return tensors
+
+    def append(self, record: Record) -> None:
+        """Adds the rows of an iterate to the metrics."""
+        new = not self.metrics.exists()
+        with open(self.metrics, "a", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            if new:
+                writer.writerow(["sample", "seed", "iteration", "status", *record.values])
+            columns = [column.tolist() for column in record.values.values()]
+            for row, sample in enumerate(record.samples):
+                values = ["" if column[row] != column[row] else column[row] for column in columns]
+                status = STATUS[record.status[row]]
+                writer.writerow([sample.index, sample.seed, record.iteration, status, *values])
+
+    def save(self, tensors: Mapping[str, Tensor]) -> None:
+        """A checkpoint: it stands for exactly the metrics written so far."""
+        size = torch.tensor(self.metrics.stat().st_size)
+        save_tensors(self.state, {**tensors, "metrics.bytes": size})
+
+
+def _same(path: Path, stored: configs.RunConfig, config: configs.RunConfig) -> None:
+    for key, old in stored.model_dump(mode="json").items():
+        new = config.model_dump(mode="json")[key]
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = next(k for k in {**old, **new} if old.get(k) != new.get(k))
+            key, old, new = f"{key}.{inner}", old.get(inner), new.get(inner)
+        raise InputError(
+            f"{path.parent}: holds a run of other settings ({key}: {old!r} there, {new!r} now); "
+            "choose a new folder, or repeat its settings to go on with it"
+        )
+
+
+def environment(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, machine and the model's resolved settings, for the record."""
+    from importlib import metadata
+
+    packages = ("torch", "diffusers", "transformers", "accelerate", "triton", "numpy")
+    versions = {"gaussreg_fast": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": versions,
+        "model": dict(model),
+        "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu},
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Writes a (3, H, W) image in [0, 1] as PNG, whole or not at all; NaN becomes black."""
+    from PIL import Image
+
+    pixels = image.detach().float().cpu().nan_to_num(0.0).clamp(0, 1).mul(255).round()
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels.byte().permute(1, 2, 0).numpy()).save(temporary, format="png")
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: unreadable ({error})") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors by name, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        except SafetensorError as error:  # its own name for a full disk
+            raise OSError(None, str(error), str(path)) from error
+
+
+def read_metrics(paths: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of several metrics files, in their order."""
+    heading: list[str] = []
+    rows: list[list[str]] = []
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as handle:
+            reader = csv.reader(handle)
+            heading = next(reader)
+            rows += list(reader)
+    return heading, rows
+
+
+def write_csv(path: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a table, whole or not at all."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(heading)
+        writer.writerows(rows)

@@ -1,0 +1,226 @@
+"""A whole run: prompts and seeds in batches, a folder that can be gone on with, several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast.latent import files, report
+from gaussreg_fast.latent.config import RewardSettings, RunConfig, resolve
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.folder import (
+    BatchFolder,
+    RunFolder,
+    save_tensors,
+    write_image,
+)  # fmt: skip
+from gaussreg_fast.latent.loop import Batch, Problem, Record, Sample
+from gaussreg_fast.latent.models import load_model
+from gaussreg_fast.latent.rewards import RewardSum, load_rewards
+
+Callback = Callable[[Record], object]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        folder: where everything lies (see `gaussreg_fast.latent.folder`).
+        samples: per sample its prompt, seed, status, best iteration, and the values of its
+            start, best and final iterates under `start/...`, `best/...`, `final/...`.
+        latents: "start", "best", "final": (samples, *latent) float32.
+    """
+
+    folder: Path
+    samples: list[dict[str, Any]]
+    latents: dict[str, Tensor]
+
+    def image(self, sample: int, kind: str = "best") -> Path:
+        """The picture of a sample's start, best or final iterate."""
+        return self.folder / "images" / f"{sample:03d}-{kind}.png"
+
+
+def optimize(
+    config: RunConfig | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> RunResult | None:
+    """Optimises starting noises against rewards, guarded, and leaves a run folder.
+
+    A folder that holds a run of the same settings is gone on with, to the same result as if it
+    had never been interrupted (on the same machine). Under `torchrun` or `accelerate launch`
+    the batches are shared out between the processes.
+
+    Args:
+        config: settings, see `RunConfig`; or give them as keyword arguments, or both.
+        out: the run's folder.
+        callbacks: called with a `Record` after each iteration of this process.
+        settings: fields of `RunConfig`.
+
+    Returns:
+        The result, or None in processes other than the first.
+
+    Raises:
+        InputError: bad settings, unknown model or reward, a folder of another run.
+        OSError: the folder cannot be written.
+    """
+    if not isinstance(config, RunConfig):
+        config = resolve(config or {}, settings)
+    elif settings:
+        raise InputError("give a RunConfig or settings, not both")
+    ranks = _Ranks()
+    folder = RunFolder(Path(out), config)
+    mine = [
+        (index, samples)
+        for index, samples in enumerate(batches(config))
+        if index % ranks.count == ranks.index and not folder.batch(index).result.exists()
+    ]
+    problem = build(config, ranks.device) if mine else None
+    with _opened(folder, ranks, problem.model.settings if problem else {}):
+        for index, samples in mine:
+            assert problem
+            run_batch(folder, config, problem, index, samples, callbacks)
+        ranks.wait()
+        if ranks.index:
+            return None
+        return RunResult(folder.path, *report.write(folder, config, batches(config)))
+
+
+class _Ranks:
+    """This process among those of the launch; one alone where there is no launcher."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available())
+        self.index, self.count = self._state.process_index, self._state.num_processes
+        self.device = str(self._state.device) if self.count > 1 else "auto"
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self._state.wait_for_everyone()
+
+
+@contextmanager
+def _opened(folder: RunFolder, ranks: _Ranks, model: dict[str, Any]) -> Iterator[None]:
+    """The run's folder, made by the first process and locked while it works.
+
+    Bad input that shows only in the first iteration leaves no folder behind.
+    """
+    if ranks.index:
+        ranks.wait()
+        yield
+        return
+    folder.create(model)
+    with folder.lock():
+        ranks.wait()
+        try:
+            yield
+        except InputError:
+            folder.discard_if_untouched()
+            raise
+
+
+def batches(config: RunConfig) -> Sequence[tuple[Sample, ...]]:
+    """The samples of a run in batches: prompts outermost, then seeds."""
+    pairs = [(prompt, seed) for prompt in config.prompts for seed in config.seeds]
+    samples = [Sample(index, *pair) for index, pair in enumerate(pairs)]
+    size = config.batch_size
+    return [tuple(samples[k : k + size]) for k in range(0, len(samples), size)]
+
+
+def build(config: RunConfig, device: str = "auto") -> Problem:
+    """Loads what a config names.
+
+    Raises:
+        InputError: a model or reward cannot be loaded.
+    """
+    settings = config.model.model_dump()
+    if settings["device"] == "auto":
+        settings["device"] = device
+    model = load_model(settings.pop("source"), **settings)
+
+    def loaded(rewards: Sequence[RewardSettings]) -> RewardSum | None:
+        specs = [reward.spec() for reward in rewards]
+        return load_rewards(specs, device=model.device) if specs else None
+
+    return Problem(
+        model=model,
+        rewards=loaded(config.rewards),
+        held_out=loaded(config.held_out),
+        guard=config.guard.build(),
+        optimizer=config.optimizer.build,
+        iterations=config.iterations,
+        clip=config.optimizer.clip,
+        select=config.selection,
+        p_value=config.p_value,
+        patience=config.patience,
+        evaluate_every=config.evaluate_every,
+        seed=config.seed,
+    )
+
+
+def run_batch(
+    folder: RunFolder,
+    config: RunConfig,
+    problem: Problem,
+    index: int,
+    samples: Sequence[Sample],
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Runs or goes on with one batch, to its images and its result."""
+    place = folder.batch(index)
+    given = _given_latents(config, problem.model.latent_shape)
+    batch = Batch(
+        problem, samples, None if given is None else given[samples[0].index :][: len(samples)]
+    )
+    saved = place.load()
+    if saved is not None:
+        batch.load_state(saved)
+    while not batch.done:
+        record = batch.step()
+        place.append(record)
+        if batch.iteration % config.checkpoint_every == 0:
+            place.save(batch.state())
+        for callback in callbacks:
+            callback(record)
+    place.save(batch.state())
+    _finish(folder, place, batch)
+
+
+def _finish(folder: RunFolder, place: BatchFolder, batch: Batch) -> None:
+    latents = {
+        "start": batch.start,
+        "best": batch.selection.latents,
+        "final": batch.latents.detach(),
+    }
+    for kind, x in latents.items():
+        for sample, image in zip(batch.samples, batch.images(x), strict=True):
+            write_image(folder.image(sample.index, kind), image)
+    save_tensors(
+        place.result,
+        {**latents, "best.iteration": batch.selection.iteration, "status": batch.status},
+    )
+
+
+def _given_latents(config: RunConfig, shape: tuple[int, ...]) -> Tensor | None:
+    """The noises that a run is to start from, if it names any: one per sample."""
+    if config.latents is None:
+        return None
+    latents = files.load_latents(config.latents)
+    wanted = (len(config.prompts) * len(config.seeds), *shape)
+    if tuple(latents.shape) != wanted:
+        raise InputError(
+            f"{config.latents}: must hold a noise for every sample, shape {wanted}, got "
+            f"{tuple(latents.shape)}"
+        )
+    return latents

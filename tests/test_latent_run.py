@@ -1,0 +1,309 @@
+"""Whole runs on the embedded Stable Diffusion: folders, resuming, several processes, bad input."""
+
+import csv
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from gaussreg_fast.latent import config, optimize
+from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.run import batches
+
+SETTINGS = {
+    "prompts": ["a handwritten three", "a handwritten eight", "a handwritten one"],
+    "rewards": ["digits-ink"],
+    "held_out": ["digits-class-a"],
+    "guard": "mpgr",
+    "optimizer": {"lr": 5.0},
+    "iterations": 12,
+    "batch_size": 2,
+    "checkpoint_every": 3,
+}
+ASIDE = {".lock", "environment.json"}
+
+
+def run(out, **changes):
+    return optimize({**SETTINGS, **changes}, out=out)
+
+
+def files(folder):
+    """Every file of a run that its settings determine, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and path.name not in ASIDE
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    torch.set_num_threads(1)
+    return run(folder)
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_leaves_its_files(whole):
+    names = set(files(whole.folder))
+    for name in ("config.yaml", "metrics.csv", "samples.csv", "latents.safetensors", "curves.png",
+                 "report.md"):  # fmt: skip
+        assert name in names
+    for index in range(2):
+        assert f"batches/{index:04d}/state.safetensors" in names
+        assert f"batches/{index:04d}/result.safetensors" in names
+    for sample in range(3):
+        for kind in ("start", "best", "final"):
+            assert Image.open(whole.image(sample, kind)).size == (16, 16)
+    assert not [name for name in names if Path(name).name.startswith(".")]
+
+
+def test_metrics_have_a_row_per_sample_and_iterate(whole):
+    metrics = rows(whole.folder / "metrics.csv")
+    seen = sorted((int(r["sample"]), int(r["iteration"])) for r in metrics)
+    assert seen == [(s, t) for s in range(3) for t in range(13)]
+    assert {r["status"] for r in metrics} == {"running"}
+    for column in ("reward", "digits-ink", "held_out/digits-class-a", "guard", "p_value"):
+        assert all(r[column] for r in metrics)
+    ink = {(int(r["sample"]), int(r["iteration"])): float(r["reward"]) for r in metrics}
+    assert all(ink[s, 12] > ink[s, 0] for s in range(3))
+
+
+def test_the_table_of_samples_agrees_with_the_metrics(whole):
+    metrics = {(r["sample"], int(r["iteration"])): r for r in rows(whole.folder / "metrics.csv")}
+    for row, listed in zip(whole.samples, rows(whole.folder / "samples.csv"), strict=True):
+        own = [metrics[str(row["sample"]), t] for t in range(13)]
+        held = [float(r["held_out"]) for r in own]
+        assert row["best_iteration"] == held.index(max(held)) == int(listed["best_iteration"])
+        assert row["best/reward"] == float(own[row["best_iteration"]]["reward"])
+        assert row["start/reward"] == float(own[0]["reward"])
+        assert row["final/held_out"] == held[12]
+        assert row["status"] == "finished"
+        assert row["prompt"] == SETTINGS["prompts"][row["sample"]]
+
+
+def test_latents_are_kept(whole):
+    latents = load_file(whole.folder / "latents.safetensors")
+    assert set(latents) == {"start", "best", "final"}
+    for kind, value in latents.items():
+        assert value.shape == (3, 16, 8, 8)
+        assert torch.equal(value, whole.latents[kind])
+    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(latents["start"][1], noise)
+
+
+def test_the_report_shows_settings_and_pictures(whole):
+    page = (whole.folder / "report.md").read_text()
+    for text in ("digits-ink", "mpgr", "a handwritten three", "curves.png", "iterations: 12"):
+        assert text in page
+    for part in page.split('src="')[1:]:
+        assert (whole.folder / part.split('"')[0]).exists()
+    kept = config.resolve(yaml.safe_load((whole.folder / "config.yaml").read_text()))
+    assert kept == config.resolve(SETTINGS)
+
+
+def test_seeds_make_samples_for_every_prompt():
+    made = batches(config.resolve({**SETTINGS, "seeds": [4, 5], "batch_size": 4}))
+    assert [(s.index, s.prompt.split()[-1], s.seed) for batch in made for s in batch] == [
+        (0, "three", 4), (1, "three", 5), (2, "eight", 4), (3, "eight", 5), (4, "one", 4),
+        (5, "one", 5),
+    ]  # fmt: skip
+    assert [len(batch) for batch in made] == [4, 2]
+
+
+def test_callbacks_see_every_iterate(tmp_path):
+    seen = []
+    changes = {"iterations": 2, "prompts": SETTINGS["prompts"][:1]}
+    optimize({**SETTINGS, **changes}, out=tmp_path / "run", callbacks=[seen.append])
+    assert [record.iteration for record in seen] == [0, 1, 2]
+    assert seen[0].images.shape == (1, 3, 16, 16)
+
+
+def test_a_run_can_start_from_given_latents(tmp_path):
+    noise = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(7))
+    save_file({"latents": noise}, tmp_path / "noise.safetensors")
+    result = run(tmp_path / "run", latents=str(tmp_path / "noise.safetensors"), iterations=1)
+    assert torch.equal(result.latents["start"], noise)
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+    before = files(whole.folder)
+    again = run(whole.folder)
+    assert files(whole.folder) == before
+    assert again.samples == whole.samples
+
+
+def child(out):
+    torch.set_num_threads(1)
+    run(out)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(whole, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gaussreg_fast.latent.run", "diffusers", "transformers"])
+    out, chance, kills = tmp_path / "run", random.Random(3), 0
+    for _ in range(40):
+        process = context.Process(target=child, args=(out,))
+        process.start()
+        written = len(list_metrics(out))
+        goal = written + chance.randint(1, 8) if kills < 6 else 10**9
+        while process.is_alive() and len(list_metrics(out)) < goal:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.05)
+        if process.is_alive() and kills < 6:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0
+    assert kills >= 3
+    assert files(out) == files(whole.folder)
+
+
+def list_metrics(out):
+    return [line for path in Path(out).glob("batches/*/metrics.csv") for line in open(path)]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches(whole, tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "gaussreg_fast.latent", "optimize", "--config", str(tmp_path / "run.yaml"),
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "run") == files(whole.folder)
+    assert done.stdout.count("wrote ") == 1
+
+
+def test_other_settings_are_another_run(whole):
+    with pytest.raises(InputError, match=r"optimizer\.lr: 5\.0 there, 4\.0 now"):
+        run(whole.folder, optimizer={"lr": 4.0})
+    with pytest.raises(InputError, match="iterations: 12 there, 13 now"):
+        run(whole.folder, iterations=13)
+
+
+def test_a_second_run_in_the_same_folder_is_kept_out(whole):
+    import fcntl
+
+    with open(whole.folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is at work"):
+            run(whole.folder)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rewards": ["clipp"]}, "clipp"),
+        ({"rewards": ["no_such_module:reward"]}, "no_such_module"),
+        ({"model": "no/such-folder/at-all"}, "no/such-folder/at-all"),
+        ({"latents": "missing.safetensors"}, "no such file"),
+        ({"latents": "wrong.safetensors"}, r"\(3, 16, 8, 8\), got \(3, 16, 8, 7\)"),
+        ({"latents": "few.safetensors"}, r"got \(2, 16, 8, 8\)"),
+        ({"prompts": ["a cat"], "rewards": ["digits-class"]}, "a cat"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path, monkeypatch, changes, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_file({"latents": torch.zeros(3, 16, 8, 7)}, "wrong.safetensors")
+    save_file({"latents": torch.zeros(2, 16, 8, 8)}, "few.safetensors")
+    with pytest.raises(InputError, match=said) as error:
+        run(tmp_path / "run", **changes)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_of_others_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds other files"):
+        run(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        run(tmp_path / "thesis.tex")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, whole):
+    from gaussreg_fast.latent import folder
+
+    real, calls = folder.save_tensors, []
+
+    def full(path, tensors):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, tensors)
+
+    monkeypatch.setattr(folder, "save_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "run")
+    monkeypatch.setattr(folder, "save_tensors", real)
+    assert files(run(tmp_path / "run").folder) == files(whole.folder)
+
+
+def cli(*arguments, cwd):
+    command = [sys.executable, "-m", "gaussreg_fast.latent", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_the_command_line(tmp_path):
+    done = cli(
+        "optimize", "--out", "run", "--prompt", "a handwritten three", "--reward",
+        "digits-ink=2", "--held-out", "digits-class-a", "--guard", "kl", "--iterations", 2,
+        "--seeds", 2, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "wrote run/report.md" in done.stdout
+    kept = config.resolve(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
+    assert (kept.rewards[0].weight, kept.guard.name, kept.seeds) == (2.0, "kl", (0, 1))
+    again = cli("optimize", "--out", "run", cwd=tmp_path)  # the folder's own settings
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--reward", "digits-ink"], "prompts: required"),
+        (["--prompts-file", "none.txt", "--reward", "digits-ink"], "none.txt: No such file"),
+        (["--config", "none.yaml"], "none.yaml: No such file"),
+    ],
+)
+def test_bad_commands_are_one_line_and_exit_code_2(tmp_path, arguments, said):
+    done = cli("optimize", "--out", "run", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -12,17 +12,24 @@ from gaussreg_fast.diagnostics import Diagnosis, diagnose
 from gaussreg_fast.functional import (
     backends,
     covariance_loss,
+    ddim_step_kl_terms,
+    ddpm_step_kl_terms,
+    f_divergence,
+    flow_step_kl_terms,
     gaussianity_loss,
     gaussianity_value_and_grad,
     kl_loss,
     kurtosis_loss,
     moment_loss,
     norm_loss,
+    path_kl,
+    path_kl_value_and_grad,
     permutation,
     permuted_statistics,
     power_spectrum_loss,
     prno_loss,
     project_white_noise,
+    surrogate_reward,
 )
 from gaussreg_fast.modules import (
     CovarianceLoss,
@@ -34,6 +41,7 @@ from gaussreg_fast.modules import (
     PowerSpectrumLoss,
     PRNOLoss,
 )
+from gaussreg_fast.path import PathKL
 
 try:
     __version__ = version("gaussreg_fast")
@@ -49,20 +57,28 @@ __all__ = [
     "MomentLoss",
     "NormLoss",
     "PRNOLoss",
+    "PathKL",
     "PowerSpectrumLoss",
     "__version__",
     "backends",
     "covariance_loss",
+    "ddim_step_kl_terms",
+    "ddpm_step_kl_terms",
     "diagnose",
+    "f_divergence",
+    "flow_step_kl_terms",
     "gaussianity_loss",
     "gaussianity_value_and_grad",
     "kl_loss",
     "kurtosis_loss",
     "moment_loss",
     "norm_loss",
+    "path_kl",
+    "path_kl_value_and_grad",
     "permutation",
     "permuted_statistics",
     "power_spectrum_loss",
     "prno_loss",
     "project_white_noise",
+    "surrogate_reward",
 ]

@@ -19,7 +19,12 @@ PERMUTATIONS = ("shared", "per_sample", "none")
 REDUCTIONS = ("none", "mean", "sum")
 BACKENDS = ("auto", "triton", "native", "torch")
 PRECISIONS = ("fp32", "tf32")
+KINDS = ("kl", "forward_kl", "gamma", "chi2", "js", "tv")
+SAMPLES = ("p", "q")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+VARIANCES = ("fixed_small", "fixed_large")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 MAX_ORDER = 8
 MAX_DIMENSION = 2**31
 
@@ -36,8 +41,8 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def latents(x: Any, name: str = "x") -> int:
-    """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
+def floating(name: str, x: Any) -> None:
+    """A dense tensor of real floating-point numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided or x.is_quantized:
@@ -45,6 +50,11 @@ def latents(x: Any, name: str = "x") -> int:
         raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+
+
+def latents(x: Any, name: str = "x") -> int:
+    """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
+    floating(name, x)
     if x.dim() < 2:
         raise ValueError(
             f"{name} must have shape (B, *latent) with at least two dimensions, got "
@@ -152,7 +162,7 @@ def permutation(value: Any, x: Tensor, dimension: int) -> None:
     That its entries are a permutation is checked where they are read (`bijection`).
     """
     if isinstance(value, Tensor):
-        if value.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        if value.dtype not in INTEGERS:
             raise TypeError(f"permutation must have an integer dtype, got {value.dtype}")
         if value.device != x.device:
             raise ValueError(
@@ -188,3 +198,95 @@ def bijection(index: Tensor) -> None:
             f"permutation must hold each of 0..{size - 1} once, got duplicates ({missing} is "
             f"missing)"
         )
+
+
+# ---------------------------------------------------------------- paths and divergences
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether numbers of x can be looked at here: without waiting for a device, not in a trace."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def positive(name: str, value: Tensor) -> None:
+    """Finite numbers above 0, where they can be looked at; else they make inf or NaN later."""
+    if not _readable(value) or value.numel() == 0:
+        return
+    low, high = (v.item() for v in torch.aminmax(value.detach()))
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"{name} must be finite and above 0, got values from {low} to {high}: a step without "
+            f"noise has no finite path KL"
+        )
+
+
+def path(dmu: Any, sigma: Any) -> None:
+    """dmu (T, B, *shape) and sigma (T,) or (T, B), floating-point, on one device."""
+    floating("dmu", dmu)
+    floating("sigma", sigma)
+    if dmu.dim() < 2:
+        raise ValueError(
+            f"dmu must have shape (T, B, *shape) with at least two dimensions, got "
+            f"{tuple(dmu.shape)}"
+        )
+    if dmu.device != sigma.device:
+        raise ValueError(f"sigma must be on the device of dmu, {dmu.device}, got {sigma.device}")
+    allowed = ((dmu.shape[0],), tuple(dmu.shape[:2]))
+    if tuple(sigma.shape) not in allowed:
+        raise ValueError(
+            f"sigma must have shape {allowed[0]} or {allowed[1]} for dmu of shape "
+            f"{tuple(dmu.shape)}, got {tuple(sigma.shape)}"
+        )
+
+
+def schedule(name: str, value: Any, low: float, high: float, why: str = "") -> None:
+    """A number or a tensor of a sampler's schedule, all of it low < value <= high."""
+    if isinstance(value, Tensor):
+        floating(name, value)
+        if not _readable(value) or value.numel() == 0:
+            return
+        ends = [v.item() for v in torch.aminmax(value.detach())]
+    elif isinstance(value, (int, float, Real)) and not isinstance(value, bool):
+        ends = [float(value)]
+    else:
+        raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
+    for end in ends:
+        if not low < end <= high:
+            above = f" and at most {high:g}" if high < math.inf else ""
+            raise ValueError(f"{name} must be above {low:g}{above}, got {end}{why}")
+
+
+def rewards(reward: Any, group: Any) -> None:
+    """reward (N,), floating-point, and group None or an int tensor (N,) on its device."""
+    floating("reward", reward)
+    if reward.dim() != 1:
+        raise ValueError(f"reward must have shape (N,), got {tuple(reward.shape)}")
+    if group is None:
+        return
+    if not isinstance(group, Tensor):
+        raise TypeError(f"group must be None or a torch.Tensor, got {type(group).__name__}")
+    if group.dtype not in INTEGERS:
+        raise TypeError(f"group must have an integer dtype, got {group.dtype}")
+    if group.shape != reward.shape:
+        raise ValueError(
+            f"group must have the shape of reward, {tuple(reward.shape)}, got {tuple(group.shape)}"
+        )
+    if group.device != reward.device:
+        raise ValueError(
+            f"group must be on the device of reward, {reward.device}, got {group.device}"
+        )
+
+
+def strictly_between(name: str, value: Any, low: float, high: float) -> float:
+    """A number low < value < high; high may be infinite."""
+    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not low < float(value) < high:
+        raise ValueError(f"{name} must be above {low:g} and below {high:g}, got {value!r}")
+    return float(value)

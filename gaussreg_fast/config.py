@@ -183,6 +183,13 @@ def moments(dimension: int) -> Split:
     return _split(dimension, tile, tile)
 
 
+def path_sums(steps: int, parts: int) -> tuple[int, int, int]:
+    """Of the pass over the sums of a path: parts padded, time steps at once, warps."""
+    padded = next_power_of_two(parts)
+    tile = min(max(1, 1024 // padded), next_power_of_two(steps))
+    return padded, tile, min(4, max(1, tile * padded // 256))
+
+
 def chunk(dimension: int, batch: int) -> int:
     """Samples that the general path processes at a time."""
     at_most = max(1, GENERAL_WORKSPACE // dimension)

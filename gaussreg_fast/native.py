@@ -145,6 +145,48 @@ def project_white_noise(x: Tensor, block_size: int) -> Tensor:
     return out.to(x.dtype)
 
 
+def path_kl(
+    dmu: Tensor,
+    sigma: Tensor,
+    *,
+    kl: Tensor | None = None,
+    costs: Tensor | None = None,
+    upstream: Tensor | None = None,
+    gradient: bool,
+) -> Tensor | None:
+    """Fills kl (B,) and costs (T, B), float32, if given, for dmu (T, B, *shape).
+
+    With `gradient` returns that of the values' sum, or for upstream gradients (B,), like dmu.
+    """
+    rows = _rows(dmu)
+    steps, batch = rows.shape[:2]
+    shape = tuple(sigma.shape)
+    if shape not in ((steps, 1), (steps, batch)):
+        raise ValueError(f"sigma must be {(steps, 1)} or {(steps, batch)}, got {shape}")
+    if upstream is not None and tuple(upstream.shape) != (batch,):
+        raise ValueError(f"upstream must be {(batch,)}, got {tuple(upstream.shape)}")
+    size = rows.numel() // (steps * batch)
+    parts = steps * batch * -(-size // module().path_part)
+    grad = torch.empty_like(rows) if gradient else None
+    tensors = {
+        "dmu": rows,
+        "sigma": _rows(sigma),
+        "upstream": None if upstream is None else _rows(upstream),
+        "kl": kl,
+        "costs": costs,
+        "grad": grad,
+        "partials": torch.empty(parts if kl is not None else 0, dtype=torch.float64, device="cpu"),
+    }
+    if not rows.data_ptr() or not tensors["sigma"].data_ptr():  # type: ignore[union-attr]
+        raise RuntimeError("dmu or sigma has no memory (a fake tensor, or its storage was freed)")
+    addresses = {name: 0 if v is None else v.data_ptr() for name, v in tensors.items()}
+    module().path_kl(
+        steps, batch, size, **addresses, per_sample=shape[1] == batch,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    return grad if grad is None else grad.to(dmu.dtype)
+
+
 def _rows(x: Tensor) -> Tensor:
     """x as contiguous float32; x itself where it is that."""
     if x.dtype == torch.float32 and x.is_contiguous():

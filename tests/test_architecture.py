@@ -17,7 +17,7 @@ KERNELS = ROOT / "kernels"
 # Room -> rooms it may import; a new module must be entered here. A folder stands for all
 # its modules, which may import each other; "" is the package's own top level.
 ALLOWED = {
-    "": {"functional", "modules", "diagnostics"},
+    "": {"functional", "modules", "diagnostics", "path"},
     "reference": {"reference"},
     "checks": set(),
     "native": {"_native"},
@@ -28,6 +28,7 @@ ALLOWED = {
     "functional": {"checks", "dispatch", "functional", "ops", "reference"},
     "modules": {"checks", "functional"},
     "arrays": {"functional"},
+    "path": {"checks", "functional"},
     "diagnostics": {"checks", "functional", "reference"},
     "latent": {"", "checks", "diagnostics", "functional", "latent", "modules"},
     "kernels": {"kernels"},
@@ -159,7 +160,17 @@ NAMES = [name for name in gaussreg_fast.__all__ if name != "__version__"]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(gaussreg_fast, name))]
 LOSSES = [name for name in FUNCTIONS if name.endswith("_loss")]
 # Parameters that may be passed by position; of every other function only `x`.
-POSITIONAL = {"backends": [], "permutation": ["seed", "D"]}
+POSITIONAL = {
+    "backends": [],
+    "permutation": ["seed", "D"],
+    "path_kl": ["dmu", "sigma"],
+    "path_kl_value_and_grad": ["dmu", "sigma"],
+    "ddim_step_kl_terms": ["difference"],
+    "ddpm_step_kl_terms": ["difference"],
+    "flow_step_kl_terms": ["difference"],
+    "f_divergence": ["log_ratio", "kind"],
+    "surrogate_reward": ["reward", "kind"],
+}
 
 
 def test_all_is_sorted_whole_and_has_no_repetition():

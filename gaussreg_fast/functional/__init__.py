@@ -12,6 +12,7 @@ before anything is computed.
 """
 
 from gaussreg_fast.dispatch import backends
+from gaussreg_fast.functional._divergence import f_divergence, surrogate_reward
 from gaussreg_fast.functional._losses import (
     gaussianity_loss,
     gaussianity_value_and_grad,
@@ -21,6 +22,13 @@ from gaussreg_fast.functional._losses import (
     norm_loss,
     permuted_statistics,
     power_spectrum_loss,
+)
+from gaussreg_fast.functional._path import (
+    ddim_step_kl_terms,
+    ddpm_step_kl_terms,
+    flow_step_kl_terms,
+    path_kl,
+    path_kl_value_and_grad,
 )
 from gaussreg_fast.functional._peers import (
     covariance_loss,
@@ -32,15 +40,22 @@ from gaussreg_fast.functional._projection import project_white_noise
 __all__ = [
     "backends",
     "covariance_loss",
+    "ddim_step_kl_terms",
+    "ddpm_step_kl_terms",
+    "f_divergence",
+    "flow_step_kl_terms",
     "gaussianity_loss",
     "gaussianity_value_and_grad",
     "kl_loss",
     "kurtosis_loss",
     "moment_loss",
     "norm_loss",
+    "path_kl",
+    "path_kl_value_and_grad",
     "permutation",
     "permuted_statistics",
     "power_spectrum_loss",
     "prno_loss",
     "project_white_noise",
+    "surrogate_reward",
 ]

@@ -7,21 +7,26 @@ The only place where operators are registered. Each has three entrances, in this
 - `torch.compile`, fake tensors and the like go through `torch.ops.gaussreg_fast`;
 - torch.func transforms go through the operator's `autograd.Function`.
 
-One backward serves them all. Double backward and forward-mode AD raise.
+One backward serves them all. Double backward and forward-mode AD raise (of `path_kl` and `tilt`
+only the latter).
 """
 
 from gaussreg_fast.ops._loss import loss
+from gaussreg_fast.ops._path import path_kl
 from gaussreg_fast.ops._peers import covariance, prno
 from gaussreg_fast.ops._permutation import index, permutation
 from gaussreg_fast.ops._projection import project_white_noise
 from gaussreg_fast.ops._statistics import statistics
+from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
     "covariance",
     "index",
     "loss",
+    "path_kl",
     "permutation",
     "prno",
     "project_white_noise",
     "statistics",
+    "tilt",
 ]

@@ -6,9 +6,16 @@ float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. Noth
 validated here (`checks.py` does that) and nothing of this package is imported.
 
 Sources: MPGR (arXiv 2509.07027), GPER (arXiv 2602.08646), PRNO (arXiv 2405.18881),
-ReNO (arXiv 2406.04312).
+ReNO (arXiv 2406.04312), Tang and Zhou (arXiv 2403.06279).
 """
 
+from gaussreg_fast.reference._divergence import (
+    Groups,
+    dual,
+    f_of_log,
+    tilt,
+    weight_slope,
+)
 from gaussreg_fast.reference._losses import (
     full_power_spectrum_loss,
     loss_and_gradient,
@@ -22,6 +29,15 @@ from gaussreg_fast.reference._moments import (
     moments_pullback,
     order_term,
     target_moment,
+)
+from gaussreg_fast.reference._path import (
+    ddim_terms,
+    ddpm_terms,
+    epsilon_factor,
+    flow_terms,
+    path_kl,
+    path_kl_by_sigma,
+    path_kl_pullback,
 )
 from gaussreg_fast.reference._peers import (
     autocovariance,
@@ -54,6 +70,7 @@ __all__ = [
     "EPS",
     "RAYLEIGH_MEAN",
     "RAYLEIGH_VAR",
+    "Groups",
     "autocovariance",
     "autocovariance_pullback",
     "block_means",
@@ -63,6 +80,12 @@ __all__ = [
     "compact_adjoint",
     "compact_spectrum",
     "covariance_terms",
+    "ddim_terms",
+    "ddpm_terms",
+    "dual",
+    "epsilon_factor",
+    "f_of_log",
+    "flow_terms",
     "full_power_spectrum_loss",
     "gather",
     "lag_weights",
@@ -71,6 +94,9 @@ __all__ = [
     "moments",
     "moments_pullback",
     "order_term",
+    "path_kl",
+    "path_kl_by_sigma",
+    "path_kl_pullback",
     "permutation",
     "permuted_statistics",
     "permuted_statistics_pullback",
@@ -79,4 +105,6 @@ __all__ = [
     "project_white_noise",
     "scatter",
     "target_moment",
+    "tilt",
+    "weight_slope",
 ]

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_path.h"
 #include "job.h"
 
 namespace nb = nanobind;
@@ -261,6 +262,8 @@ NB_MODULE(_native, m) {
 
   m.def("time_stages", &time_stages, nb::arg("size"), nb::arg("x"), nb::arg("grad"),
         nb::arg("repeats"), "For benchmarks: seconds of each stage, the best of some runs.");
+
+  bind_path(m);
 
   nb::class_<Request>(m, "Job", "Samples, what is wanted of them, and the kernels to get it.")
       .def(nb::init<const std::string&, std::int64_t, std::int64_t, Address,

@@ -61,6 +61,20 @@ struct Workspace {
   char* slot(int rank) const { return base + shared_bytes + rank * slot_bytes; }
 };
 
+// Path KL of dmu (steps, batch, size), sigma (steps, batch) or (steps,).
+struct PathJob {
+  std::int64_t steps, batch, size;
+  const float* dmu;
+  const float* sigma;
+  bool per_sample;        // sigma is
+  const float* upstream;  // (batch,), 1 where null: what the gradient is multiplied by
+  float* kl;              // (batch,), or null: only the gradient is wanted
+  float* costs;           // (steps, batch), with kl
+  float* grad;            // like dmu, or null
+  double* partials;       // for kl: a number for each kPathPart elements of each row
+};
+constexpr std::int64_t kPathPart = 16384;
+
 constexpr int kMaxTeam = 256;  // threads of a call
 
 struct Kernels {
@@ -87,6 +101,7 @@ struct Kernels {
   // and the gradient by x from that by the permuted samples.
   void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
                   const Means* means, const Team& team);
+  void (*path)(const PathJob& job, const Team& team);
   // For benchmarks: seconds of each of kStages on one sample, the best of some runs.
   void (*stages)(const Job& job, const Plan& plan, const Workspace& work, int repeats,
                  double* seconds);

@@ -2,6 +2,7 @@
 // this table of functions leaves the file.
 #include "fused.h"
 #include "general.h"
+#include "path.h"
 #include "stages.h"
 
 namespace gaussreg::GAUSSREG_ISA {
@@ -21,6 +22,7 @@ const Kernels table{
     gather,
     spectrum,
     scatter,
+    path,
     stages,
 };
 

@@ -1,0 +1,169 @@
+"""f-divergences as functions of log-ratios, and the tilted distributions that they lead to.
+
+Source: Tang, Zhou, arXiv 2403.06279. Of t = q/p only the logarithm l is ever formed where t would
+not do, and differences of nearly equal numbers are written with expm1 and log1p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+LOG_2 = math.log(2)
+_ZERO = -1e4  # a logarithm whose exponential is 0, times whatever it is multiplied by
+_OVERFLOW = 700.0  # float64's exponential ends at 709
+_STEPS = 200
+
+
+def f_of_log(log_t: Tensor, kind: str, gamma: float) -> Tensor:
+    """f(t), elementwise; float64 for its range. Limits at t = 0 and infinity."""
+    return _FUNCTIONS[kind](log_t, gamma)
+
+
+def dual(kind: str, gamma: float) -> tuple[str, float]:
+    """The divergence with p and q exchanged: its f is t f(1 / t)."""
+    names = {"kl": "forward_kl", "forward_kl": "kl", "chi2": "neyman"}
+    return names.get(kind, kind), 1 - gamma
+
+
+def _kl(log_t: Tensor, gamma: float) -> Tensor:
+    return log_t.exp() * log_t.clamp_min(_ZERO)
+
+
+def _gamma(log_t: Tensor, gamma: float) -> Tensor:
+    """(t^(1-g) - (1-g) t - g) / (g (g-1)): two ways, good at either end of 0 < g < 1."""
+    beyond = log_t > _OVERFLOW  # there both terms are infinite
+    x = torch.where(beyond, 0, log_t)
+    h = 1 - gamma
+    if gamma <= 0.5:
+        value = ((h * x).exp() * torch.expm1(gamma * x) / gamma - torch.expm1(x)) / h
+    else:
+        value = (torch.expm1(x) - torch.expm1(h * x) / h) / gamma
+    return torch.where(beyond, (log_t - x).exp(), value)
+
+
+def _js(log_t: Tensor, gamma: float) -> Tensor:
+    x = log_t.clamp_min(_ZERO)
+    return x.exp() * (LOG_2 - softplus(-x)) - (softplus(x) - LOG_2)
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "kl": _kl,
+    "forward_kl": lambda log_t, _: -log_t,
+    "gamma": _gamma,
+    "chi2": lambda log_t, _: torch.expm1(log_t).square(),
+    "neyman": lambda log_t, _: 4 * torch.sinh(log_t / 2).square(),
+    "js": _js,
+    "tv": lambda log_t, _: 0.5 * torch.expm1(log_t).abs(),
+}
+
+
+# ---------------------------------------------------------------- tilted distributions
+#
+# s <= 0 is a sample's reward minus the best one of its group, over alpha; v >= 0 the logarithm of
+# the best one's weight. Then lambda is a function of v, whatever the kind, and every sample's
+# weight relative to the best, q in [0, 1], is one of s and v, which cannot overflow.
+# The mean of the weights, e^v times that of q, is at most 1 at v = 0 and at least 1 at v = log n.
+
+
+def _relative(s: Tensor, v: Tensor, kind: str, gamma: float) -> tuple[Tensor, Tensor]:
+    """log q, and q times the derivative of v + log q by v."""
+    if kind == "chi2":
+        log_q = torch.log1p((0.5 * s * (-v).exp()).clamp_min(-1))
+        return log_q, (log_q > -torch.inf).to(s.dtype)
+    if kind == "js":
+        inner = torch.log1p(-v.exp() * torch.expm1(s))
+        return s - inner, (s - 2 * inner).exp()
+    gamma = {"kl": 0.0, "forward_kl": 1.0}.get(kind, gamma)
+    if gamma == 0:
+        return s, s.exp()
+    log_q = -torch.log1p(-gamma * s * (gamma * v).exp()) / gamma
+    return log_q, ((1 + gamma) * log_q).exp()
+
+
+def tilt(reward: Tensor, groups: Groups, kind: str, alpha: float, gamma: float) -> Tensor:
+    """The logarithms (N,) of weights whose mean over each group is 1.
+
+    Args:
+        reward: (N,) float64, finite or else its group becomes NaN.
+        groups: of these samples.
+        kind: "kl", "forward_kl", "gamma", "chi2" or "js".
+        alpha: temperature.
+        gamma: of "gamma".
+    """
+    r = groups.sort(reward)
+    s = (r - groups.spread(groups.reduce(r, "max"))) / alpha
+    v = groups.spread(_best(s, groups, kind, gamma))
+    broken = groups.spread(groups.reduce(r * 0, "sum"))
+    return groups.unsort(v + _relative(s, v, kind, gamma)[0] + broken)
+
+
+def _best(s: Tensor, groups: Groups, kind: str, gamma: float) -> Tensor:
+    """v of each group: Newton's steps on the log of the mean weight, else bisection."""
+    log_n = groups.lengths.to(s.dtype).log()
+    low, high = torch.zeros_like(log_n), log_n
+    v, last = 0.5 * high, high
+    tolerance = 4 * torch.finfo(s.dtype).eps * (1 + log_n)  # of sums near log n
+    for _ in range(_STEPS):
+        log_q, slope = _relative(s, groups.spread(v), kind, gamma)
+        total = groups.reduce(log_q.exp(), "sum")
+        excess = v + total.log() - log_n
+        done = ~(excess.abs() > tolerance) | ~(high - low > tolerance)  # or NaN
+        if bool(done.all()):
+            break
+        low, high = torch.where(excess < 0, v, low), torch.where(excess > 0, v, high)
+        step = excess * total / groups.reduce(slope, "sum")
+        newton = v - step
+        # A step that leaves the bracket, or does not shrink fast, gives way to bisection.
+        good = (newton >= low) & (newton <= high) & (2 * step.abs() <= last)
+        following = torch.where(good, newton, 0.5 * (low + high))
+        following = torch.where(done, v, following)
+        last, v = (following - v).abs(), following
+    return v
+
+
+def weight_slope(weight: Tensor, kind: str, gamma: float) -> Tensor:
+    """d log(weight) / d (r / alpha) at fixed lambda."""
+    if kind == "kl":
+        return torch.ones_like(weight)
+    if kind == "forward_kl":
+        return weight
+    if kind == "gamma":
+        return weight**gamma
+    if kind == "js":
+        return 1 + weight
+    alive = weight > 0
+    return torch.where(alive, 0.5 / torch.where(alive, weight, 1), 0)
+
+
+class Groups:
+    """Samples of one group next to one another: sums in a fixed order, without atomics."""
+
+    def __init__(self, group: Tensor | None, samples: int, device: torch.device) -> None:
+        self.order: Tensor | None = None
+        if group is None:
+            self.lengths = torch.tensor([samples], device=device)
+        else:
+            ordered, self.order = torch.sort(group, stable=True)
+            self.lengths = torch.unique_consecutive(ordered, return_counts=True)[1]
+        self.samples = samples
+
+    def sort(self, x: Tensor) -> Tensor:
+        """Samples in their groups' order."""
+        return x if self.order is None else x[self.order]
+
+    def unsort(self, x: Tensor) -> Tensor:
+        """The inverse of `sort`."""
+        return x if self.order is None else torch.empty_like(x).index_copy_(0, self.order, x)
+
+    def reduce(self, x: Tensor, how: str) -> Tensor:
+        """(N,), sorted -> (G,), "sum" or "max"."""
+        return torch.segment_reduce(x, how, lengths=self.lengths, unsafe=True)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(G,) -> (N,), sorted."""
+        return x.repeat_interleave(self.lengths, output_size=self.samples)

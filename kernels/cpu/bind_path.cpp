@@ -1,0 +1,48 @@
+#include "bind_path.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "job.h"
+
+namespace nb = nanobind;
+
+namespace gaussreg {
+namespace {
+
+using Address = std::uintptr_t;
+
+void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address dmu, Address sigma,
+             Address upstream, Address kl, Address costs, Address grad, Address partials,
+             bool per_sample, int threads) {
+  constexpr std::int64_t kGrain = 32768;  // elements that are worth waking a thread for
+  const PathJob job{steps,
+                    batch,
+                    size,
+                    reinterpret_cast<const float*>(dmu),
+                    reinterpret_cast<const float*>(sigma),
+                    per_sample,
+                    reinterpret_cast<const float*>(upstream),
+                    reinterpret_cast<float*>(kl),
+                    reinterpret_cast<float*>(costs),
+                    reinterpret_cast<float*>(grad),
+                    reinterpret_cast<double*>(partials)};
+  const std::int64_t useful = std::max<std::int64_t>(1, steps * batch * size / kGrain);
+  const int most = std::min(threads, kMaxTeam);
+  const Kernels& k = kernels();  // may throw, which a thread of the team must not
+  parallel(static_cast<int>(std::min<std::int64_t>(most, useful)),
+           [&](const Team& team) { k.path(job, team); });
+}
+
+}  // namespace
+
+void bind_path(nb::module_& m) {
+  m.attr("path_part") = kPathPart;
+  m.def("path_kl", &path_kl, nb::arg("steps"), nb::arg("batch"), nb::arg("size"), nb::kw_only(),
+        nb::arg("dmu"), nb::arg("sigma"), nb::arg("upstream"), nb::arg("kl"), nb::arg("costs"),
+        nb::arg("grad"), nb::arg("partials"), nb::arg("per_sample"), nb::arg("threads"),
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Path KL and its terms (unless kl is 0), its gradient (unless grad is 0), or both.");
+}
+
+}  // namespace gaussreg

@@ -21,7 +21,13 @@ _STEPS = 200
 
 def f_of_log(log_t: Tensor, kind: str, gamma: float) -> Tensor:
     """f(t), elementwise; float64 for its range. Limits at t = 0 and infinity."""
-    return _FUNCTIONS[kind](log_t, gamma)
+    if kind == "forward_kl":
+        return -log_t
+    beyond = (
+        log_t > _OVERFLOW
+    )  # all others grow at least like t, some as a difference of infinities
+    value = _FUNCTIONS[kind](torch.where(beyond, 0, log_t), gamma)
+    return torch.where(beyond, (log_t.clamp_min(_OVERFLOW) * 2).exp(), value)
 
 
 def dual(kind: str, gamma: float) -> tuple[str, float]:
@@ -36,24 +42,27 @@ def _kl(log_t: Tensor, gamma: float) -> Tensor:
 
 def _gamma(log_t: Tensor, gamma: float) -> Tensor:
     """(t^(1-g) - (1-g) t - g) / (g (g-1)): two ways, good at either end of 0 < g < 1."""
-    beyond = log_t > _OVERFLOW  # there both terms are infinite
-    x = torch.where(beyond, 0, log_t)
     h = 1 - gamma
     if gamma <= 0.5:
-        value = ((h * x).exp() * torch.expm1(gamma * x) / gamma - torch.expm1(x)) / h
-    else:
-        value = (torch.expm1(x) - torch.expm1(h * x) / h) / gamma
-    return torch.where(beyond, (log_t - x).exp(), value)
+        grown = (h * log_t).exp() * torch.expm1(gamma * log_t) / gamma
+        return (grown - torch.expm1(log_t)) / h
+    return (torch.expm1(log_t) - torch.expm1(h * log_t) / h) / gamma
 
 
 def _js(log_t: Tensor, gamma: float) -> Tensor:
+    """t log(2 t / (1 + t)) - log((1 + t) / 2)."""
     x = log_t.clamp_min(_ZERO)
-    return x.exp() * (LOG_2 - softplus(-x)) - (softplus(x) - LOG_2)
+    return -x.exp() * _log_mean(-x) - _log_mean(x)
+
+
+def _log_mean(x: Tensor) -> Tensor:
+    """log((1 + e^x) / 2), with all its digits near 0."""
+    small = x.clamp_max(1)
+    return torch.where(x > 1, softplus(x) - LOG_2, torch.log1p(torch.expm1(small) / 2))
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "kl": _kl,
-    "forward_kl": lambda log_t, _: -log_t,
     "gamma": _gamma,
     "chi2": lambda log_t, _: torch.expm1(log_t).square(),
     "neyman": lambda log_t, _: 4 * torch.sinh(log_t / 2).square(),

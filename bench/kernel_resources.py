@@ -78,6 +78,9 @@ class Case:
         if self.task == "permutation":
             launch.permutation(seed, self.dimension, 0, False)
             return
+        if self.task.startswith("path_"):
+            self.call_path(launch, batch)
+            return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
         permutation = {
             "none": launch.Permutation(),
@@ -107,6 +110,18 @@ class Case:
                 **options,
             )
 
+    def call_path(self, launch: Any, batch: int) -> None:
+        """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
+        dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
+        out: dict[str, torch.Tensor] = {}
+        if self.task != "path_backward":
+            out |= {"kl": torch.empty(batch), "costs": torch.empty(50, batch)}
+        if self.task != "path_value":
+            out["grad"] = torch.empty_like(dmu)
+        if self.task == "path_backward":
+            out["upstream"] = torch.empty(batch)
+        launch.path_kl(dmu, torch.ones(50, 1), **out)
+
 
 ALL_ORDERS = tuple(range(1, 9))
 # Every kernel, in the sizes that differ in kind and with the options that change most.
@@ -119,6 +134,8 @@ EVERYWHERE = (
     *(Case(36864, task=task) for task in ("gradient", "statistics")),
     Case(16384, power_weight=0.0),
     *(Case(dimension, task="permutation") for dimension in (16384, 65536)),
+    *(Case(16384, task=task) for task in ("path_value", "path_backward", "path_both")),
+    Case(16384, task="path_both", dtype="bfloat16"),
 )
 SM_90 = (
     *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),

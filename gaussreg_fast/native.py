@@ -166,7 +166,6 @@ def path_kl(
     if upstream is not None and tuple(upstream.shape) != (batch,):
         raise ValueError(f"upstream must be {(batch,)}, got {tuple(upstream.shape)}")
     size = rows.numel() // (steps * batch)
-    parts = steps * batch * -(-size // module().path_part)
     grad = torch.empty_like(rows) if gradient else None
     tensors = {
         "dmu": rows,
@@ -175,7 +174,6 @@ def path_kl(
         "kl": kl,
         "costs": costs,
         "grad": grad,
-        "partials": torch.empty(parts if kl is not None else 0, dtype=torch.float64, device="cpu"),
     }
     if not rows.data_ptr() or not tensors["sigma"].data_ptr():  # type: ignore[union-attr]
         raise RuntimeError("dmu or sigma has no memory (a fake tensor, or its storage was freed)")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 
 #include "job.h"
 
@@ -13,9 +14,11 @@ namespace {
 using Address = std::uintptr_t;
 
 void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address dmu, Address sigma,
-             Address upstream, Address kl, Address costs, Address grad, Address partials,
-             bool per_sample, int threads) {
+             Address upstream, Address kl, Address costs, Address grad, bool per_sample,
+             int threads) {
   constexpr std::int64_t kGrain = 32768;  // elements that are worth waking a thread for
+  const std::int64_t parts = steps * batch * ((size + kPathPart - 1) / kPathPart);
+  const std::unique_ptr<double[]> partials(kl ? new double[parts] : nullptr);
   const PathJob job{steps,
                     batch,
                     size,
@@ -26,7 +29,7 @@ void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address 
                     reinterpret_cast<float*>(kl),
                     reinterpret_cast<float*>(costs),
                     reinterpret_cast<float*>(grad),
-                    reinterpret_cast<double*>(partials)};
+                    partials.get()};
   const std::int64_t useful = std::max<std::int64_t>(1, steps * batch * size / kGrain);
   const int most = std::min(threads, kMaxTeam);
   const Kernels& k = kernels();  // may throw, which a thread of the team must not
@@ -37,10 +40,9 @@ void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address 
 }  // namespace
 
 void bind_path(nb::module_& m) {
-  m.attr("path_part") = kPathPart;
   m.def("path_kl", &path_kl, nb::arg("steps"), nb::arg("batch"), nb::arg("size"), nb::kw_only(),
         nb::arg("dmu"), nb::arg("sigma"), nb::arg("upstream"), nb::arg("kl"), nb::arg("costs"),
-        nb::arg("grad"), nb::arg("partials"), nb::arg("per_sample"), nb::arg("threads"),
+        nb::arg("grad"), nb::arg("per_sample"), nb::arg("threads"),
         nb::call_guard<nb::gil_scoped_release>(),
         "Path KL and its terms (unless kl is 0), its gradient (unless grad is 0), or both.");
 }

@@ -33,23 +33,32 @@ static double path_part(const float* x, float* grad, std::int64_t count, float i
     if constexpr (Value) rest += static_cast<double>(z) * z;
     if constexpr (Grad) grad[i] = z * slope;
   }
-  return sum(total) + rest;
+  return count < kLanes * W ? rest : sum(total) + rest;
 }
 
 template <bool Value, bool Grad>
 static void path_rows(const PathJob& job, const Team& team) {
   const std::int64_t parts = (job.size + kPathPart - 1) / kPathPart;
   const auto [begin, end] = team.share(job.steps * job.batch * parts);
+  // Counted along: rows may be of two numbers, and divisions would cost more than these.
+  std::int64_t row = begin / parts, part = begin % parts;
+  std::int64_t step = row / job.batch, b = row % job.batch;
   for (std::int64_t item = begin; item < end; ++item) {
-    const std::int64_t row = item / parts, first = item % parts * kPathPart;
+    const std::int64_t first = part * kPathPart;
     const std::int64_t count = job.size - first < kPathPart ? job.size - first : kPathPart;
-    const float sigma = job.sigma[job.per_sample ? row : row / job.batch];
+    const float sigma = job.sigma[job.per_sample ? row : step];
     const float inverse = sigma >= 0 ? 1 / sigma : __builtin_nanf("");
-    const float slope = job.upstream ? inverse * job.upstream[row % job.batch] : inverse;
+    const float slope = job.upstream ? inverse * job.upstream[b] : inverse;
     const std::int64_t at = row * job.size + first;
     const double squares = path_part<Value, Grad>(job.dmu + at, Grad ? job.grad + at : nullptr,
                                                   count, inverse, slope);
     if constexpr (Value) job.partials[item] = squares;
+    if (++part < parts) continue;
+    part = 0;
+    ++row;
+    if (++b < job.batch) continue;
+    b = 0;
+    ++step;
   }
 }
 

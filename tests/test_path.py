@@ -1,6 +1,4 @@
-"""Path KL: against float64, closed forms of Gaussian chains, and diffusers' schedulers."""
-
-import math
+"""Path KL of every backend against its definition in float64; one step at a time."""
 
 import numpy as np
 import pytest
@@ -8,6 +6,7 @@ import torch
 from against_reference import DTYPES, rounding
 
 import gaussreg_fast as gf
+from gaussreg_fast import dispatch
 
 ABLE = [name for name, state in gf.backends().items() if state == "available"]
 SHAPES = [(3, 2, 4, 8, 8), (5, 1, 40000), (2, 3, 33), (9, 4, 2), (4, 3), (40, 2, 5), (1, 2, 16384)]
@@ -17,20 +16,25 @@ def normal(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def case(shape, per_sample, dtype=torch.float32):
-    """dmu and sigma in a type, and numbers for the reference that they are."""
-    dmu = normal(*shape).to(dtype)
+def place(backend):
+    """Where a backend computes."""
+    return "cuda" if backend == "triton" and not dispatch.interpreted() else "cpu"
+
+
+def case(shape, per_sample, dtype=torch.float32, backend="torch"):
+    """dmu, in a type, and sigma."""
+    dmu = normal(*shape).to(place(backend), dtype)
     sigma = (0.3 + normal(*shape[: 1 + per_sample], seed=1).abs()).float()
-    return dmu, sigma
+    return dmu, sigma.to(place(backend))
 
 
 def by_numpy(dmu, sigma, upstream=None):
     """The definition, element by element."""
-    x, s = dmu.detach().double().numpy(), sigma.double().numpy()
+    x, s = dmu.detach().cpu().double().numpy(), sigma.cpu().double().numpy()
     s = s.reshape(*s.shape, *[1] * (x.ndim - s.ndim))
     axes = (0, *range(2, x.ndim))
     value = (x**2 / (2 * s**2)).sum(axes)
-    up = np.ones(x.shape[1]) if upstream is None else upstream.double().numpy()
+    up = np.ones(x.shape[1]) if upstream is None else upstream.cpu().double().numpy()
     up = up.reshape(1, -1, *[1] * (x.ndim - 2))
     by_sigma = -up * x**2 / s**3
     keep = 2 if sigma.dim() == 2 else 1
@@ -44,8 +48,8 @@ def by_numpy(dmu, sigma, upstream=None):
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradients(compare, shape, per_sample, backend):
-    dmu, sigma = case(shape, per_sample)
-    upstream = normal(shape[1], seed=2).float()
+    dmu, sigma = case(shape, per_sample, backend=backend)
+    upstream = normal(shape[1], seed=2).to(dmu)
     want, by_dmu, by_sigma = by_numpy(dmu, sigma, upstream)
     x, s = dmu.requires_grad_(), sigma.clone().requires_grad_()
     value = gf.path_kl(x, s, backend=backend)
@@ -66,14 +70,14 @@ def test_more_steps_than_a_program_takes_at_once(compare, monkeypatch):
     from gaussreg_fast import config
 
     monkeypatch.setattr(config, "path_sums", lambda steps, parts: (4, 2, 1))
-    dmu, sigma = case((9, 2, 5000), True)  # 3 parts
+    dmu, sigma = case((9, 2, 5000), True, backend="triton")  # 3 parts
     compare.values(gf.path_kl(dmu, sigma, backend="triton"), by_numpy(dmu, sigma)[0], 1e-6)
 
 
 @pytest.mark.parametrize("backend", ABLE)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_half_precision(compare, dtype, backend):
-    dmu, sigma = case((4, 2, 1000), False, dtype)
+    dmu, sigma = case((4, 2, 1000), False, dtype, backend)
     x = dmu.requires_grad_()
     value = gf.path_kl(x, sigma, backend=backend)
     value.sum().backward()
@@ -86,7 +90,7 @@ def test_half_precision(compare, dtype, backend):
 @pytest.mark.parametrize("backend", ABLE)
 def test_sizes_at_both_ends_of_float32(compare, backend):
     """sigma^2 is no number of float32, the cost is."""
-    dmu, sigma = case((3, 2, 100), False)
+    dmu, sigma = case((3, 2, 100), False, backend=backend)
     for scale in (1e-25, 1e25):
         value, grad = gf.path_kl_value_and_grad(dmu * scale, sigma * scale, backend=backend)
         want, by_dmu, _ = by_numpy(dmu * scale, sigma * scale)
@@ -96,7 +100,7 @@ def test_sizes_at_both_ends_of_float32(compare, backend):
 
 @pytest.mark.parametrize("backend", ABLE)
 def test_layouts(backend):
-    dmu, sigma = case((3, 4, 2, 6, 6), True)
+    dmu, sigma = case((3, 4, 2, 6, 6), True, backend=backend)
     want = gf.path_kl(dmu, sigma, backend=backend)
     for other in (
         dmu.transpose(0, 1).contiguous().transpose(0, 1),
@@ -118,7 +122,7 @@ def test_layouts(backend):
 
 @pytest.mark.parametrize("backend", ABLE)
 def test_the_same_bits_for_any_batch_and_run(backend):
-    dmu, sigma = case((3, 4, 20000), True)
+    dmu, sigma = case((3, 4, 20000), True, backend=backend)
     value, grad = gf.path_kl_value_and_grad(dmu, sigma, backend=backend)
     again = gf.path_kl_value_and_grad(dmu, sigma, backend=backend)
     assert torch.equal(value, again[0])
@@ -142,7 +146,7 @@ def test_the_same_bits_for_any_number_of_threads():
 
 @pytest.mark.parametrize("backend", ABLE)
 def test_a_broken_sample_leaves_the_others(backend):
-    dmu, sigma = case((3, 4, 50), False)
+    dmu, sigma = case((3, 4, 50), False, backend=backend)
     want = gf.path_kl(dmu, sigma, backend=backend)
     dmu[1, 2, 7] = torch.nan
     value, grad = gf.path_kl_value_and_grad(dmu, sigma, backend=backend)
@@ -154,202 +158,28 @@ def test_a_broken_sample_leaves_the_others(backend):
 @pytest.mark.parametrize("backend", ABLE)
 def test_nothing_to_add_up(backend):
     for shape in ((0, 3, 5), (2, 0, 5), (2, 3, 0)):
-        x = torch.zeros(shape, requires_grad=True)
-        value = gf.path_kl(x, torch.ones(shape[0]), backend=backend)
-        assert torch.equal(value, torch.zeros(shape[1]))
+        x = torch.zeros(shape, device=place(backend), requires_grad=True)
+        value = gf.path_kl(x, x.new_ones(shape[0]), backend=backend)
+        assert torch.equal(value, x.new_zeros(shape[1]))
         value.sum().backward()
         assert x.grad.shape == shape
 
 
-# ---------------------------------------------------------------- closed forms
-
-
-def joint_kl(chain, base):
-    """KL of two Gaussian chains x' = a x + m + sigma z from one start: of (x_1, .. x_T) at once."""
-
-    def law(a, m, sigma, steps, start):
-        mean, cov = np.zeros(steps), np.zeros((steps, steps))
-        for i in range(steps):
-            mean[i] = a * (mean[i - 1] if i else start) + m
-            for j in range(i):
-                cov[i, j] = cov[j, i] = a ** (i - j) * cov[j, j]
-            cov[i, i] = a**2 * (cov[i - 1, i - 1] if i else 0) + sigma**2
-        return mean, cov
-
-    (m1, s1), (m0, s0) = law(*chain), law(*base)
-    inverse = np.linalg.inv(s0)
-    gap = m1 - m0
-    logs = np.linalg.slogdet(s0)[1] - np.linalg.slogdet(s1)[1]
-    return 0.5 * (np.trace(inverse @ s1) + gap @ inverse @ gap - len(gap) + logs), m1, s1
-
-
-@pytest.mark.parametrize("slopes", [(0.9, 0.9), (0.7, 0.95), (1.1, 0.5)])
-def test_gaussian_chains(slopes):
-    """The cost is quadratic in the path, so its expectation is the mean over 2 T points."""
-    a, a0, m, m0, sigma, steps, start = *slopes, 0.3, -0.2, 0.4, 6, 1.5
-    want, mean, cov = joint_kl((a, m, sigma, steps, start), (a0, m0, sigma, steps, start))
-    root = np.linalg.cholesky(cov) * math.sqrt(steps)
-    paths = np.concatenate([mean[:, None] + root, mean[:, None] - root], 1)  # (T, 2 T)
-    before = np.concatenate([np.full((1, 2 * steps), start), paths[:-1]])
-    dmu = torch.from_numpy((a - a0) * before + (m - m0))
-    value = gf.path_kl(dmu, torch.full((steps,), sigma, dtype=torch.float64))
-    assert value.mean().item() == pytest.approx(want, rel=1e-12)
-
-
-def test_ornstein_uhlenbeck():
-    """dx = -k x dt + g dW against the same with k0, from x_0 = 1: the integral in closed form."""
-    k, k0, g, horizon, steps = 1.3, 0.4, 0.7, 2.0, 4000
-    stationary = g**2 / (2 * k)
-    second = (1 - stationary) * (1 - math.exp(-2 * k * horizon)) / (2 * k) + stationary * horizon
-    want = 0.5 * (k - k0) ** 2 / g**2 * second
-    dt = horizon / steps
-    t = dt * (torch.arange(steps, dtype=torch.float64) + 0.5)
-    root = ((1 - stationary) * torch.exp(-2 * k * t) + stationary).sqrt()  # sqrt(E x_t^2)
-    dmu = ((k - k0) * dt * root)[:, None]
-    value = gf.path_kl(dmu, torch.full((steps,), g * math.sqrt(dt), dtype=torch.float64))
-    assert value.item() == pytest.approx(want, rel=1e-6)
-
-
-# ---------------------------------------------------------------- steps of diffusers
-
-
-def schedulers():
-    return pytest.importorskip("diffusers")
-
-
-def means(step, outputs):
-    """Results of a scheduler's step for two models, with the same noise."""
-    results = []
-    for output in outputs:
-        generator = torch.Generator().manual_seed(1)
-        results.append(step(output, generator).prev_sample)
-    return results
-
-
-PREDICTIONS = ["epsilon", "v_prediction", "sample"]
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("eta", [0.1, 0.7, 1.0])
-def test_ddim_steps_are_those_of_diffusers(eta, prediction):
-    scheduler = schedulers().DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type=prediction,
-    )  # fmt: skip
-    alphas = scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    scheduler.final_alpha_cumprod = alphas[0]
-    scheduler.set_timesteps(50)
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
-    for t in scheduler.timesteps[[0, 20, 49]].tolist():
-        previous = t - 20
-        a, a_prev = alphas[t], alphas[previous] if previous >= 0 else alphas[0]
-        dmu, sigma = gf.ddim_step_kl_terms(
-            two - one, alpha_cumprod=a, alpha_cumprod_prev=a_prev, eta=eta,
-            prediction_type=prediction,
-        )  # fmt: skip
-        mean, other = means(
-            lambda out, gen, t=t: scheduler.step(out, t, x, eta=eta, generator=gen), (one, two)
-        )
-        torch.testing.assert_close(dmu, other - mean, rtol=1e-9, atol=1e-12)
-        variance = scheduler._get_variance(t, previous)
-        torch.testing.assert_close(sigma, eta * variance.sqrt(), rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-@pytest.mark.parametrize("steps", [1000, 40])
-def test_ddpm_steps_are_those_of_diffusers(steps, variance, prediction):
-    scheduler = schedulers().DDPMScheduler(
-        clip_sample=False, variance_type=variance, prediction_type=prediction
-    )
-    alphas = scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    scheduler.set_timesteps(steps)
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
-    for t in scheduler.timesteps[[0, steps // 2, -2]].tolist():
-        previous = t - 1000 // steps
-        dmu, sigma = gf.ddpm_step_kl_terms(
-            two - one, alpha_cumprod=alphas[t], alpha_cumprod_prev=alphas[previous],
-            variance_type=variance, prediction_type=prediction,
-        )  # fmt: skip
-        mean, other = means(
-            lambda out, gen, t=t: scheduler.step(out, t, x, generator=gen), (one, two)
-        )
-        torch.testing.assert_close(dmu, mean - other, rtol=1e-9, atol=1e-12)  # the other way
-        torch.testing.assert_close(sigma, scheduler._get_variance(t).sqrt(), rtol=1e-9, atol=0)
-
-
-def test_ddim_at_eta_one_is_ddpm():
-    d = normal(2, 5)
-    alphas = {"alpha_cumprod": 0.3, "alpha_cumprod_prev": 0.4}
-    dmu, sigma = gf.ddim_step_kl_terms(d, eta=1.0, **alphas)
-    other, deviation = gf.ddpm_step_kl_terms(d, **alphas)
-    torch.testing.assert_close(dmu, -other, rtol=1e-12, atol=0)
-    torch.testing.assert_close(sigma, deviation, rtol=1e-12, atol=0)
-
-
-def test_flow_steps():
-    """Mean and deviation of Flow-GRPO's SDE step, on the timesteps of diffusers' scheduler."""
-    scheduler = schedulers().FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(20)
-    sigmas = scheduler.sigmas.double()
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
-    for i in (1, 10, 18):
-        t, dt = sigmas[i], sigmas[i + 1] - sigmas[i]
-        scale = 0.7 * (t / (1 - t)).sqrt()
-
-        def mean(v, t=t, dt=dt, scale=scale):
-            return x + (v + scale**2 / (2 * t) * (x + (1 - t) * v)) * dt
-
-        dmu, sigma = gf.flow_step_kl_terms(two - one, t=t, dt=-dt, noise_scale=scale)
-        torch.testing.assert_close(dmu, mean(one) - mean(two), rtol=1e-9, atol=1e-12)
-        cost = -dt / 2 * (1 / scale + scale * (1 - t) / (2 * t)) ** 2 * (two - one).square()
-        got = gf.path_kl(dmu[None], sigma[None])
-        torch.testing.assert_close(got, cost.flatten(1).sum(1), rtol=1e-12, atol=0)
-
-
-def test_flow_steps_keep_the_marginals():
-    """Gaussian data: with the exact velocity, noise or not, the variance is that of the flow."""
-    data, steps, scale = 0.5, 4000, 0.8  # standard deviation of x_0
-    times = torch.linspace(1, 0.3, steps + 1, dtype=torch.float64)
-    t, dt = times[:-1], times[:-1] - times[1:]
-    factors, sigmas = gf.flow_step_kl_terms(  # of a difference of 1: the factor of v in the mean
-        torch.ones(steps, 1, dtype=torch.float64), t=t, dt=dt, noise_scale=scale
-    )
-    slope = (t - (1 - t) * data**2) / ((1 - t) ** 2 * data**2 + t**2)  # v = slope x
-    mean = 1 - dt * scale**2 / (2 * t) - factors[:, 0] * slope
-    variance = 1.0
-    for m, sigma in zip(mean.tolist(), sigmas.tolist(), strict=True):
-        variance = m**2 * variance + sigma**2
-    assert variance == pytest.approx(0.7**2 * data**2 + 0.3**2, rel=1e-3)
-
-
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_many_steps_at_once(per_sample):
-    d = normal(3, 2, 4, 4)
-    shape = (3, 2) if per_sample else (3,)
-    a = torch.linspace(0.1, 0.6, math.prod(shape), dtype=torch.float64).reshape(shape)
-    options = {"eta": 0.5}
-    dmu, sigma = gf.ddim_step_kl_terms(d, alpha_cumprod=a, alpha_cumprod_prev=a + 0.2, **options)
-    assert (dmu.shape, sigma.shape) == (d.shape, shape)
-    for t in range(3):
-        one, s = gf.ddim_step_kl_terms(
-            d[t], alpha_cumprod=a[t], alpha_cumprod_prev=a[t] + 0.2, **options
-        )
-        torch.testing.assert_close(one, dmu[t], rtol=1e-12, atol=0)
-        torch.testing.assert_close(s, sigma[t], rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_terms_of_half_precision_are_not_biased(dtype):
-    d = normal(2, 1000).to(dtype)
-    alphas = {"alpha_cumprod": torch.tensor(0.3), "alpha_cumprod_prev": 0.4}
-    dmu, sigma = gf.ddpm_step_kl_terms(d.requires_grad_(), **alphas)
-    want, deviation = gf.ddpm_step_kl_terms(d.detach().double(), **alphas)
-    assert dmu.dtype == sigma.dtype == torch.float32
-    value, exact = gf.path_kl(dmu[None], sigma[None]), gf.path_kl(want[None], deviation[None])
-    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
-    value.sum().backward()
-    assert d.grad.dtype == dtype
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    """Nothing is asked of the device: it can be captured, and a step without noise shows as inf."""
+    dmu, sigma = case((20, 2, 16384), False, backend="triton")
+    want = gf.path_kl_value_and_grad(dmu, sigma)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = gf.path_kl_value_and_grad(dmu, sigma)
+    graph.replay()
+    assert torch.equal(got[0], want[0])
+    assert torch.equal(got[1], want[1])
+    sigma[3] = 0
+    assert gf.path_kl(dmu, sigma).isposinf().all()
+    sigma[3] = -1
+    assert gf.path_kl(dmu, sigma).isnan().all()
 
 
 # ---------------------------------------------------------------- one step at a time

@@ -75,18 +75,19 @@ static void path(const PathJob& job, const Team& team) {
   team.barrier();
   const std::int64_t parts = (job.size + kPathPart - 1) / kPathPart;
   const auto [begin, end] = team.share(job.batch);
-  for (std::int64_t b = begin; b < end; ++b) {
-    double kl = 0;
-    for (std::int64_t t = 0; t < job.steps; ++t) {
+  // In memory's order; a trajectory's sum so far takes the place of its first part.
+  for (std::int64_t t = 0; t < job.steps; ++t)
+    for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t row = t * job.batch + b;
       double cost = 0;
       for (std::int64_t p = 0; p < parts; ++p) cost += job.partials[row * parts + p];
       cost *= 0.5;
       job.costs[row] = static_cast<float>(cost);
-      kl += cost;
+      double& kl = job.partials[b * parts];
+      kl = t ? kl + cost : cost;
     }
-    job.kl[b] = static_cast<float>(kl);
-  }
+  for (std::int64_t b = begin; b < end; ++b)
+    job.kl[b] = static_cast<float>(job.partials[b * parts]);
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -36,15 +36,20 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def dense_floats(name: str, value: Any) -> None:
+    """A dense tensor of real floating-point numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized:
+        kind = "quantised" if value.is_quantized else str(value.layout)
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {value.dtype}")
+
+
 def latents(x: Any, name: str = "x") -> int:
     """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided or x.is_quantized:
-        kind = "quantised" if x.is_quantized else str(x.layout)
-        raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    dense_floats(name, x)
     if x.dim() < 2:
         raise ValueError(
             f"{name} must have shape (B, *latent) with at least two dimensions, got "

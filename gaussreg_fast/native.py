@@ -145,6 +145,45 @@ def project_white_noise(x: Tensor, block_size: int) -> Tensor:
     return out.to(x.dtype)
 
 
+# Types of numbers that the drift kernels read and write, and their names in C++; 0 is no base.
+DRIFT_NUMBERS = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def drift(
+    task: str,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor] | None,
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    step: float,
+) -> float:
+    """The sum of scale ||param - base||^2, and with scale * step * (param - base), in float32:
+
+    "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
+    params (no sum). Tensors in CPU memory, of `DRIFT_NUMBERS`, each like its base and its gradient
+    in shape and strides, and dense; `base=None` stands for zeros.
+    """
+    for other in (base, grads):
+        for p, t in zip(params, other or (), strict=bool(other)):
+            if t.numel() != p.numel() or t.device.type != "cpu":
+                raise ValueError(f"tensors must match, got {tuple(t.shape)} on {t.device}")
+    numbers = DRIFT_NUMBERS
+    types = [4 * numbers[p.dtype] for p in params]
+    if base is not None:
+        types = [t + numbers[b.dtype] for t, b in zip(types, base, strict=True)]
+    return module().drift(
+        task,
+        [p.data_ptr() for p in params],
+        [0] * len(params) if base is None else [b.data_ptr() for b in base],
+        [g.data_ptr() for g in grads],
+        [p.numel() for p in params],
+        types,
+        scales,
+        [scale * step for scale in scales],
+        torch.get_num_threads(),
+    )
+
+
 def _rows(x: Tensor) -> Tensor:
     """x as contiguous float32; x itself where it is that."""
     if x.dtype == torch.float32 and x.is_contiguous():

@@ -17,16 +17,18 @@ KERNELS = ROOT / "kernels"
 # Room -> rooms it may import; a new module must be entered here. A folder stands for all
 # its modules, which may import each other; "" is the package's own top level.
 ALLOWED = {
-    "": {"functional", "modules", "diagnostics"},
+    "": {"functional", "modules", "diagnostics", "drift"},
     "reference": {"reference"},
     "checks": set(),
+    "tensor_lists": {"checks"},
     "native": {"_native"},
     "dispatch": {"launch", "native"},
     "config": set(),
     "launch": {"config", "kernels", "launch"},
     "ops": {"checks", "dispatch", "launch", "native", "ops", "reference"},
-    "functional": {"checks", "dispatch", "functional", "ops", "reference"},
+    "functional": {"checks", "dispatch", "functional", "ops", "reference", "tensor_lists"},
     "modules": {"checks", "functional"},
+    "drift": {"checks", "functional", "tensor_lists"},
     "arrays": {"functional"},
     "diagnostics": {"checks", "functional", "reference"},
     "latent": {"", "checks", "diagnostics", "functional", "latent", "modules"},
@@ -159,7 +161,20 @@ NAMES = [name for name in gaussreg_fast.__all__ if name != "__version__"]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(gaussreg_fast, name))]
 LOSSES = [name for name in FUNCTIONS if name.endswith("_loss")]
 # Parameters that may be passed by position; of every other function only `x`.
-POSITIONAL = {"backends": [], "permutation": ["seed", "D"]}
+POSITIONAL = {
+    "backends": [],
+    "permutation": ["seed", "D"],
+    "lora_drift": ["pairs"],
+    **dict.fromkeys(
+        [
+            "parameter_drift",
+            "parameter_drift_value_and_grad",
+            "parameter_drift_decay_",
+            "accumulate_parameter_drift",
+        ],
+        ["params", "base"],
+    ),
+}
 
 
 def test_all_is_sorted_whole_and_has_no_repetition():

@@ -12,6 +12,14 @@ before anything is computed.
 """
 
 from gaussreg_fast.dispatch import backends
+from gaussreg_fast.functional._drift import (
+    Tensors,
+    accumulate_parameter_drift,
+    lora_drift,
+    parameter_drift,
+    parameter_drift_decay_,
+    parameter_drift_value_and_grad,
+)
 from gaussreg_fast.functional._losses import (
     gaussianity_loss,
     gaussianity_value_and_grad,
@@ -30,14 +38,20 @@ from gaussreg_fast.functional._permutation import permutation
 from gaussreg_fast.functional._projection import project_white_noise
 
 __all__ = [
+    "Tensors",
+    "accumulate_parameter_drift",
     "backends",
     "covariance_loss",
     "gaussianity_loss",
     "gaussianity_value_and_grad",
     "kl_loss",
     "kurtosis_loss",
+    "lora_drift",
     "moment_loss",
     "norm_loss",
+    "parameter_drift",
+    "parameter_drift_decay_",
+    "parameter_drift_value_and_grad",
     "permutation",
     "permuted_statistics",
     "power_spectrum_loss",

@@ -10,6 +10,8 @@ The only place where operators are registered. Each has three entrances, in this
 One backward serves them all. Double backward and forward-mode AD raise.
 """
 
+from gaussreg_fast.ops._drift import drift, drift_in_place, lora_product
+from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._peers import covariance, prno
 from gaussreg_fast.ops._permutation import index, permutation
@@ -18,10 +20,18 @@ from gaussreg_fast.ops._statistics import statistics
 
 __all__ = [
     "covariance",
+    "drift",
+    "drift_in_place",
+    "eager",
     "index",
+    "local",
+    "lora_product",
     "loss",
     "permutation",
     "prno",
     "project_white_noise",
+    "sharded",
+    "sharded_drift",
+    "shards",
     "statistics",
 ]

@@ -6,9 +6,14 @@ float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. Noth
 validated here (`checks.py` does that) and nothing of this package is imported.
 
 Sources: MPGR (arXiv 2509.07027), GPER (arXiv 2602.08646), PRNO (arXiv 2405.18881),
-ReNO (arXiv 2406.04312).
+ReNO (arXiv 2406.04312), P&P (arXiv 2505.19519).
 """
 
+from gaussreg_fast.reference._drift import (
+    drift,
+    lora_product,
+    squared_drift,
+)
 from gaussreg_fast.reference._losses import (
     full_power_spectrum_loss,
     loss_and_gradient,
@@ -63,9 +68,11 @@ __all__ = [
     "compact_adjoint",
     "compact_spectrum",
     "covariance_terms",
+    "drift",
     "full_power_spectrum_loss",
     "gather",
     "lag_weights",
+    "lora_product",
     "loss_and_gradient",
     "moment_terms",
     "moments",
@@ -78,5 +85,6 @@ __all__ = [
     "prno_loss",
     "project_white_noise",
     "scatter",
+    "squared_drift",
     "target_moment",
 ]

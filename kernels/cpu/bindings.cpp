@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_drift.h"
 #include "job.h"
 
 namespace nb = nanobind;
@@ -282,4 +283,5 @@ NB_MODULE(_native, m) {
            "General path: from spectra to results, and to spectra of the gradient.")
       .def("scatter", &Request::scatter, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
            without_gil, "General path: the gradient by x.");
+  bind_drift(m);
 }

@@ -163,25 +163,16 @@ def drift(
     params (no sum). Tensors in CPU memory, of `DRIFT_NUMBERS`, each like its base and its gradient
     in shape and strides, and dense; `base=None` stands for zeros.
     """
-    for other in (base, grads):
-        for p, t in zip(params, other or (), strict=bool(other)):
-            if t.numel() != p.numel() or t.device.type != "cpu":
-                raise ValueError(f"tensors must match, got {tuple(t.shape)} on {t.device}")
-    numbers = DRIFT_NUMBERS
-    types = [4 * numbers[p.dtype] for p in params]
-    if base is not None:
-        types = [t + numbers[b.dtype] for t, b in zip(types, base, strict=True)]
-    return module().drift(
-        task,
-        [p.data_ptr() for p in params],
-        [0] * len(params) if base is None else [b.data_ptr() for b in base],
-        [g.data_ptr() for g in grads],
-        [p.numel() for p in params],
-        types,
-        scales,
-        [scale * step for scale in scales],
-        torch.get_num_threads(),
-    )
+    numbers, none = DRIFT_NUMBERS, base is None
+    theta, origin, sizes, types = [], [], [], []
+    for p, b in zip(params, params if base is None else base, strict=True):  # each visited once
+        theta.append(p.data_ptr())
+        origin.append(0 if none else b.data_ptr())
+        sizes.append(p.numel())
+        types.append(4 * numbers[p.dtype] + (0 if none else numbers[b.dtype]))
+    written = [g.data_ptr() for g in grads]
+    threads = torch.get_num_threads()
+    return module().drift(task, theta, origin, written, sizes, types, scales, step, threads)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,17 @@ from gaussreg_fast import checks
 
 DRIFT_REDUCTIONS = ("sum", "tensor_mean")
 LORA_FORMS = ("factors", "product")
+_ORDINARY = (Tensor, torch.nn.Parameter)
+_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)  # what is computed in float32
+
+
+class Paired(NamedTuple):
+    """Parameters and their base, side by side."""
+
+    names: list[str] | None
+    params: list[Tensor]
+    base: list[Tensor]
+    plain: bool  # ordinary tensors, contiguous, on one device, none of them float64
 
 
 def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
@@ -48,11 +59,11 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
     return names, listed
 
 
-def paired(params: Any, base: Any) -> tuple[list[str] | None, list[Tensor], list[Tensor]]:
+def paired(params: Any, base: Any) -> Paired:
     """`params` and `base` side by side: by name where both have names, else by position.
 
-    Returns the names of params, or None, and tensors that match in shape, are floating-point and
-    dense, those of params on one device, those of base there or on the CPU, without gradient.
+    They match in shape, are floating-point and dense, those of params on one device, those of base
+    there or on the CPU, without gradient.
     """
     names, left = tensors("params", params)
     base_names, right = tensors("base", base)
@@ -66,20 +77,35 @@ def paired(params: Any, base: Any) -> tuple[list[str] | None, list[Tensor], list
                 raise ValueError(f"params has no tensor for base[{i}], {key!r}")
         right = [by_name[key] for key in names]
     device = getattr(left[0], "device", None)
-    for i in range(min(len(left), len(right))):
-        p, b = left[i], right[i]
-        if not _fits(p, b, device):
-            _refuse(i, names, p, b, device)
+    plain = True
+    for i, (p, b) in enumerate(zip(left, right, strict=False)):
+        if not (
+            type(p) in _ORDINARY
+            and type(b) in _ORDINARY
+            and p.layout is torch.strided
+            and b.layout is torch.strided
+            and p.dtype in _FLOAT32
+            and b.dtype in _FLOAT32
+            and p.shape == b.shape
+            and not b.requires_grad
+            and p.device == device
+            and b.device == device
+            and p.is_contiguous()
+            and b.is_contiguous()
+        ):
+            plain = False
+            if not _fits(p, b, device):
+                _refuse(i, names, p, b, device)
     if len(left) != len(right):
         i = min(len(left), len(right))
         longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
         name = _called(longer, i, names if longer == "params" else base_names)
         raise ValueError(f"{shorter} ends at {i} tensors: it has none for {name}")
-    return names, left, right
+    return Paired(names, left, right, plain)
 
 
 def _fits(p: Any, b: Any, device: Any) -> bool:
-    """Whether a parameter and its base are fit: in as few steps as can be, for long lists."""
+    """Whether a parameter and its base are fit."""
     return (
         isinstance(p, Tensor)
         and isinstance(b, Tensor)
@@ -158,34 +184,45 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     return left, right
 
 
-def distinct(names: list[str] | None, params: list[Tensor]) -> None:
-    """That no two tensors that are written to begin at the same memory."""
+def distinct(paired: Paired) -> None:
+    """That no two parameters, which are to be written to, begin at the same memory."""
+    params = paired.params
+    if not paired.plain:
+        params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
+    memory = [p.data_ptr() for p in params]
+    if len(set(memory)) == len(memory):
+        return
     first: dict[int, int] = {}
-    for i, p in enumerate(params):
-        memory = (p.to_local() if hasattr(p, "to_local") else p).data_ptr()
-        if memory and p.numel() and first.setdefault(memory, i) != i:
+    for i, at in enumerate(memory):
+        if at and first.setdefault(at, i) != i:
             raise ValueError(
-                f"{_called('params', i, names)} must not share memory with "
-                f"{_called('params', first[memory], names).rstrip(',')}"
+                f"{_called('params', i, paired.names)} must not share memory with "
+                f"{_called('params', first[at], paired.names).rstrip(',')}"
             )
 
 
-def accumulating(names: list[str] | None, params: list[Tensor]) -> None:
-    """That `.grad` of those that require grad can be added to."""
-    for i, p in enumerate(params):
-        if not p.requires_grad:
-            continue
-        if not p.is_leaf:
-            raise ValueError(f"{_called('params', i, names)} must be a leaf to have a .grad")
-        grad = p.grad
+def gradients(paired: Paired) -> list[Tensor | None]:
+    """The `.grad` of each parameter, None where it has none, fit to be added to.
+
+    That is a leaf's, dense, of its type, shape and placement, and not itself recorded.
+    """
+    found = []
+    for i, p in enumerate(paired.params):
+        grad = p.grad if p.is_leaf else None
+        found.append(grad)
         if grad is None:
-            continue
-        if grad.layout != torch.strided or grad.dtype != p.dtype or grad.requires_grad:
+            if p.requires_grad and not p.is_leaf:
+                raise ValueError(f"{_called('params', i, paired.names)} must be a leaf for a .grad")
+        elif (
+            grad.layout is not torch.strided
+            or grad.dtype != p.dtype
+            or grad.requires_grad
+            or grad.shape != p.shape
+            or type(grad) not in _ORDINARY
+            and getattr(grad, "placements", None) != getattr(p, "placements", None)
+        ):
             raise ValueError(
-                f"the gradient of {_called('params', i, names)} must be dense, {p.dtype} and not "
-                f"itself recorded, got {grad.dtype}, {grad.layout}"
+                f"the gradient of {_called('params', i, paired.names)} must be dense, {p.dtype}, "
+                f"not itself recorded and sharded like it, got {grad.dtype}, {grad.layout}"
             )
-        if getattr(grad, "placements", None) != getattr(p, "placements", None):
-            raise ValueError(
-                f"the gradient of {_called('params', i, names)} must be sharded like it"
-            )
+    return found

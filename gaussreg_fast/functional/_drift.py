@@ -57,12 +57,12 @@ def parameter_drift(
             requires grad, tensors on other devices, options out of range.
         RuntimeError: a backend that cannot run here.
     """
-    names, left, right = tensor_lists.paired(params, base)
-    scales = _scales(left, weight, reduction)
-    _check_backend(backend, left)
-    if ops.sharded((*left, *right)):
-        return ops.sharded_drift(names, left, right, scales, backend)
-    return ops.drift(left, right, scales, backend)
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    if not pair.plain and ops.sharded((*pair.params, *pair.base)):
+        return ops.sharded_drift(*pair[:3], scales, backend)
+    return ops.drift(pair.params, pair.base, scales, backend, pair.plain)
 
 
 def parameter_drift_value_and_grad(
@@ -81,15 +81,15 @@ def parameter_drift_value_and_grad(
         The value, and gradients in the order of params, each of its parameter's shape, type and
         layout.
     """
-    names, left, right = tensor_lists.paired(params, base)
-    scales = _scales(left, weight, reduction)
-    _check_backend(backend, left)
-    _eager(left, right, "parameter_drift_value_and_grad")
-    grads = [torch.empty_like(p) for p in left]
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    _eager(pair, "parameter_drift_value_and_grad")
     with torch.no_grad():
-        shards = ops.shards(names, left, right)
-        written = [ops.local(g) for g in grads]
-    return shards.run(["gradient"] * len(left), written, scales, 2.0, backend), grads
+        grads = [torch.empty_like(p) for p in pair.params]
+        shards = ops.shards(*pair)
+        written = grads if pair.plain else [ops.local(g) for g in grads]
+        return shards.run(["gradient"] * len(grads), written, scales, 2.0, backend), grads
 
 
 def accumulate_parameter_drift(
@@ -109,22 +109,28 @@ def accumulate_parameter_drift(
     Returns:
         The value over all of params.
     """
-    names, left, right = tensor_lists.paired(params, base)
-    scales = _scales(left, weight, reduction)
-    _check_backend(backend, left)
-    _eager(left, right, "accumulate_parameter_drift")
-    tensor_lists.distinct(names, left)
-    tensor_lists.accumulating(names, left)
-    tasks, grads = [], []
-    for p in left:
-        made = p.requires_grad and p.grad is None
-        tasks.append("gradient" if made else "accumulate" if p.requires_grad else "value")
-        grads.append(torch.empty_like(p) if made else p.grad if p.requires_grad else None)
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    _eager(pair, "accumulate_parameter_drift")
+    tensor_lists.distinct(pair)
+    grads = tensor_lists.gradients(pair)
     with torch.no_grad():
-        shards = ops.shards(names, left, right)
-        written = [None if g is None else ops.local(g) for g in grads]
-    value = shards.run(tasks, written, scales, 2.0, backend)
-    for p, task, grad in zip(left, tasks, grads, strict=True):
+        shards = ops.shards(*pair)
+        tasks = []
+        for i, p in enumerate(pair.params):
+            if not p.requires_grad:
+                tasks.append("value")
+            elif grads[i] is None:
+                tasks.append("gradient")
+                grads[i] = torch.empty_like(p)
+            else:
+                tasks.append("accumulate")
+        written = grads
+        if not pair.plain:
+            written = [None if g is None else ops.local(g) for g in grads]
+        value = shards.run(tasks, written, scales, 2.0, backend)
+    for p, task, grad in zip(pair.params, tasks, grads, strict=True):
         if task == "gradient":
             p.grad = grad
     return value
@@ -155,20 +161,20 @@ def parameter_drift_decay_(
         reduction: see `parameter_drift`.
         backend: see `backends`.
     """
-    names, left, right = tensor_lists.paired(params, base)
-    scales = _scales(left, weight, reduction)
-    rates = [rate] * len(left) if isinstance(rate, (int, float)) else list(rate)
-    if len(rates) != len(left):
-        raise ValueError(f"rate must be one number, or one for each of {len(left)} tensors")
-    _check_backend(backend, left)
-    _eager(left, right, "parameter_drift_decay_")
-    tensor_lists.distinct(names, left)
-    shares = [
-        -math.expm1(-2 * checks.weight("rate", r) * s) for r, s in zip(rates, scales, strict=True)
-    ]
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    rates = [rate] * len(scales) if isinstance(rate, (int, float)) else list(rate)
+    if len(rates) != len(scales):
+        raise ValueError(f"rate must be one number, or one for each of {len(scales)} tensors")
+    _eager(pair, "parameter_drift_decay_")
+    tensor_lists.distinct(pair)
+    known = {r: checks.weight("rate", r) for r in set(rates)}
+    shares = [-math.expm1(-2 * known[r] * s) for r, s in zip(rates, scales, strict=True)]
     with torch.no_grad():
-        shards = ops.shards(names, left, right)
-    ops.drift_in_place("decay", shards.params, shards.base, [], shares, 1.0, backend)
+        held = ops.shards(*pair)
+        lists = held.params, held.base, []
+        ops.drift_in_place("decay", *lists, shares, 1.0, backend, pair.plain)
 
 
 def lora_drift(
@@ -217,13 +223,13 @@ def _check_backend(backend: str, params: list[Tensor]) -> None:
     """A backend's name, and that it can run on the tensors."""
     checks.one_of("backend", backend, checks.BACKENDS)
     if backend in ("triton", "native"):
-        for p in params:
+        for p in {p.dtype: p for p in params}.values():
             dispatch.require(backend, p)
 
 
-def _eager(params: list[Tensor], base: list[Tensor], name: str) -> None:
+def _eager(pair: tensor_lists.Paired, name: str) -> None:
     """That memory can be written to."""
-    if torch.compiler.is_compiling() or not ops.eager((*params, *base)):
+    if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.plain):
         raise RuntimeError(
             f"{name} writes to memory that tracers and transforms do not see: call it in eager code, "
             f"on ordinary tensors; parameter_drift is for the others"

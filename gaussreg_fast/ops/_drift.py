@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -26,15 +27,17 @@ def drift_in_place(
     scales: Sequence[float],
     step: float | Tensor,
     backend: str,
+    plain: bool = False,
 ) -> Tensor:
     """The sum of scale ||param - base||^2, shape (), and with scale * step * (param - base):
 
     "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
     params (the sum is then 0). An empty `base` stands for zeros. Autograd sees nothing of it, but
-    the versions of what is written count up.
+    the versions of what is written count up. `plain` says that all are known to be contiguous and
+    of one device, and none float64.
     """
     with torch.no_grad():
-        value = _run(task, params, base, grads, scales, step, backend)
+        value = _run(task, params, base, grads, scales, step, backend, plain)
     if task != "value":
         torch.autograd.graph.increment_version(params if task == "decay" else grads)
     return value
@@ -48,22 +51,28 @@ def _run(
     scales: Sequence[float],
     step: float | Tensor,
     backend: str,
+    plain: bool,
 ) -> Tensor:
     backend = resolve(backend, params[0].device)
     rest: Sequence[int] = range(len(params))
     parts = []
     if backend != "torch":
-        taken = [_flat(t, backend) for t in zip(params, base or params, grads or params)]  # noqa: B905
-        rest = [i for i, fits in enumerate(taken) if not fits]
-        lists = [params, base, grads, scales]
-        if rest:
-            lists = [[x for x, fits in zip(one, taken, strict=False) if fits] for one in lists]
+        lists = params, base, grads, scales
+        if plain:  # gradients are new, or as contiguous as what they were made like
+            taken = [True] if not grads else [g.is_contiguous() for g in grads]
+        else:
+            others = base or params, grads or params
+            taken = [_flat(*three, backend) for three in zip(params, *others, strict=True)]
+        rest = []
+        if not all(taken):
+            rest = [i for i, fits in enumerate(taken) if not fits]
+            lists = tuple(list(compress(one, taken)) for one in lists)  # type: ignore[assignment]
         if lists[0]:
-            parts.append(_kernel(task, *lists, step, backend))  # type: ignore[arg-type]
+            parts.append(_kernel(task, *lists, step, backend))
     for i in rest:
         triple = params[i], base[i] if base else None, grads[i] if grads else None
         parts += [scales[i] * part for part in _torch(task, *triple, scales[i] * step)]
-    dtype = _value_dtype(params, base)
+    dtype = torch.float32 if plain else _value_dtype(params, base)
     if len(parts) == 1:
         return parts[0].to(dtype)
     return torch.stack([part.to(dtype) for part in parts]).sum()
@@ -87,19 +96,22 @@ def _kernel(
     return launch.drift(task, params, base or None, grads, scales, step)
 
 
-def _flat(tensors: tuple[Tensor, Tensor, Tensor], backend: str) -> bool:
+def _flat(p: Tensor, b: Tensor, g: Tensor, backend: str) -> bool:
     """Whether kernels can take a parameter, its base and its gradient as runs of numbers."""
-    p, b, g = tensors
     numbers = native.DRIFT_NUMBERS
-    if p.dtype not in numbers or b.dtype not in numbers or g.dtype != p.dtype:
-        return False
-    if b.device != p.device and backend == "native":
-        return False
-    if p.shape != b.shape or p.shape != g.shape:
-        return False
-    if p.is_contiguous() and b.is_contiguous() and g.is_contiguous():
-        return True
-    return p.stride() == b.stride() == g.stride() and _is_dense(p)
+    return (
+        p.dtype in numbers
+        and b.dtype in numbers
+        and g.dtype == p.dtype
+        and (b.device == p.device or backend != "native")
+        and g.device == p.device
+        and p.shape == b.shape
+        and p.shape == g.shape
+        and (
+            (p.is_contiguous() and b.is_contiguous() and g.is_contiguous())
+            or (p.stride() == b.stride() == g.stride() and _is_dense(p))
+        )
+    )
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -183,18 +195,24 @@ _gradient_op = register(
 )
 
 
-def _gradients(ctx: Any, upstream: Tensor, gradient: Any) -> list[Tensor | None]:
-    """A gradient for each parameter that wants one; the options, first, have none."""
-    count, scales, backend = ctx.options
-    params, base = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-    wanted = [i for i in range(count) if ctx.needs_input_grad[3 + i]]
-    grads: list[Tensor | None] = [None] * (3 + len(ctx.saved_tensors))
-    if wanted:
-        lists = ([t[i] for i in wanted] if t else [] for t in (params, base, scales))
-        found = gradient(upstream, *lists, backend)
-        for i, grad in zip(wanted, found, strict=True):
-            grads[3 + i] = first_order(grad, params[i])
-    return grads
+def _gradients(
+    gradient: Callable[..., list[Tensor]],
+    upstream: Tensor,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    scales: Sequence[float],
+    backend: str,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """A gradient for each parameter that wants one."""
+    if not any(wanted):
+        return [None] * len(params)
+    if not all(wanted):
+        params, base, scales = (list(compress(t, wanted)) for t in (params, base, scales))
+    found = iter(gradient(upstream, params, base, scales, backend))
+    if torch.is_grad_enabled():
+        found = iter([first_order(g, p) for g, p in zip(found, params, strict=True)])
+    return [next(found) if want else None for want in wanted]
 
 
 class _DriftOp(Function):
@@ -214,21 +232,30 @@ class _DriftOp(Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        return tuple(_gradients(ctx, upstream[0], _gradient_op))
+        count, scales, backend = ctx.options
+        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3 : 3 + count]
+        lists = tensors[:count], tensors[count:], scales
+        grads = _gradients(_gradient_op, upstream[0], *lists, backend, wanted)
+        return (None, None, None, *grads, *[None] * len(lists[1]))
 
 
 class _DriftEager(Function):
-    """The same for eager calls."""
+    """The same for eager calls; the base, which has no gradient, is no input of its own."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, scales: list[float], backend: str, *tensors: Tensor) -> Tensor:
-        ctx.options = count, scales, backend
-        ctx.save_for_backward(*tensors)
-        return _value(list(tensors[:count]), list(tensors[count:]), scales, backend)
+    def forward(
+        ctx: Any, base: list[Tensor], scales: list[float], backend: str, plain: bool, *params: Tensor
+    ) -> Tensor:
+        ctx.options = scales, backend
+        ctx.save_for_backward(*params, *base)
+        return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        return tuple(_gradients(ctx, upstream[0], _gradient))
+        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
+        lists = tensors[: len(wanted)], tensors[len(wanted) :]
+        grads = _gradients(_gradient, upstream[0], *lists, *ctx.options, wanted)
+        return (None, None, None, None, *grads)
 
 
 def _autograd(
@@ -246,19 +273,23 @@ def ordinary(tensors: Sequence[Tensor]) -> bool:
 
 
 def drift(
-    params: Sequence[Tensor], base: Sequence[Tensor], scales: Sequence[float], backend: str
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    scales: Sequence[float],
+    backend: str,
+    plain: bool = False,
 ) -> Tensor:
     """The sum of scale ||param - base||^2, shape (), differentiable by params.
 
     An empty `base` stands for zeros. Of any sizes, shapes alike; float32, or float64 where a tensor
-    is that.
+    is that. For `plain` see `drift_in_place`.
     """
-    lists = list(params), list(base), list(scales)
-    if not ordinary((*params, *base)):
-        return (_autograd if transformed() else _value_op)(*lists, backend)
+    params, base, scales = list(params), list(base), list(scales)
+    if not (direct(params[0]) if plain else ordinary((*params, *base))):
+        return (_autograd if transformed() else _value_op)(params, base, scales, backend)
     if torch.is_grad_enabled() and any(p.requires_grad for p in params):
-        return _DriftEager.apply(len(params), lists[2], backend, *params, *base)
-    return _value(*lists, backend)
+        return _DriftEager.apply(base, scales, backend, plain, *params)
+    return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
 
 
 def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

@@ -26,8 +26,13 @@ def sharded(tensors: Sequence[Tensor]) -> bool:
     return not torch.compiler.is_compiling() and any(map(is_sharded, tensors))
 
 
-def eager(tensors: Sequence[Tensor]) -> bool:
-    """Whether memory of these can be written to: real tensors in eager code that nobody traces."""
+def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
+    """Whether memory of these can be written to: real tensors in eager code that nobody traces.
+
+    `checked` says that their types are known to be ordinary.
+    """
+    if checked:
+        return direct(tensors[0])
     plain = [t for t in tensors if not is_sharded(t)]
     return ordinary(plain) if plain else direct(torch.empty(0, device="cpu"))
 
@@ -40,6 +45,7 @@ class Shards:
     base: list[Tensor]
     meshes: list[Any]  # of each tensor; None for an ordinary one, which every rank has
     counted: list[bool]  # False for all copies of a shard but one
+    plain: bool = False  # see `drift_in_place`
 
     def run(
         self,
@@ -50,6 +56,9 @@ class Shards:
         backend: str,
     ) -> Tensor:
         """`drift_in_place` with a task for each tensor; the value is the same on every rank."""
+        if self.plain and len(set(tasks)) == 1:
+            lists = self.params, self.base, grads if tasks[0] != "value" else []
+            return drift_in_place(tasks[0], *lists, scales, step, backend, True)  # type: ignore[arg-type]
         total = None
         for mesh in dict.fromkeys(self.meshes):
             part = self._on_mesh(mesh, tasks, grads, scales, step, backend)
@@ -81,7 +90,7 @@ class Shards:
             lists = ([t[i] for i in chosen] for t in (self.params, self.base))
             written = [g for i in chosen if (g := grads[i]) is not None] if grads else []
             factors = [scales[i] for i in chosen]
-            value = drift_in_place(task, *lists, written, factors, step, backend)
+            value = drift_in_place(task, *lists, written, factors, step, backend, self.plain)
             if counted:
                 part = value if part is None else part + value
         return torch.zeros((), device=self.params[0].device, dtype=dtype) if part is None else part
@@ -97,14 +106,17 @@ def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
     return total.to(part.device)
 
 
-def shards(names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor]) -> Shards:
+def shards(
+    names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], plain: bool = False
+) -> Shards:
     """The local shards of DTensors; ordinary tensors are themselves.
 
     Raises:
         ValueError: a parameter and a base that are not sharded alike, or hold partial sums.
     """
-    if not any(map(is_sharded, (*params, *base))):
-        return Shards(list(params), list(base), [None] * len(params), [True] * len(params))
+    count = len(params)
+    if plain or not sharded((*params, *base)):
+        return Shards(list(params), list(base), [None] * count, [True] * count, plain)
     meshes, counted = [], []
     for i, (p, b) in enumerate(zip(params, base, strict=True)):
         mesh, counts = _placed(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)

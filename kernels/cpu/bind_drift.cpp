@@ -45,13 +45,12 @@ int useful_threads(std::int64_t numbers, std::int64_t tensors, int threads) {
 double drift(const std::string& task, const Addresses& theta, const Addresses& base,
              const Addresses& grad, const std::vector<std::int64_t>& sizes,
              const std::vector<int>& types, const std::vector<double>& scales,
-             const std::vector<double>& factors, int threads) {
+             double step, int threads) {
   const std::size_t count = theta.size();
   DriftJob job{task_of(task), nullptr, static_cast<std::int64_t>(count), 0, nullptr};
-  const bool elementwise = job.task != DriftTask::kValue;
-  const bool writes = elementwise && job.task != DriftTask::kDecay;
-  for (const std::size_t n : {base.size(), sizes.size(), types.size(), scales.size(),
-                              writes ? grad.size() : count, elementwise ? factors.size() : count})
+  const bool writes = job.task == DriftTask::kGradient || job.task == DriftTask::kAccumulate;
+  for (const std::size_t n :
+       {base.size(), sizes.size(), types.size(), scales.size(), writes ? grad.size() : count})
     if (n != count) throw std::invalid_argument("lists must be of one length");
   std::vector<DriftTensor> tensors(count);
   std::int64_t chunks = 0;
@@ -66,7 +65,7 @@ double drift(const std::string& task, const Addresses& theta, const Addresses& b
                   writes ? reinterpret_cast<void*>(grad[i]) : nullptr,
                   sizes[i],
                   scales[i],
-                  elementwise ? static_cast<float>(factors[i]) : 0.0f,
+                  static_cast<float>(scales[i] * step),
                   theta_type,
                   base_type};
     job.total += sizes[i];
@@ -87,7 +86,7 @@ double drift(const std::string& task, const Addresses& theta, const Addresses& b
 
 void bind_drift(nb::module_& m) {
   m.def("drift", &drift, nb::arg("task"), nb::arg("theta"), nb::arg("base"), nb::arg("grad"),
-        nb::arg("sizes"), nb::arg("types"), nb::arg("scales"), nb::arg("factors"),
+        nb::arg("sizes"), nb::arg("types"), nb::arg("scales"), nb::arg("step"),
         nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
         "Parameter drift over lists of tensors: its value; gradients are written.");
 }

@@ -2,8 +2,8 @@
 
     python -m bench.drift [--out bench/results/drift.json]
 
-Two lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a quarter of its channels
-(all 686 tensors, a sixteenth of the numbers), and many small tensors. Competitors take turns in one
+Two lists of float32 parameters: those of Stable Diffusion 1.5's UNet with an eighth of its channels
+(all 686 tensors, 1/64 of the numbers), and many small tensors. Competitors take turns in one
 run, the best sample of each counts, and every value and gradient is compared before it is timed.
 """
 
@@ -71,7 +71,7 @@ def _attention(c: int, context: int) -> Shapes:
 
 
 LISTS: dict[str, Callable[[], Shapes]] = {
-    "UNet / 4": lambda: unet_shapes(4),
+    "UNet / 8": lambda: unet_shapes(8),
     "2000 small": lambda: [(64 + 61 * i % 960,) for i in range(2000)],
 }
 

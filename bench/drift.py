@@ -2,9 +2,11 @@
 
     python -m bench.drift [--out bench/results/drift.json]
 
-Two lists of float32 parameters: those of Stable Diffusion 1.5's UNet with an eighth of its channels
-(all 686 tensors, 1/64 of the numbers), and many small tensors. Competitors take turns in one
-run, the best sample of each counts, and every value and gradient is compared before it is timed.
+Lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a half and with an eighth of
+its channels (all 686 tensors; the first is far larger than any cache, as the whole is), and many
+small tensors. Competitors take turns in one run, the best sample of each counts, and values and
+gradients are compared before they are timed. The compiled loop, which takes minutes to compile, is
+measured on the eighth alone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from bench.timing import OutOfTime, limit
 
 Shapes = list[tuple[int, ...]]
 WEIGHT = 0.5
-COMPILE_SECONDS = 240.0
+COMPILED = "UNet / 8"
+COMPILE_SECONDS = 400.0
 
 
 def unet_shapes(divisor: int = 1) -> Shapes:
@@ -71,6 +74,7 @@ def _attention(c: int, context: int) -> Shapes:
 
 
 LISTS: dict[str, Callable[[], Shapes]] = {
+    "UNet / 2": lambda: unet_shapes(2),
     "UNet / 8": lambda: unet_shapes(8),
     "2000 small": lambda: [(64 + 61 * i % 960,) for i in range(2000)],
 }
@@ -206,11 +210,13 @@ def verify(calls: dict[str, dict[str, Callable[[], Any]]], params: list[Tensor])
             for p in params:
                 p.grad = None
             result = call()
-            value, grads = result if isinstance(result, tuple) else (result, [p.grad for p in params])
+            value, grads = (
+                result if isinstance(result, tuple) else (result, [p.grad for p in params])
+            )
             parts = [value.detach(), *(g.sum() for g in (grads[0], grads[-1]) if g is not None)]
             seen = seen or parts
             for got, want in zip(parts, seen, strict=True):
-                if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
+                if not torch.allclose(got, want, rtol=1e-3, atol=1e-5):
                     raise Wrong(f"{task}: {name} gives {got}, ours {want}")
 
 
@@ -269,7 +275,8 @@ def main() -> None:
     for threads in (1, 2):
         for name in LISTS:
             if options.only in name:
-                cases.append(measure(name, threads, options.seconds, options.compile))
+                with_compile = options.compile and name == COMPILED and threads == 1
+                cases.append(measure(name, threads, options.seconds, with_compile))
                 print("\n".join(lines(cases[-1])), flush=True)
     common.save(options.out, benchmark="parameter drift on the CPU, float32", cases=cases)
 

@@ -110,7 +110,6 @@ class Case:
                 **options,
             )
 
-
     def _drift(self) -> None:
         """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
         from gaussreg_fast import launch

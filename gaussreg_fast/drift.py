@@ -128,7 +128,9 @@ class DriftDecay:
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
         names, self.params, self.base, _ = tensor_lists.paired(params, base)
-        known = {id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        known = {
+            id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
+        }
         for i, p in enumerate(self.params):
             if id(p) not in known:
                 name = f"params[{i}]" if names is None else f"params[{i}], {names[i]!r},"

@@ -154,7 +154,8 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     items = pairs.values() if isinstance(pairs, Mapping) else pairs
     if isinstance(items, Tensor) or not isinstance(items, Iterable):
         raise TypeError(f"pairs must be an iterable of (A, B), got {type(pairs).__name__}")
-    left, right = [], []
+    left: list[Tensor] = []
+    right: list[Tensor] = []
     for i, pair in enumerate(items):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"pairs[{i}] must be (A, B), got {type(pair).__name__}")
@@ -218,11 +219,15 @@ def gradients(paired: Paired) -> list[Tensor | None]:
             or grad.dtype != p.dtype
             or grad.requires_grad
             or grad.shape != p.shape
-            or type(grad) not in _ORDINARY
-            and getattr(grad, "placements", None) != getattr(p, "placements", None)
+            or (type(grad) not in _ORDINARY and _placement(grad) != _placement(p))
         ):
             raise ValueError(
                 f"the gradient of {_called('params', i, paired.names)} must be dense, {p.dtype}, "
                 f"not itself recorded and sharded like it, got {grad.dtype}, {grad.layout}"
             )
     return found
+
+
+def _placement(x: Tensor) -> Any:
+    """Of a DTensor; None for an ordinary tensor."""
+    return getattr(x, "placements", None)

@@ -1,8 +1,8 @@
 """Parameter drift over a list of tensors in one launch.
 
 A program has a chunk of one tensor. Which one, it reads in a table on the device, int64, with a row
-per tensor: addresses of the parameter, its base and its gradient, numbers in it, its scale (float64)
-and its types; then one number per chunk, tensor << 32 | place of the chunk in it.
+per tensor: addresses of the parameter, its base and its gradient, numbers in it, its scale
+(float64) and its types; then one number per chunk, tensor << 32 | place of the chunk in it.
 """
 
 import triton
@@ -113,7 +113,7 @@ def drift(
         first = tl.multiple_of(first, TILE)
     total = 0.0
     for c in tl.static_range(4, 16):
-        if (CODES >> c) & 1:
+        if (CODES >> c) & 1:  # noqa: SIM102 - this one is known when compiled
             if code == c:
                 total = drift_chunk(
                     theta, base, grad, first, size, factor, TASK, c, ALIGNED, CHUNK, TILE

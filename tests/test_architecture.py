@@ -165,15 +165,10 @@ POSITIONAL = {
     "backends": [],
     "permutation": ["seed", "D"],
     "lora_drift": ["pairs"],
-    **dict.fromkeys(
-        [
-            "parameter_drift",
-            "parameter_drift_value_and_grad",
-            "parameter_drift_decay_",
-            "accumulate_parameter_drift",
-        ],
-        ["params", "base"],
-    ),
+    "parameter_drift": ["params", "base"],
+    "parameter_drift_value_and_grad": ["params", "base"],
+    "parameter_drift_decay_": ["params", "base"],
+    "accumulate_parameter_drift": ["params", "base"],
 }
 
 

@@ -49,7 +49,7 @@ def parameter_drift(
 
     Returns:
         The value, shape (), float32 (float64 if any tensor is that), on the device of `params`.
-        Computed in float32, sums beyond some hundred numbers in float64; float64 tensors in float64.
+        Computed in float32, sums beyond some hundred numbers and float64 tensors in float64.
 
     Raises:
         TypeError: what is no dense floating-point tensor.
@@ -148,10 +148,10 @@ def parameter_drift_decay_(
     """Takes parameters towards their base, in place: drift as decoupled decay.
 
     `params <- base + (params - base) exp(-2 rate weight)` (with `reduction="tensor_mean"`: weight /
-    elements of the tensor): where gradient flow on `parameter_drift` alone leads in the time `rate`,
-    the learning rate. To first order that is `params -= rate * 2 weight (params - base)`, as AdamW's
-    decay is written, but no product of rate and weight is too large for it: it never oversteps the
-    base. `DriftDecay` does it after every step of an optimiser.
+    elements of the tensor). That is where gradient flow on `parameter_drift` alone leads in the
+    time `rate`, the learning rate. To first order: `params -= rate * 2 weight (params - base)`, as
+    AdamW's decay is written; but no product of rate and weight is too large for it, it never
+    oversteps the base. `DriftDecay` does it after every step of an optimiser.
 
     Args:
         params: see `parameter_drift`; changed in place, whether they require grad or not.
@@ -173,8 +173,7 @@ def parameter_drift_decay_(
     shares = [-math.expm1(-2 * known[r] * s) for r, s in zip(rates, scales, strict=True)]
     with torch.no_grad():
         held = ops.shards(*pair)
-        lists = held.params, held.base, []
-        ops.drift_in_place("decay", *lists, shares, 1.0, backend, pair.plain)
+        ops.drift_in_place("decay", held.params, held.base, [], shares, 1.0, backend, pair.plain)
 
 
 def lora_drift(
@@ -231,6 +230,6 @@ def _eager(pair: tensor_lists.Paired, name: str) -> None:
     """That memory can be written to."""
     if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.plain):
         raise RuntimeError(
-            f"{name} writes to memory that tracers and transforms do not see: call it in eager code, "
-            f"on ordinary tensors; parameter_drift is for the others"
+            f"{name} writes to memory that tracers and transforms do not see: call it in eager "
+            f"code, on ordinary tensors; parameter_drift is for the others"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from gaussreg_fast.kernels.drift import drift_sum
 from gaussreg_fast.launch._device import compiler, on
 
 _CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
 _MOVED = {"value": 0, "gradient": 1, "accumulate": 2, "decay": 1}  # times a parameter's bytes
 
 
@@ -36,15 +37,19 @@ def drift(
     if base is not None:
         origin = [b.detach().as_strided((b.numel(),), (1,)) for b in base]
     device = params[0].device
-    away = [] if origin is None else [i for i, b in enumerate(origin) if b.device != device]
+    away = {i for i, b in enumerate(origin or []) if b.device != device}
+
+    def some(chosen: Iterable[int]) -> Lists:
+        chosen = list(chosen)
+        lists = ([t[i] for i in chosen] if t else [] for t in (params, origin or [], grads))
+        return *lists, [scales[i] for i in chosen]  # type: ignore[return-value]
+
     sums = []
     if len(away) < len(params):
-        here = [i for i in range(len(params)) if i not in set(away)]
-        lists = ([t[i] for i in here] if t else [] for t in (params, origin, grads, scales))
-        sums.append(_launched(task, *lists, step))  # type: ignore[arg-type]
-    if away and origin is not None:
-        lists = ([t[i] for i in away] if t else [] for t in (params, origin, grads, scales))
-        sums += _streamed(task, *lists, step)  # type: ignore[arg-type]
+        here = some(i for i in range(len(params)) if i not in away)
+        sums.append(_launched(task, *here, step))
+    if away:
+        sums += _streamed(task, *some(sorted(away)), step)
     partials = sums[0] if len(sums) == 1 else torch.cat(sums)
     value = torch.empty((), dtype=torch.float32, device=device)
     with on(device, "drift sum"):

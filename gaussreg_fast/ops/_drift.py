@@ -16,7 +16,7 @@ from gaussreg_fast.dispatch import resolve
 from gaussreg_fast.ops._registry import direct, first_order, library, register, transformed
 
 # Numbers that plain torch takes at a time, so that its temporaries do not grow with the tensors.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 def drift_in_place(
@@ -71,7 +71,7 @@ def _run(
             parts.append(_kernel(task, *lists, step, backend))
     for i in rest:
         triple = params[i], base[i] if base else None, grads[i] if grads else None
-        parts += [scales[i] * part for part in _torch(task, *triple, scales[i] * step)]
+        parts.append(scales[i] * _torch(task, *triple, scales[i] * step))
     dtype = torch.float32 if plain else _value_dtype(params, base)
     if len(parts) == 1:
         return parts[0].to(dtype)
@@ -127,8 +127,10 @@ def _is_dense(x: Tensor) -> bool:
 
 def _torch(
     task: str, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
-) -> Iterator[Tensor]:
-    """The same for one tensor in plain torch, piece by piece; yields the pieces' ||param - base||^2."""
+) -> Tensor:
+    """The same for one tensor in plain torch, piece by piece: ||param - base||^2."""
+    exact = torch.float32 if param.device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=exact, device=param.device)
     for p, b, g in _pieces(param, base, grad):
         d = reference.drift(p, b)
         if task == "gradient" and g is not None:
@@ -137,7 +139,9 @@ def _torch(
             g.copy_(g.to(d.dtype) + factor * d)
         elif task == "decay":
             p.copy_(p.to(d.dtype) - factor * d)
-        yield d.square().sum() if task != "decay" else d.new_zeros(())
+        if task != "decay":
+            total += d.square_().sum()
+    return total
 
 
 def _pieces(
@@ -157,8 +161,8 @@ def _pieces(
             yield p, b, g  # type: ignore[misc]
     else:
         for i in range(len(param)):
-            rows = (None if t is None else t[i] for t in (param, base, grad))
-            yield from _pieces(*rows)  # type: ignore[misc]
+            b, g = (None if t is None else t[i] for t in (base, grad))
+            yield from _pieces(param[i], b, g)
 
 
 def _value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:
@@ -208,7 +212,8 @@ def _gradients(
     if not any(wanted):
         return [None] * len(params)
     if not all(wanted):
-        params, base, scales = (list(compress(t, wanted)) for t in (params, base, scales))
+        params, base = list(compress(params, wanted)), list(compress(base, wanted))
+        scales = list(compress(scales, wanted))
     found = iter(gradient(upstream, params, base, scales, backend))
     if torch.is_grad_enabled():
         found = iter([first_order(g, p) for g, p in zip(found, params, strict=True)])
@@ -234,9 +239,9 @@ class _DriftOp(Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         count, scales, backend = ctx.options
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3 : 3 + count]
-        lists = tensors[:count], tensors[count:], scales
-        grads = _gradients(_gradient_op, upstream[0], *lists, backend, wanted)
-        return (None, None, None, *grads, *[None] * len(lists[1]))
+        params, base = tensors[:count], tensors[count:]
+        grads = _gradients(_gradient_op, upstream[0], params, base, scales, backend, wanted)
+        return (None, None, None, *grads, *[None] * len(base))
 
 
 class _DriftEager(Function):
@@ -244,7 +249,12 @@ class _DriftEager(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, base: list[Tensor], scales: list[float], backend: str, plain: bool, *params: Tensor
+        ctx: Any,
+        base: list[Tensor],
+        scales: list[float],
+        backend: str,
+        plain: bool,
+        *params: Tensor,
     ) -> Tensor:
         ctx.options = scales, backend
         ctx.save_for_backward(*params, *base)
@@ -253,8 +263,9 @@ class _DriftEager(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
-        lists = tensors[: len(wanted)], tensors[len(wanted) :]
-        grads = _gradients(_gradient, upstream[0], *lists, *ctx.options, wanted)
+        params, base = tensors[: len(wanted)], tensors[len(wanted) :]
+        scales, backend = ctx.options
+        grads = _gradients(_gradient, upstream[0], params, base, scales, backend, wanted)
         return (None, None, None, None, *grads)
 
 

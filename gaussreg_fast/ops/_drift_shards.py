@@ -57,8 +57,9 @@ class Shards:
     ) -> Tensor:
         """`drift_in_place` with a task for each tensor; the value is the same on every rank."""
         if self.plain and len(set(tasks)) == 1:
-            lists = self.params, self.base, grads if tasks[0] != "value" else []
-            return drift_in_place(tasks[0], *lists, scales, step, backend, True)  # type: ignore[arg-type]
+            written = [g for g in grads if g is not None]
+            lists = self.params, self.base, written
+            return drift_in_place(tasks[0], *lists, scales, step, backend, True)
         total = None
         for mesh in dict.fromkeys(self.meshes):
             part = self._on_mesh(mesh, tasks, grads, scales, step, backend)
@@ -87,10 +88,10 @@ class Shards:
         dtype = torch.float64 if double else torch.float32
         part = None
         for (task, counted), chosen in kinds.items():
-            lists = ([t[i] for i in chosen] for t in (self.params, self.base))
+            params, base = [self.params[i] for i in chosen], [self.base[i] for i in chosen]
             written = [g for i in chosen if (g := grads[i]) is not None] if grads else []
             factors = [scales[i] for i in chosen]
-            value = drift_in_place(task, *lists, written, factors, step, backend, self.plain)
+            value = drift_in_place(task, params, base, written, factors, step, backend, self.plain)
             if counted:
                 part = value if part is None else part + value
         return torch.zeros((), device=self.params[0].device, dtype=dtype) if part is None else part
@@ -129,12 +130,15 @@ def _placed(name: str, param: Any, base: Any) -> tuple[Any, bool]:
     """The mesh of a parameter, and whether this rank's copy of its shard counts."""
     if not is_sharded(param) and not is_sharded(base):
         return None, True
-    placed = [(t.device_mesh, tuple(t.placements)) if is_sharded(t) else None for t in (param, base)]
+    placed = [
+        (t.device_mesh, tuple(t.placements)) if is_sharded(t) else None for t in (param, base)
+    ]
     if placed[0] != placed[1]:
         shown = [p[1] if p else "an ordinary tensor" for p in placed]
         raise ValueError(
             f"{name} must be sharded like its base, got {shown[0]} and {shown[1]}; copy the base "
-            f"from the sharded model: p.detach().clone()"
+            f"from the sharded model, and list its parameters while they are sharded, which those "
+            f"of fully_shard may not be between forward and backward"
         )
     if any(placement.is_partial() for placement in param.placements):
         raise ValueError(f"{name} must not be partial sums, got {tuple(param.placements)}")

@@ -60,6 +60,8 @@ class ParameterDrift(nn.Module):
         for i, p in enumerate(listed):
             checks.dense_floats(f"params[{i}]", p)
             copy = p.detach().to(device=device, dtype=dtype, copy=True)
+            if p.device.type == "cuda" and copy.device.type == "cpu":
+                copy = copy.pin_memory()  # what a GPU reads without the host
             self.register_buffer(f"base_{i}", copy, persistent=persistent)
         self.count = len(listed)
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,17 +32,12 @@ def drift(
 
     `step` is a number, or a tensor of one on the device, which nobody waits for.
     """
-    params = [p.detach().as_strided((p.numel(),), (1,)) for p in params]
-    grads = [g.detach().as_strided((g.numel(),), (1,)) for g in grads]
-    origin = None
-    if base is not None:
-        origin = [b.detach().as_strided((b.numel(),), (1,)) for b in base]
     device = params[0].device
-    away = {i for i, b in enumerate(origin or []) if b.device != device}
+    away = {i for i, b in enumerate(base or []) if b.device != device}
 
     def some(chosen: Iterable[int]) -> Lists:
         chosen = list(chosen)
-        lists = ([t[i] for i in chosen] if t else [] for t in (params, origin or [], grads))
+        lists = ([t[i] for i in chosen] if t else [] for t in (params, base or [], grads))
         return *lists, [scales[i] for i in chosen]  # type: ignore[return-value]
 
     sums = []
@@ -109,21 +105,24 @@ def _table(
     chunk: int,
 ) -> tuple[Tensor, bool, int, int]:
     """The kernel's table (see there), whether all begin at 16 bytes, its types, its chunks."""
-    addresses = [[t.data_ptr() for t in one] or [0] * len(params) for one in (params, base, grads)]
-    sizes = torch.tensor([p.numel() for p in params], device="cpu")
-    types = [
-        4 * _CODES[p.dtype] + (_CODES[base[i].dtype] if base else 0) for i, p in enumerate(params)
-    ]
-    scale_bits = torch.tensor(scales, dtype=torch.float64, device="cpu").view(torch.int64)
-    columns = [torch.tensor(a, dtype=torch.int64, device="cpu") for a in addresses]
-    columns += [sizes, scale_bits, torch.tensor(types, dtype=torch.int64, device="cpu")]
+    count = len(params)
+    columns = np.zeros((6, count), dtype=np.int64)
+    for column, tensors in zip(columns, (params, base, grads), strict=False):
+        if tensors:
+            column[:] = [t.data_ptr() for t in tensors]
+    aligned = not bool((columns[:3] % 16).any())
+    sizes, types = columns[3], columns[5]
+    sizes[:] = [p.numel() for p in params]
+    columns[4] = np.asarray(scales, dtype=np.float64).view(np.int64)
+    types[:] = [4 * _CODES[p.dtype] for p in params]
+    if base:
+        types += [_CODES[b.dtype] for b in base]
     counts = -(-sizes // chunk)
-    tensor = torch.repeat_interleave(torch.arange(len(params), device="cpu"), counts)
-    begins = torch.cumsum(counts, 0) - counts
-    place = torch.arange(len(tensor), device="cpu") - begins[tensor]
-    table = torch.cat([torch.stack(columns, 1).flatten(), tensor << 32 | place])
-    aligned = all(at % 16 == 0 for one in addresses for at in one)
-    return table, aligned, sum(1 << code for code in set(types)), len(tensor)
+    tensor = np.repeat(np.arange(count), counts)
+    place = np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.concatenate([columns.T.ravel(), tensor << 32 | place])
+    codes = sum(1 << code for code in set(types.tolist()))
+    return torch.from_numpy(table), aligned, codes, len(tensor)
 
 
 # ---------------------------------------------------------------- a base on the CPU
@@ -139,6 +138,7 @@ def _streamed(
 ) -> list[Tensor]:
     """The same in pieces: one is copied to the device while the one before is computed."""
     device = params[0].device
+    params, base, grads = ([_run(t) for t in one] for one in (params, base, grads))
     sums, buffers = [], [_Buffer(device), _Buffer(device)]
     for turn, piece in enumerate(_pieces(base, config.DRIFT_STAGING)):
         rows = [(params[i][a:b], grads[i][a:b] if grads else None) for i, a, b in piece]
@@ -148,6 +148,11 @@ def _streamed(
         sums.append(_launched(task, [p for p, _ in rows], staged, written, chosen, step))
         buffers[turn % 2].read()
     return sums
+
+
+def _run(x: Tensor) -> Tensor:
+    """The numbers of a dense tensor in the order in which they lie in memory."""
+    return x.detach().as_strided((x.numel(),), (1,))
 
 
 def _pieces(base: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -5,8 +5,8 @@
 Lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a half and with an eighth of
 its channels (all 686 tensors; the first is far larger than any cache, as the whole is), and many
 small tensors. Competitors take turns in one run, the best sample of each counts, and values and
-gradients are compared before they are timed. The compiled loop is
-measured on a few tensors alone: of all 686 it takes more than six minutes to compile.
+gradients are compared before they are timed. The compiled loop is measured on a few tensors alone:
+of all 686 it takes more than six minutes to compile.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_every_half_is_read_and_rounded_as_torch_does(dtype, bits):
 
 @pytest.mark.skipif(not NATIVE, reason=native.load()[1])
 def test_bits_do_not_depend_on_threads():
-    params, base = tensors("native", [(200_000,), (3,), (70_001,), *[(999,)] * 40])
+    params, base = tensors("native", [(2_100_000,), (3,), (1_170_001,), *[(999,)] * 40])
     found = []
     for count in (1, 2, 3, 1):
         torch.set_num_threads(count)

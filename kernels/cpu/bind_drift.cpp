@@ -34,10 +34,11 @@ Number number_of(int code) {
   return static_cast<Number>(code);
 }
 
-// Threads with some ten microseconds of work each; what a tensor costs by itself counts, too.
-int useful_threads(std::int64_t numbers, std::int64_t tensors, int threads) {
-  constexpr std::int64_t kGrain = 16384, kPerTensor = 64;
-  const std::int64_t pieces = (numbers + tensors * kPerTensor) / kGrain;
+// Threads with some half a millisecond of work each. Python takes longer than that over the lists of
+// smaller models, and on a busy machine another thread costs a time slice, many times what it saves.
+int useful_threads(std::int64_t numbers, int threads) {
+  constexpr std::int64_t kGrain = 1 << 20;
+  const std::int64_t pieces = numbers / kGrain;
   return static_cast<int>(std::clamp<std::int64_t>(pieces, 1, std::clamp(threads, 1, kMaxTeam)));
 }
 
@@ -75,7 +76,7 @@ double drift(const std::string& task, const Addresses& theta, const Addresses& b
   job.tensors = tensors.data();
   job.partials = partials.data();
   const Kernels& k = kernels();
-  parallel(useful_threads(job.total, job.count, threads),
+  parallel(useful_threads(job.total, threads),
            [&](const Team& team) { k.drift(job, team); });
   double value = 0;
   for (const double part : partials) value += part;

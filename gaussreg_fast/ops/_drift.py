@@ -140,7 +140,7 @@ def _torch(
         elif task == "decay":
             p.copy_(p.to(d.dtype) - factor * d)
         if task != "decay":
-            total += d.square_().sum()
+            total += d.square().sum()  # d may be the parameter itself
     return total
 
 

@@ -75,6 +75,9 @@ class Case:
         from gaussreg_fast import launch
 
         seed = torch.zeros(1, dtype=torch.int64)
+        if self.task.startswith("drift"):
+            self._drift()
+            return
         if self.task == "permutation":
             launch.permutation(seed, self.dimension, 0, False)
             return
@@ -122,6 +125,20 @@ class Case:
             out["upstream"] = torch.empty(batch)
         launch.path_kl(dmu, torch.ones(50, 1), **out)
 
+    def _drift(self) -> None:
+        """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
+        from gaussreg_fast import launch
+
+        dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
+        params = [torch.zeros(self.dimension, dtype=dtype) for _ in range(2)]
+        base = [torch.zeros_like(p) for p in params]
+        if self.dtype == "mixed":
+            base[1] = base[1].bfloat16()
+        task = self.task.removeprefix("drift ")
+        step = torch.ones(()) if task == "gradient" else 2.0
+        grads = [torch.zeros_like(p) for p in params] if task in ("gradient", "accumulate") else []
+        launch.drift(task, params, base, grads, [1.0, 1.0], step)
+
 
 ALL_ORDERS = tuple(range(1, 9))
 # Every kernel, in the sizes that differ in kind and with the options that change most.
@@ -136,6 +153,7 @@ EVERYWHERE = (
     *(Case(dimension, task="permutation") for dimension in (16384, 65536)),
     *(Case(16384, task=task) for task in ("path_value", "path_backward", "path_both")),
     Case(16384, task="path_both", dtype="bfloat16"),
+    *(Case(16384, task=f"drift {task}") for task in ("value", "gradient")),
 )
 SM_90 = (
     *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),
@@ -157,6 +175,10 @@ SM_90 = (
     Case(1000),
     Case(3 * 2**20),
     Case(2**20, power_weight=0.0),
+    *(Case(16384, task=f"drift {task}") for task in ("accumulate", "decay")),
+    Case(16384, task="drift gradient", dtype="bfloat16"),
+    Case(16384, task="drift gradient", dtype="mixed"),
+    Case(2**28, task="drift value"),
 )
 
 

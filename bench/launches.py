@@ -48,6 +48,7 @@ CASES = (
     (Case(16384, power_weight=0.0), 64),
     (Case(16384, task="permutation"), 1),
     *((Case(16384, task=task), 4) for task in ("path_value", "path_backward", "path_both")),
+    *((Case(16384, task=f"drift {task}"), 1) for task in ("value", "gradient", "accumulate")),
 )
 
 

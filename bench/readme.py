@@ -119,6 +119,21 @@ def noise_injection() -> str:
     )  # fmt: skip
 
 
+def drift_table() -> str:
+    """Ours in ms, and how many times as long the others take, for each list, task and threads."""
+    cases = load("bench/results/drift.json")["cases"]
+    others = ("loop", "foreach", "compile")
+    rows = []
+    for case in cases:
+        millions = f"{case['numbers'] / 1e6:.1f} M numbers in {case['tensors']} tensors"
+        threads = f"{case['threads']} thread" + ("s" if case["threads"] > 1 else "")
+        for task, us in case["microseconds"].items():
+            ratios = [f"{us[o] / us['ours']:.2f}" if o in us else "" for o in others]
+            where = f"{case['list']}: {millions}, {threads}"
+            rows.append([where, task, f"{us['ours'] / 1000:.1f} ms", *ratios])
+    return "\n" + table(["list", "task", "ours", *(f"{o} / ours" for o in others)], rows) + "\n"
+
+
 def report_tables() -> str:
     """The tables of the committed report that say most; all are in its report.md."""
     report = load(REPORT)
@@ -134,6 +149,7 @@ MARKED = {
     ("docs/native.md", "cpu details"): cpu_details,
     ("docs/benchmarks.md", "report"): report_tables,
     ("docs/demo/README.md", "frontier"): frontier_table,
+    ("docs/drift.md", "drift"): drift_table,
     ("docs/demo/README.md", "learning rates"): learning_rates,
     ("docs/demo/README.md", "noise injection"): noise_injection,
 }

@@ -134,6 +134,27 @@ def table_tile(dimension: int) -> int:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """A list of tensors over programs: a chunk of a tensor each, a tile of it at a time."""
+
+    chunk: int
+    tile: int
+    num_warps: int
+
+
+# Bytes of a base on the CPU that are on the GPU at a time, in each of two buffers.
+DRIFT_STAGING = 2**26
+# Sums of chunks that the one program of the second stage adds up at once.
+DRIFT_PARTIALS = 1024
+
+
+def drift(numbers: int) -> Drift:
+    """How a list with so many numbers in all is split: programs enough for any GPU, and not
+    many more, for each leaves a sum to be added up."""
+    return Drift(chunk=16384 if numbers < 2**28 else 65536, tile=2048, num_warps=4)
+
+
+@dataclass(frozen=True)
 class Split:
     """A sample's numbers over programs: `parts` programs that each take `steps` tiles in turn."""
 

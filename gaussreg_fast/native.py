@@ -185,6 +185,36 @@ def path_kl(
     return grad if grad is None else grad.to(dmu.dtype)
 
 
+# Types of numbers that the drift kernels read and write, and their names in C++; 0 is no base.
+DRIFT_NUMBERS = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def drift(
+    task: str,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor] | None,
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    step: float,
+) -> float:
+    """The sum of scale ||param - base||^2, and with scale * step * (param - base), in float32:
+
+    "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
+    params (no sum). Tensors in CPU memory, of `DRIFT_NUMBERS`, each like its base and its gradient
+    in shape and strides, and dense; `base=None` stands for zeros.
+    """
+    numbers, none = DRIFT_NUMBERS, base is None
+    theta, origin, sizes, types = [], [], [], []
+    for p, b in zip(params, params if base is None else base, strict=True):  # each visited once
+        theta.append(p.data_ptr())
+        origin.append(0 if none else b.data_ptr())
+        sizes.append(p.numel())
+        types.append(4 * numbers[p.dtype] + (0 if none else numbers[b.dtype]))
+    written = [g.data_ptr() for g in grads]
+    threads = torch.get_num_threads()
+    return module().drift(task, theta, origin, written, sizes, types, scales, step, threads)
+
+
 def _rows(x: Tensor) -> Tensor:
     """x as contiguous float32; x itself where it is that."""
     if x.dtype == torch.float32 and x.is_contiguous():

@@ -40,3 +40,18 @@ def by_part(grid, args):
 def by_second(grid, args):
     """Samples of a grid (programs, samples)."""
     return grid[1]
+
+
+def named_work(numbers):
+    """A kernel's `launch_metadata` where there are no samples.
+
+    Args:
+        numbers: (grid, arguments) -> bytes and operations of a launch.
+    """
+
+    def metadata(grid, kernel, args):
+        moved, operations = numbers(grid, args)
+        name = f"gaussreg_fast.{kernel.name}<N={args['numbers']}>"
+        return {"name": name, "bytes": moved, "flops32": operations}
+
+    return metadata

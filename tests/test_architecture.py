@@ -17,16 +17,18 @@ KERNELS = ROOT / "kernels"
 # Room -> rooms it may import; a new module must be entered here. A folder stands for all
 # its modules, which may import each other; "" is the package's own top level.
 ALLOWED = {
-    "": {"functional", "modules", "diagnostics", "path"},
+    "": {"functional", "modules", "diagnostics", "drift", "path"},
     "reference": {"reference"},
     "checks": set(),
+    "tensor_lists": {"checks"},
     "native": {"_native"},
     "dispatch": {"launch", "native"},
     "config": set(),
     "launch": {"config", "kernels", "launch"},
     "ops": {"checks", "dispatch", "launch", "native", "ops", "reference"},
-    "functional": {"checks", "dispatch", "functional", "ops", "reference"},
+    "functional": {"checks", "dispatch", "functional", "ops", "reference", "tensor_lists"},
     "modules": {"checks", "functional"},
+    "drift": {"checks", "functional", "tensor_lists"},
     "arrays": {"functional"},
     "path": {"checks", "functional"},
     "diagnostics": {"checks", "functional", "reference"},
@@ -170,6 +172,11 @@ POSITIONAL = {
     "flow_step_kl_terms": ["difference"],
     "f_divergence": ["log_ratio", "kind"],
     "surrogate_reward": ["reward", "kind"],
+    "lora_drift": ["pairs"],
+    "parameter_drift": ["params", "base"],
+    "parameter_drift_value_and_grad": ["params", "base"],
+    "parameter_drift_decay_": ["params", "base"],
+    "accumulate_parameter_drift": ["params", "base"],
 }
 
 

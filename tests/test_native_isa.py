@@ -62,6 +62,12 @@ for size in (64, 128, 256, 512, 1024, 4096, 32768, 65536, 32, 33, 100, 1001, 100
     results[size] = loss.detach()[:, None], y.grad
     for seed in (0, -5):
         results[size, seed] = (gf.permutation(seed, size)[None].double(),)
+g = torch.Generator().manual_seed(1)
+kinds = [torch.float32, torch.bfloat16, torch.float16]
+params = [torch.randn(1003, generator=g).to(a) for a in kinds for _ in kinds]
+base = [torch.randn(1003, generator=g).to(b) for _ in kinds for b in kinds]
+value, grads = gf.parameter_drift_value_and_grad(params, base, backend="native")
+results["drift"] = value.view(1, 1), *[grad.float().view(1, -1) for grad in grads]
 torch.save(results, sys.argv[2])
 """
 

@@ -13,6 +13,14 @@ before anything is computed.
 
 from gaussreg_fast.dispatch import backends
 from gaussreg_fast.functional._divergence import f_divergence, surrogate_reward
+from gaussreg_fast.functional._drift import (
+    Tensors,
+    accumulate_parameter_drift,
+    lora_drift,
+    parameter_drift,
+    parameter_drift_decay_,
+    parameter_drift_value_and_grad,
+)
 from gaussreg_fast.functional._losses import (
     gaussianity_loss,
     gaussianity_value_and_grad,
@@ -38,6 +46,8 @@ from gaussreg_fast.functional._permutation import permutation
 from gaussreg_fast.functional._projection import project_white_noise
 
 __all__ = [
+    "Tensors",
+    "accumulate_parameter_drift",
     "backends",
     "covariance_loss",
     "ddim_step_kl_terms",
@@ -48,8 +58,12 @@ __all__ = [
     "gaussianity_value_and_grad",
     "kl_loss",
     "kurtosis_loss",
+    "lora_drift",
     "moment_loss",
     "norm_loss",
+    "parameter_drift",
+    "parameter_drift_decay_",
+    "parameter_drift_value_and_grad",
     "path_kl",
     "path_kl_value_and_grad",
     "permutation",

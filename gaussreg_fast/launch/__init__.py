@@ -15,10 +15,11 @@ from torch import Tensor
 from gaussreg_fast import config
 from gaussreg_fast.launch import _fused, _general, _large
 from gaussreg_fast.launch._device import shared_memory
+from gaussreg_fast.launch._drift import drift
 from gaussreg_fast.launch._path import path_kl
 from gaussreg_fast.launch._permutation import Permutation, permutation
 
-__all__ = ["Permutation", "loss", "path_kl", "permutation", "pullback", "statistics"]
+__all__ = ["Permutation", "drift", "loss", "path_kl", "permutation", "pullback", "statistics"]
 
 _PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large, "general": _general}
 

@@ -11,6 +11,8 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
+from gaussreg_fast.ops._drift import drift, drift_in_place, lora_product
+from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path import path_kl
 from gaussreg_fast.ops._peers import covariance, prno
@@ -21,12 +23,20 @@ from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
     "covariance",
+    "drift",
+    "drift_in_place",
+    "eager",
     "index",
+    "local",
+    "lora_product",
     "loss",
     "path_kl",
     "permutation",
     "prno",
     "project_white_noise",
+    "sharded",
+    "sharded_drift",
+    "shards",
     "statistics",
     "tilt",
 ]

@@ -6,7 +6,7 @@ float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. Noth
 validated here (`checks.py` does that) and nothing of this package is imported.
 
 Sources: MPGR (arXiv 2509.07027), GPER (arXiv 2602.08646), PRNO (arXiv 2405.18881),
-ReNO (arXiv 2406.04312), Tang and Zhou (arXiv 2403.06279).
+ReNO (arXiv 2406.04312), P&P (arXiv 2505.19519), Tang and Zhou (arXiv 2403.06279).
 """
 
 from gaussreg_fast.reference._divergence import (
@@ -15,6 +15,11 @@ from gaussreg_fast.reference._divergence import (
     f_of_log,
     tilt,
     weight_slope,
+)
+from gaussreg_fast.reference._drift import (
+    drift,
+    lora_product,
+    squared_drift,
 )
 from gaussreg_fast.reference._losses import (
     full_power_spectrum_loss,
@@ -82,6 +87,7 @@ __all__ = [
     "covariance_terms",
     "ddim_terms",
     "ddpm_terms",
+    "drift",
     "dual",
     "epsilon_factor",
     "f_of_log",
@@ -89,6 +95,7 @@ __all__ = [
     "full_power_spectrum_loss",
     "gather",
     "lag_weights",
+    "lora_product",
     "loss_and_gradient",
     "moment_terms",
     "moments",
@@ -104,6 +111,7 @@ __all__ = [
     "prno_loss",
     "project_white_noise",
     "scatter",
+    "squared_drift",
     "target_moment",
     "tilt",
     "weight_slope",

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bind_path.h"
+#include "bind_drift.h"
 #include "job.h"
 
 namespace nb = nanobind;
@@ -285,4 +286,5 @@ NB_MODULE(_native, m) {
            "General path: from spectra to results, and to spectra of the gradient.")
       .def("scatter", &Request::scatter, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
            without_gil, "General path: the gradient by x.");
+  bind_drift(m);
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "drift_job.h"
 #include "plan.h"
 #include "team.h"
 #include "terms.h"
@@ -105,6 +106,8 @@ struct Kernels {
   // For benchmarks: seconds of each of kStages on one sample, the best of some runs.
   void (*stages)(const Job& job, const Plan& plan, const Workspace& work, int repeats,
                  double* seconds);
+  // Parameter drift over a list of tensors.
+  void (*drift)(const DriftJob& job, const Team& team);
 };
 
 constexpr const char* kStages[] = {

@@ -1,5 +1,6 @@
 // The kernels of one instruction set. Compiled once for each, see CMakeLists.txt; nothing but
 // this table of functions leaves the file.
+#include "drift.h"
 #include "fused.h"
 #include "general.h"
 #include "path.h"
@@ -24,6 +25,7 @@ const Kernels table{
     scatter,
     path,
     stages,
+    drift,
 };
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -1,0 +1,162 @@
+"""Parameter drift as users hold it: a module with the frozen base, and a decay for optimisers.
+
+    drift = ParameterDrift(model, weight=175, reduction="tensor_mean", dtype=torch.bfloat16)
+    loss = loss_of(model) + drift(model)
+
+or, without a gradient of its own,
+
+    DriftDecay(optimizer, model, drift.base, weight=175, reduction="tensor_mean")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaussreg_fast import checks, functional, tensor_lists
+from gaussreg_fast.functional import Tensors
+
+
+class ParameterDrift(nn.Module):
+    """`parameter_drift` from a copy of parameters, which is taken here and stays as it is.
+
+    The copy lies in buffers: `state_dict` holds it, and `.to()` moves it like any other.
+
+    Args:
+        params: see `parameter_drift`; the base is copied from them now. Only those that are given
+            here can be given at the call: for a part of a model, give that part, as in
+            `[(n, p) for n, p in model.named_parameters() if p.requires_grad]`.
+        dtype: of the copy; None for the parameters' own. bfloat16 halves the memory of float32, but
+            rounds the base: the drift of unchanged parameters is then not 0 but some 2^-18 of
+            their squares.
+        device: of the copy; None for the parameters' own, "cpu" to stream it to a GPU.
+        persistent: whether `state_dict` holds the copy.
+        weight: see `parameter_drift`.
+        reduction: see `parameter_drift`.
+        backend: see `parameter_drift`.
+    """
+
+    def __init__(
+        self,
+        params: Tensors,
+        *,
+        weight: float = 1.0,
+        reduction: str = "sum",
+        backend: str = "auto",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        persistent: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = checks.weight("weight", weight)
+        self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
+        self.backend = checks.one_of("backend", backend, checks.BACKENDS)
+        if dtype is not None and dtype not in checks.DTYPES:
+            raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+        names, listed = tensor_lists.tensors("params", params)
+        self.names = None if names is None else tuple(names)
+        for i, p in enumerate(listed):
+            checks.dense_floats(f"params[{i}]", p)
+            copy = p.detach().to(device=device, dtype=dtype, copy=True)
+            if p.device.type == "cuda" and copy.device.type == "cpu":
+                copy = copy.pin_memory()  # what a GPU reads without the host
+            self.register_buffer(f"base_{i}", copy, persistent=persistent)
+        self.count = len(listed)
+
+    @property
+    def base(self) -> dict[str, Tensor] | list[Tensor]:
+        """The base: by name, if the parameters had names."""
+        listed = [self.get_buffer(f"base_{i}") for i in range(self.count)]
+        return listed if self.names is None else dict(zip(self.names, listed, strict=True))
+
+    def forward(self, params: Tensors) -> Tensor:
+        """The drift of params from the base, shape ()."""
+        return functional.parameter_drift(params, self.base, **self._options())
+
+    def value_and_grad(self, params: Tensors) -> tuple[Tensor, list[Tensor]]:
+        """`parameter_drift_value_and_grad` of params."""
+        return functional.parameter_drift_value_and_grad(params, self.base, **self._options())
+
+    def accumulate(self, params: Tensors) -> Tensor:
+        """`accumulate_parameter_drift` of params."""
+        return functional.accumulate_parameter_drift(params, self.base, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"weight": self.weight, "reduction": self.reduction, "backend": self.backend}
+
+    def extra_repr(self) -> str:
+        """The options, and how many tensors there are."""
+        options = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
+        return f"{self.count} tensors, {options}"
+
+
+class DriftDecay:
+    """Decays parameters towards their base after every step of an optimiser, decoupled from it.
+
+    `params <- base + (params - base) exp(-2 lr weight)`, lr being the learning rate of the
+    parameter's group at that step: see `parameter_drift_decay_`. Adaptive optimisers rescale what
+    comes in by the gradient, so that a penalty's weight means another thing for each number; a
+    decoupled one pulls all alike, as AdamW's decay does, here towards the base in place of 0. It
+    follows the step (a proximal step), skipped where the step is, as by a gradient scaler.
+
+    The optimiser is used as before: this adds a hook to its `step`, until `remove()` or the end of
+    a `with` block. Nothing is kept but the references.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        params: see `parameter_drift`: those to decay, all of them parameters of the optimiser.
+        base: see `parameter_drift`.
+        weight: see `parameter_drift`.
+        reduction: see `parameter_drift`.
+        backend: see `parameter_drift`.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        params: Tensors,
+        base: Tensors,
+        *,
+        weight: float = 1.0,
+        reduction: str = "sum",
+        backend: str = "auto",
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            kind = type(optimizer).__name__
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
+        self.weight = checks.weight("weight", weight)
+        self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
+        self.backend = checks.one_of("backend", backend, checks.BACKENDS)
+        names, self.params, self.base, _ = tensor_lists.paired(params, base)
+        known = {
+            id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
+        }
+        for i, p in enumerate(self.params):
+            if id(p) not in known:
+                name = f"params[{i}]" if names is None else f"params[{i}], {names[i]!r},"
+                raise ValueError(f"{name} must be a parameter of the optimiser")
+        self._groups = [known[id(p)] for p in self.params]
+        self._hook = optimizer.register_step_post_hook(self._decay)
+
+    def _decay(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        functional.parameter_drift_decay_(
+            self.params,
+            self.base,
+            rate=[rates[g] for g in self._groups],
+            weight=self.weight,
+            reduction=self.reduction,
+            backend=self.backend,
+        )
+
+    def remove(self) -> None:
+        """Leaves the optimiser as it was."""
+        self._hook.remove()
+
+    def __enter__(self) -> DriftDecay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()

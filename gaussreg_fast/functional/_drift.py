@@ -1,0 +1,235 @@
+"""Parameter drift: how far a fine-tuned model is from its base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gaussreg_fast import checks, dispatch, ops, tensor_lists
+
+Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Pairs = Mapping[str, tuple[Tensor, Tensor]] | Iterable[tuple[Tensor, Tensor]]
+
+
+def parameter_drift(
+    params: Tensors,
+    base: Tensors,
+    *,
+    weight: float = 1.0,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> Tensor:
+    """The squared distance of a model's parameters from their base (P&P, arXiv 2505.19519).
+
+    `weight * sum_i ||params_i - base_i||_2^2`, or, with `reduction="tensor_mean"`,
+    `weight * sum_i mean((params_i - base_i)^2)`: the first is the paper's formula, the second what
+    its authors' code computes, for which their weights are meant (50 for SDXL, 175 for SD 1.5,
+    10.1 for SD 3).
+
+    One pass over all tensors; nothing but the value is kept. `backward` is a second pass that makes
+    the gradients, `2 weight (params_i - base_i)` times what comes from upstream; a gradient that is
+    there already is added to by autograd, from a temporary of the model's size:
+    `accumulate_parameter_drift` needs none. There is no double backward: it raises.
+
+    Args:
+        params: a module (all its parameters), a mapping or an iterable of names and tensors such as
+            `model.named_parameters()`, or an iterable of tensors. float32, float64, float16 or
+            bfloat16, of any shapes, on one device. DTensors (`fully_shard`) are taken by their
+            local shards and the value is summed over their mesh: see docs/drift.md.
+        base: the same, of the same shapes, without gradient; its types may differ from those of
+            `params` (bfloat16 halves its memory), and it may be on the CPU where `params` are on a
+            GPU: it is then streamed there in pieces. Where both have names, the names pair them,
+            whatever the order, and must be the same; else positions do.
+        weight: finite, at least 0.
+        reduction: "sum" or "tensor_mean". A tensor without elements counts as 0.
+        backend: see `backends`.
+
+    Returns:
+        The value, shape (), float32 (float64 if any tensor is that), on the device of `params`.
+        Computed in float32, sums beyond some hundred numbers and float64 tensors in float64.
+
+    Raises:
+        TypeError: what is no dense floating-point tensor.
+        ValueError: empty or mismatched lists (the first tensor that differs is named), a base that
+            requires grad, tensors on other devices, options out of range.
+        RuntimeError: a backend that cannot run here.
+    """
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    if not pair.plain and ops.sharded((*pair.params, *pair.base)):
+        return ops.sharded_drift(*pair[:3], scales, backend)
+    return ops.drift(pair.params, pair.base, scales, backend, pair.plain)
+
+
+def parameter_drift_value_and_grad(
+    params: Tensors,
+    base: Tensors,
+    *,
+    weight: float = 1.0,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> tuple[Tensor, list[Tensor]]:
+    """`parameter_drift` and its gradient by every tensor of params, in one pass, without autograd.
+
+    Arguments and errors are those of `parameter_drift`.
+
+    Returns:
+        The value, and gradients in the order of params, each of its parameter's shape, type and
+        layout.
+    """
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    _eager(pair, "parameter_drift_value_and_grad")
+    with torch.no_grad():
+        grads = [torch.empty_like(p) for p in pair.params]
+        shards = ops.shards(*pair)
+        written = grads if pair.plain else [ops.local(g) for g in grads]
+        return shards.run(["gradient"] * len(grads), written, scales, 2.0, backend), grads
+
+
+def accumulate_parameter_drift(
+    params: Tensors,
+    base: Tensors,
+    *,
+    weight: float = 1.0,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> Tensor:
+    """`parameter_drift`, its gradient added to `.grad` of the parameters that require grad.
+
+    Call it after `backward` of the other losses, before the optimiser's step. One pass reads
+    parameters, base and gradients and writes gradients: there is no temporary, and no graph. A
+    `.grad` that is None is made. Arguments and errors are those of `parameter_drift`.
+
+    Returns:
+        The value over all of params.
+    """
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    _eager(pair, "accumulate_parameter_drift")
+    tensor_lists.distinct(pair)
+    grads = tensor_lists.gradients(pair)
+    with torch.no_grad():
+        shards = ops.shards(*pair)
+        tasks = []
+        for i, p in enumerate(pair.params):
+            if not p.requires_grad:
+                tasks.append("value")
+            elif grads[i] is None:
+                tasks.append("gradient")
+                grads[i] = torch.empty_like(p)
+            else:
+                tasks.append("accumulate")
+        written = grads
+        if not pair.plain:
+            written = [None if g is None else ops.local(g) for g in grads]
+        value = shards.run(tasks, written, scales, 2.0, backend)
+    for p, task, grad in zip(pair.params, tasks, grads, strict=True):
+        if task == "gradient":
+            p.grad = grad
+    return value
+
+
+def parameter_drift_decay_(
+    params: Tensors,
+    base: Tensors,
+    *,
+    rate: float | Sequence[float],
+    weight: float = 1.0,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> None:
+    """Takes parameters towards their base, in place: drift as decoupled decay.
+
+    `params <- base + (params - base) exp(-2 rate weight)` (with `reduction="tensor_mean"`: weight /
+    elements of the tensor). That is where gradient flow on `parameter_drift` alone leads in the
+    time `rate`, the learning rate. To first order: `params -= rate * 2 weight (params - base)`, as
+    AdamW's decay is written; but no product of rate and weight is too large for it, it never
+    oversteps the base. `DriftDecay` does it after every step of an optimiser.
+
+    Args:
+        params: see `parameter_drift`; changed in place, whether they require grad or not.
+        base: see `parameter_drift`.
+        rate: finite, at least 0; one for all tensors, or one for each.
+        weight: see `parameter_drift`.
+        reduction: see `parameter_drift`.
+        backend: see `backends`.
+    """
+    pair = tensor_lists.paired(params, base)
+    scales = _scales(pair.params, weight, reduction)
+    _check_backend(backend, pair.params)
+    rates = [rate] * len(scales) if isinstance(rate, (int, float)) else list(rate)
+    if len(rates) != len(scales):
+        raise ValueError(f"rate must be one number, or one for each of {len(scales)} tensors")
+    _eager(pair, "parameter_drift_decay_")
+    tensor_lists.distinct(pair)
+    known = {r: checks.weight("rate", r) for r in set(rates)}
+    shares = [-math.expm1(-2 * known[r] * s) for r, s in zip(rates, scales, strict=True)]
+    with torch.no_grad():
+        held = ops.shards(*pair)
+        ops.drift_in_place("decay", held.params, held.base, [], shares, 1.0, backend, pair.plain)
+
+
+def lora_drift(
+    pairs: Pairs, *, weight: float = 1.0, form: str = "factors", backend: str = "auto"
+) -> Tensor:
+    """The drift of LoRA updates B A: how far a model with adapters is from the one without.
+
+    `form="factors"` is what P&P's authors use, `weight * sum(||A||^2 + ||B||^2)` (weights 1e-7 for
+    SD 1.5, 1e-6 for SDXL, 15 for SD 3). `form="product"` is the drift of the weights themselves,
+    `weight * sum ||B A||_F^2`, from r x r matrices alone: trace((B^T B)(A A^T)). Neither knows of
+    the adapter's scale (alpha / r): put its square into `weight` for the second.
+
+    Args:
+        pairs: (A, B), A of shape (r, n, ...) and B (m, r, ...), what follows being flattened, as
+            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device.
+        weight: finite, at least 0.
+        form: "factors" or "product".
+        backend: see `backends`; "product" is a few small matrix products, by torch always.
+
+    Returns:
+        The value, shape (), float32 (float64 if a factor is that), differentiable by all factors;
+        "factors" has no double backward.
+    """
+    left, right = tensor_lists.lora_pairs(pairs)
+    checks.one_of("form", form, tensor_lists.LORA_FORMS)
+    weight = checks.weight("weight", weight)
+    factors = [t for pair in zip(left, right, strict=True) for t in pair]
+    _check_backend(backend, factors)
+    if ops.sharded(factors):
+        raise ValueError("pairs must be whole tensors, got DTensors: pass their full_tensor()")
+    if form == "factors":
+        return ops.drift(factors, [], [weight] * len(factors), backend)
+    return weight * ops.lora_product(left, right)
+
+
+def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:
+    """What each tensor's squared drift is multiplied by."""
+    checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
+    weight = checks.weight("weight", weight)
+    if reduction == "sum":
+        return [weight] * len(params)
+    return [weight / max(1, p.numel()) for p in params]
+
+
+def _check_backend(backend: str, params: list[Tensor]) -> None:
+    """A backend's name, and that it can run on the tensors."""
+    checks.one_of("backend", backend, checks.BACKENDS)
+    if backend in ("triton", "native"):
+        for p in {p.dtype: p for p in params}.values():
+            dispatch.require(backend, p)
+
+
+def _eager(pair: tensor_lists.Paired, name: str) -> None:
+    """That memory can be written to."""
+    if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.plain):
+        raise RuntimeError(
+            f"{name} writes to memory that tracers and transforms do not see: call it in eager "
+            f"code, on ordinary tensors; parameter_drift is for the others"
+        )

@@ -1,0 +1,207 @@
+"""Parameter drift: the table of a list of tensors, its two stages, and a base that is streamed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaussreg_fast import config
+from gaussreg_fast.kernels.drift import drift as drift_kernel
+from gaussreg_fast.kernels.drift import drift_sum
+from gaussreg_fast.launch._device import compiler, on
+
+_CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
+_MOVED = {"value": 0, "gradient": 1, "accumulate": 2, "decay": 1}  # times a parameter's bytes
+
+
+def drift(
+    task: str,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor] | None,
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    step: float | Tensor,
+) -> Tensor:
+    """`native.drift` on a GPU; the value has shape (). A base on the CPU is streamed.
+
+    `step` is a number, or a tensor of one on the device, which nobody waits for.
+    """
+    device = params[0].device
+    away = {i for i, b in enumerate(base or []) if b.device != device}
+
+    def some(chosen: Iterable[int]) -> Lists:
+        chosen = list(chosen)
+        lists = ([t[i] for i in chosen] if t else [] for t in (params, base or [], grads))
+        return *lists, [scales[i] for i in chosen]  # type: ignore[return-value]
+
+    sums = []
+    if len(away) < len(params):
+        here = some(i for i in range(len(params)) if i not in away)
+        sums.append(_launched(task, *here, step))
+    if away:
+        sums += _streamed(task, *some(sorted(away)), step)
+    partials = sums[0] if len(sums) == 1 else torch.cat(sums)
+    value = torch.empty((), dtype=torch.float32, device=device)
+    with on(device, "drift sum"):
+        options = compiler(4)
+        drift_sum[(1,)](partials, value, len(partials), TILE=config.DRIFT_PARTIALS, **options)
+    return value
+
+
+def _launched(
+    task: str,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    step: float | Tensor,
+) -> Tensor:
+    """The one launch over flat tensors of one device: sums of its chunks."""
+    device = params[0].device
+    parameters = config.drift(sum(p.numel() for p in params))
+    table, aligned, codes, chunks = _table(params, base, grads, scales, parameters.chunk)
+    partials = torch.empty(max(1, chunks), dtype=torch.float32, device=device)
+    if not chunks:
+        return partials.zero_()
+    if device.type != "cpu":
+        table = table.pin_memory().to(device, non_blocking=True)
+    loaded = isinstance(step, Tensor)
+    with on(device, f"drift {task}"):
+        drift_kernel[(chunks,)](
+            table,
+            step if isinstance(step, Tensor) else partials,
+            partials,
+            len(params),
+            sum(p.numel() for p in params),
+            _bytes_moved(task, params, base),
+            1.0 if isinstance(step, Tensor) else float(step),
+            TASK=task,
+            CODES=codes,
+            ALIGNED=aligned,
+            STEP_LOADED=loaded,
+            CHUNK=parameters.chunk,
+            TILE=parameters.tile,
+            **compiler(parameters.num_warps),
+        )
+    return partials
+
+
+def _bytes_moved(task: str, params: Sequence[Tensor], base: Sequence[Tensor]) -> int:
+    own = sum(p.numel() * p.element_size() for p in params)
+    return own * (1 + _MOVED[task]) + sum(b.numel() * b.element_size() for b in base)
+
+
+def _table(
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    chunk: int,
+) -> tuple[Tensor, bool, int, int]:
+    """The kernel's table (see there), whether all begin at 16 bytes, its types, its chunks."""
+    count = len(params)
+    columns = np.zeros((6, count), dtype=np.int64)
+    for column, tensors in zip(columns, (params, base, grads), strict=False):
+        if tensors:
+            column[:] = [t.data_ptr() for t in tensors]
+    aligned = not bool((columns[:3] % 16).any())
+    sizes, types = columns[3], columns[5]
+    sizes[:] = [p.numel() for p in params]
+    columns[4] = np.asarray(scales, dtype=np.float64).view(np.int64)
+    types[:] = [4 * _CODES[p.dtype] for p in params]
+    if base:
+        types += [_CODES[b.dtype] for b in base]
+    counts = -(-sizes // chunk)
+    tensor = np.repeat(np.arange(count), counts)
+    place = np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.concatenate([columns.T.ravel(), tensor << 32 | place])
+    codes = sum(1 << code for code in set(types.tolist()))
+    return torch.from_numpy(table), aligned, codes, len(tensor)
+
+
+# ---------------------------------------------------------------- a base on the CPU
+
+
+def _streamed(
+    task: str,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    scales: Sequence[float],
+    step: float | Tensor,
+) -> list[Tensor]:
+    """The same in pieces: one is copied to the device while the one before is computed."""
+    device = params[0].device
+    params, base, grads = ([_run(t) for t in one] for one in (params, base, grads))
+    sums, buffers = [], [_Buffer(device), _Buffer(device)]
+    for turn, piece in enumerate(_pieces(base, config.DRIFT_STAGING)):
+        rows = [(params[i][a:b], grads[i][a:b] if grads else None) for i, a, b in piece]
+        staged = buffers[turn % 2].filled([base[i][a:b] for i, a, b in piece])
+        written = [g for _, g in rows if g is not None]
+        chosen = [scales[i] for i, _, _ in piece]
+        sums.append(_launched(task, [p for p, _ in rows], staged, written, chosen, step))
+        buffers[turn % 2].read()
+    return sums
+
+
+def _run(x: Tensor) -> Tensor:
+    """The numbers of a dense tensor in the order in which they lie in memory."""
+    return x.detach().as_strided((x.numel(),), (1,))
+
+
+def _pieces(base: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Runs (tensor, begin, end) of flat tensors, at most `limit` bytes of them at a time."""
+    piece: list[tuple[int, int, int]] = []
+    room = limit
+    for i, b in enumerate(base):
+        begin, width = 0, b.element_size()
+        while begin < b.numel():
+            # Places in the buffer begin at 16 bytes.
+            end = min(b.numel(), begin + max(0, room) // 16 * 16 // width)
+            if end == begin:
+                yield piece
+                piece, room = [], limit
+                continue
+            piece.append((i, begin, end))
+            room -= -(-(end - begin) * width // 16) * 16
+            begin = end
+    if piece:
+        yield piece
+
+
+class _Buffer:
+    """Memory on a device that is filled by a stream of its own, when nobody reads it any more."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.memory = torch.empty(config.DRIFT_STAGING, dtype=torch.uint8, device=device)
+        self.stream: Any = None
+        if device.type != "cpu":
+            self.stream = torch.cuda.Stream(device)
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # who had the memory before
+            self.memory.record_stream(self.stream)
+
+    def filled(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Copies of flat tensors, in place for what is launched next."""
+        found, at = [], 0
+        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
+            for part in parts:
+                size = part.numel() * part.element_size()
+                copy = self.memory[at : at + size].view(part.dtype)
+                copy.copy_(part, non_blocking=True)  # at once only from pinned memory
+                found.append(copy)
+                at += -(-size // 16) * 16
+        if self.stream:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        return found
+
+    def read(self) -> None:
+        """What was launched so far is all that reads the copies."""
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))

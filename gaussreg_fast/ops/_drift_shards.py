@@ -1,0 +1,194 @@
+"""Parameter drift over DTensors: local shards, the value summed over their meshes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gaussreg_fast.ops._drift import drift_in_place, ordinary
+from gaussreg_fast.ops._registry import direct, first_order
+
+
+def is_sharded(x: Any) -> bool:
+    """Whether x is a DTensor, without importing torch.distributed where nobody has."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def sharded(tensors: Sequence[Tensor]) -> bool:
+    """Whether there are DTensors among them."""
+    return not torch.compiler.is_compiling() and any(map(is_sharded, tensors))
+
+
+def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
+    """Whether memory of these can be written to: real tensors in eager code that nobody traces.
+
+    `checked` says that their types are known to be ordinary.
+    """
+    if checked:
+        return direct(tensors[0])
+    plain = [t for t in tensors if not is_sharded(t)]
+    return ordinary(plain) if plain else direct(torch.empty(0, device="cpu"))
+
+
+@dataclass
+class Shards:
+    """What a rank holds of parameters and base, and over which meshes values are summed."""
+
+    params: list[Tensor]
+    base: list[Tensor]
+    meshes: list[Any]  # of each tensor; None for an ordinary one, which every rank has
+    counted: list[bool]  # False for all copies of a shard but one
+    plain: bool = False  # see `drift_in_place`
+
+    def run(
+        self,
+        tasks: Sequence[str],
+        grads: Sequence[Tensor | None],
+        scales: Sequence[float],
+        step: float,
+        backend: str,
+    ) -> Tensor:
+        """`drift_in_place` with a task for each tensor; the value is the same on every rank."""
+        if self.plain and len(set(tasks)) == 1:
+            written = [g for g in grads if g is not None]
+            lists = self.params, self.base, written
+            return drift_in_place(tasks[0], *lists, scales, step, backend, True)
+        total = None
+        for mesh in dict.fromkeys(self.meshes):
+            part = self._on_mesh(mesh, tasks, grads, scales, step, backend)
+            part = part if mesh is None else _all_reduced(part, mesh)
+            total = part if total is None else total + part
+        assert total is not None  # there is a tensor
+        return total
+
+    def _on_mesh(
+        self,
+        mesh: Any,
+        tasks: Sequence[str],
+        grads: Sequence[Tensor | None],
+        scales: Sequence[float],
+        step: float,
+        backend: str,
+    ) -> Tensor:
+        """This rank's part of the value of one mesh's tensors."""
+        kinds: dict[tuple[str, bool], list[int]] = {}
+        double = False
+        for i, task in enumerate(tasks):
+            if self.meshes[i] is mesh or self.meshes[i] == mesh:
+                double |= torch.float64 in (self.params[i].dtype, self.base[i].dtype)
+                if self.counted[i] or task != "value":
+                    kinds.setdefault((task, self.counted[i]), []).append(i)
+        dtype = torch.float64 if double else torch.float32
+        part = None
+        for (task, counted), chosen in kinds.items():
+            params, base = [self.params[i] for i in chosen], [self.base[i] for i in chosen]
+            written = [g for i in chosen if (g := grads[i]) is not None] if grads else []
+            factors = [scales[i] for i in chosen]
+            value = drift_in_place(task, params, base, written, factors, step, backend, self.plain)
+            if counted:
+                part = value if part is None else part + value
+        return torch.zeros((), device=self.params[0].device, dtype=dtype) if part is None else part
+
+
+def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
+    """Summed over the mesh, on every rank of it."""
+    import torch.distributed as dist
+
+    total = part.to(mesh.device_type, copy=True)
+    for dimension in range(mesh.ndim):
+        dist.all_reduce(total, group=mesh.get_group(dimension))
+    return total.to(part.device)
+
+
+def shards(
+    names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], plain: bool = False
+) -> Shards:
+    """The local shards of DTensors; ordinary tensors are themselves.
+
+    Raises:
+        ValueError: a parameter and a base that are not sharded alike, or hold partial sums.
+    """
+    count = len(params)
+    if plain or not sharded((*params, *base)):
+        return Shards(list(params), list(base), [None] * count, [True] * count, plain)
+    meshes, counted = [], []
+    for i, (p, b) in enumerate(zip(params, base, strict=True)):
+        mesh, counts = _placed(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)
+        meshes.append(mesh)
+        counted.append(counts)
+    return Shards([local(p) for p in params], [local(b) for b in base], meshes, counted)
+
+
+def _placed(name: str, param: Any, base: Any) -> tuple[Any, bool]:
+    """The mesh of a parameter, and whether this rank's copy of its shard counts."""
+    if not is_sharded(param) and not is_sharded(base):
+        return None, True
+    placed = [
+        (t.device_mesh, tuple(t.placements)) if is_sharded(t) else None for t in (param, base)
+    ]
+    if placed[0] != placed[1]:
+        shown = [p[1] if p else "an ordinary tensor" for p in placed]
+        raise ValueError(
+            f"{name} must be sharded like its base, got {shown[0]} and {shown[1]}; copy the base "
+            f"from the sharded model, and list its parameters while they are sharded, which those "
+            f"of fully_shard may not be between forward and backward"
+        )
+    if any(placement.is_partial() for placement in param.placements):
+        raise ValueError(f"{name} must not be partial sums, got {tuple(param.placements)}")
+    coordinates = param.device_mesh.get_coordinate()
+    if coordinates is None:  # this rank is not in the mesh
+        return param.device_mesh, False
+    copies = zip(param.placements, coordinates, strict=True)
+    return param.device_mesh, all(c == 0 for p, c in copies if p.is_replicate())
+
+
+def local(x: Any) -> Tensor:
+    """What this rank holds of x; recorded by autograd where that listens."""
+    return x.to_local() if is_sharded(x) else x
+
+
+class _ShardedDrift(Function):
+    """Every rank's upstream gradient is that of the one value which all of them have."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, held: Shards, scales: list[float], backend: str, *params: Tensor
+    ) -> Tensor:
+        ctx.options = len(params), scales, backend
+        ctx.save_for_backward(*params, *held.base)
+        return held.run(["value"] * len(params), [], scales, 0.0, backend)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        count, scales, backend = ctx.options
+        params, base = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        grads: list[Tensor | None] = [None] * (3 + count)
+        wanted = [i for i in range(count) if ctx.needs_input_grad[3 + i]]
+        if wanted:
+            lists = [[t[i] for i in wanted] for t in (params, base, scales)]
+            made = [torch.empty_like(p) for p in lists[0]]
+            step = 2 * upstream[0]
+            drift_in_place("gradient", lists[0], lists[1], made, lists[2], step, backend)
+            for i, grad in zip(wanted, made, strict=True):
+                grads[3 + i] = first_order(grad, params[i])
+        return tuple(grads)
+
+
+def sharded_drift(
+    names: list[str] | None,
+    params: Sequence[Tensor],
+    base: Sequence[Tensor],
+    scales: list[float],
+    backend: str,
+) -> Tensor:
+    """`drift` of lists with DTensors: the value on every rank, differentiable by params."""
+    with torch.no_grad():
+        held = shards(names, params, base)
+    return _ShardedDrift.apply(held, scales, backend, *[local(p) for p in params])

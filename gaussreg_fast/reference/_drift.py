@@ -1,0 +1,23 @@
+"""Parameter drift (P&P, arXiv 2505.19519), tensor by tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def drift(theta: Tensor, base: Tensor | None) -> Tensor:
+    """theta - base in the type it is computed in, float64 where either is that, else float32."""
+    double = theta.dtype == torch.float64 or (base is not None and base.dtype == torch.float64)
+    dtype = torch.float64 if double else torch.float32
+    return theta.to(dtype) if base is None else theta.to(dtype) - base.to(theta.device, dtype)
+
+
+def squared_drift(theta: Tensor, base: Tensor | None) -> Tensor:
+    """||theta - base||_2^2; its gradient by theta is 2 (theta - base)."""
+    return drift(theta, base).square().sum()
+
+
+def lora_product(a: Tensor, b: Tensor) -> Tensor:
+    """||B A||_F^2 of A (r, n) and B (m, r) as trace((B^T B)(A A^T)): nothing of m x n is formed."""
+    return ((b.T @ b) * (a @ a.T)).sum()

@@ -1,0 +1,233 @@
+"""Validation of lists of tensors: parameters and their base, pairs of LoRA factors.
+
+Every error names the tensor, by its place and its name where it has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import checks
+
+DRIFT_REDUCTIONS = ("sum", "tensor_mean")
+LORA_FORMS = ("factors", "product")
+_ORDINARY = (Tensor, torch.nn.Parameter)
+_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)  # what is computed in float32
+
+
+class Paired(NamedTuple):
+    """Parameters and their base, side by side."""
+
+    names: list[str] | None
+    params: list[Tensor]
+    base: list[Tensor]
+    plain: bool  # ordinary tensors, contiguous, on one device, none of them float64
+
+
+def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
+    """A list of tensors as (names or None, tensors).
+
+    Takes a module (its parameters), a mapping by name, an iterable of (name, tensor), or an
+    iterable of tensors. What they hold is checked where lists are paired.
+    """
+    if isinstance(value, torch.nn.Module):
+        value = dict(value.named_parameters())
+    if isinstance(value, Mapping):
+        names, listed = list(value.keys()), list(value.values())
+    elif isinstance(value, Tensor) or not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a module, a mapping of names to tensors, or an iterable of tensors or "
+            f"of (name, tensor), got {type(value).__name__}"
+        )
+    else:
+        names, listed = None, list(value)
+        if listed and isinstance(listed[0], tuple) and len(listed[0]) == 2:
+            for i, item in enumerate(listed):
+                if not isinstance(item, tuple) or len(item) != 2:
+                    raise TypeError(f"{name}[{i}] must be (name, tensor), as {name}[0] is")
+            names, listed = [item[0] for item in listed], [item[1] for item in listed]
+    if not listed:
+        raise ValueError(f"{name} must hold at least one tensor, got none")
+    if names is not None and len(set(names)) != len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise ValueError(f"{name} must name each tensor once, got {twice!r} twice")
+    return names, listed
+
+
+def paired(params: Any, base: Any) -> Paired:
+    """`params` and `base` side by side: by name where both have names, else by position.
+
+    They match in shape, are floating-point and dense, those of params on one device, those of base
+    there or on the CPU, without gradient.
+    """
+    names, left = tensors("params", params)
+    base_names, right = tensors("base", base)
+    if names is not None and base_names is not None and names != base_names:
+        known, by_name = set(names), dict(zip(base_names, right, strict=True))
+        for i, key in enumerate(names):
+            if key not in by_name:
+                raise ValueError(f"base has no tensor for params[{i}], {key!r}")
+        for i, key in enumerate(base_names):
+            if key not in known:
+                raise ValueError(f"params has no tensor for base[{i}], {key!r}")
+        right = [by_name[key] for key in names]
+    device = getattr(left[0], "device", None)
+    plain = True
+    for i, (p, b) in enumerate(zip(left, right, strict=False)):
+        if not (
+            type(p) in _ORDINARY
+            and type(b) in _ORDINARY
+            and p.layout is torch.strided
+            and b.layout is torch.strided
+            and p.dtype in _FLOAT32
+            and b.dtype in _FLOAT32
+            and p.shape == b.shape
+            and not b.requires_grad
+            and p.device == device
+            and b.device == device
+            and p.is_contiguous()
+            and b.is_contiguous()
+        ):
+            plain = False
+            if not _fits(p, b, device):
+                _refuse(i, names, p, b, device)
+    if len(left) != len(right):
+        i = min(len(left), len(right))
+        longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
+        name = _called(longer, i, names if longer == "params" else base_names)
+        raise ValueError(f"{shorter} ends at {i} tensors: it has none for {name}")
+    return Paired(names, left, right, plain)
+
+
+def _fits(p: Any, b: Any, device: Any) -> bool:
+    """Whether a parameter and its base are fit."""
+    return (
+        isinstance(p, Tensor)
+        and isinstance(b, Tensor)
+        and p.dtype in checks.DTYPES
+        and b.dtype in checks.DTYPES
+        and p.shape == b.shape
+        and p.layout == torch.strided
+        and b.layout == torch.strided
+        and not b.requires_grad
+        and p.device == device
+        and (b.device == device or b.device.type == "cpu")
+    )
+
+
+def _called(name: str, i: int, names: list[str] | None) -> str:
+    """params[3], 'mid.weight'."""
+    return f"{name}[{i}]" if names is None else f"{name}[{i}], {names[i]!r},"
+
+
+def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
+    """Says what is wrong with a parameter and its base that do not fit."""
+    for name, value in ((_called("params", i, names), p), (_called("base", i, names), b)):
+        checks.dense_floats(name, value)
+    name = _called("params", i, names)
+    if p.shape != b.shape:
+        raise ValueError(
+            f"{name} must have the shape of its base, got {tuple(p.shape)} and {tuple(b.shape)}"
+        )
+    if b.requires_grad:
+        raise ValueError(
+            f"base[{i}] must not require grad: the base is frozen; pass a copy, "
+            f"`tensor.detach().clone()`"
+        )
+    if p.device != device:
+        raise ValueError(f"{name} must be on the device of params[0], {device}, got {p.device}")
+    raise ValueError(
+        f"base[{i}] must be on the device of params, {device}, or on the CPU, got {b.device}"
+    )
+
+
+def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Factors (A, B) of updates B A: A (r, ...) and B (m, r, 1, ...), or a mapping to such pairs.
+
+    Returns the As and the Bs.
+    """
+    items = pairs.values() if isinstance(pairs, Mapping) else pairs
+    if isinstance(items, Tensor) or not isinstance(items, Iterable):
+        raise TypeError(f"pairs must be an iterable of (A, B), got {type(pairs).__name__}")
+    left: list[Tensor] = []
+    right: list[Tensor] = []
+    for i, pair in enumerate(items):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"pairs[{i}] must be (A, B), got {type(pair).__name__}")
+        a, b = pair
+        for name, value in (("A", a), ("B", b)):
+            checks.dense_floats(f"{name} of pairs[{i}]", value)
+            if value.dim() < 2:
+                raise ValueError(
+                    f"{name} of pairs[{i}] must have at least two dimensions, got "
+                    f"{tuple(value.shape)}"
+                )
+        if math.prod(b.shape[1:]) != a.shape[0]:
+            raise ValueError(
+                f"pairs[{i}] must be A (r, n) and B (m, r), got {tuple(a.shape)} and "
+                f"{tuple(b.shape)}"
+            )
+        first = left[0] if left else a
+        if a.device != first.device or b.device != first.device:
+            raise ValueError(
+                f"pairs must be on one device, {first.device}, got {a.device} and {b.device} in "
+                f"pairs[{i}]"
+            )
+        left.append(a)
+        right.append(b)
+    if not left:
+        raise ValueError("pairs must hold at least one pair, got none")
+    return left, right
+
+
+def distinct(paired: Paired) -> None:
+    """That no two parameters, which are to be written to, begin at the same memory."""
+    params = paired.params
+    if not paired.plain:
+        params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
+    memory = [p.data_ptr() for p in params]
+    if len(set(memory)) == len(memory):
+        return
+    first: dict[int, int] = {}
+    for i, at in enumerate(memory):
+        if at and first.setdefault(at, i) != i:
+            raise ValueError(
+                f"{_called('params', i, paired.names)} must not share memory with "
+                f"{_called('params', first[at], paired.names).rstrip(',')}"
+            )
+
+
+def gradients(paired: Paired) -> list[Tensor | None]:
+    """The `.grad` of each parameter, None where it has none, fit to be added to.
+
+    That is a leaf's, dense, of its type, shape and placement, and not itself recorded.
+    """
+    found = []
+    for i, p in enumerate(paired.params):
+        grad = p.grad if p.is_leaf else None
+        found.append(grad)
+        if grad is None:
+            if p.requires_grad and not p.is_leaf:
+                raise ValueError(f"{_called('params', i, paired.names)} must be a leaf for a .grad")
+        elif (
+            grad.layout is not torch.strided
+            or grad.dtype != p.dtype
+            or grad.requires_grad
+            or grad.shape != p.shape
+            or (type(grad) not in _ORDINARY and _placement(grad) != _placement(p))
+        ):
+            raise ValueError(
+                f"the gradient of {_called('params', i, paired.names)} must be dense, {p.dtype}, "
+                f"not itself recorded and sharded like it, got {grad.dtype}, {grad.layout}"
+            )
+    return found
+
+
+def _placement(x: Tensor) -> Any:
+    """Of a DTensor; None for an ordinary tensor."""
+    return getattr(x, "placements", None)

@@ -1,0 +1,167 @@
+// Parameter drift over a list of tensors, chunk by chunk.
+#pragma once
+
+#include <type_traits>
+
+#include "drift_job.h"
+#include "job.h"
+#include "vector.h"
+
+namespace gaussreg::GAUSSREG_ISA {
+
+typedef std::uint16_t vs __attribute__((vector_size(W * 2)));
+
+GAUSSREG_INLINE vu select(vi mask, vu a, vu b) { return (a & (vu)mask) | (b & ~(vu)mask); }
+
+// Types of numbers in memory: each says how W of them are read and written as float32, rounded to
+// the nearest, ties to even.
+struct Float {
+  float bits;
+  static vf read(const Float* p) { return load(&p->bits); }
+  static void write(Float* p, vf v) { store(&p->bits, v); }
+};
+
+struct Bfloat16 {
+  std::uint16_t bits;
+  static vf read(const Bfloat16* p) {
+    return (vf)(__builtin_convertvector(load<vs>(&p->bits), vu) << 16);
+  }
+  static void write(Bfloat16* p, vf v) {
+    const vu u = (vu)v;
+    const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    store(&p->bits, __builtin_convertvector(select(v == v, rounded, (u >> 16) | 0x7fc0u), vs));
+  }
+};
+
+struct Half {
+  std::uint16_t bits;
+  static vf read(const Half* p) {
+    const vu h = __builtin_convertvector(load<vs>(&p->bits), vu);
+    const vu magnitude = (h & 0x7fffu) << 13;
+    const vu number = (vu)((vf)magnitude * 0x1p112f);  // of the other exponent's range
+    const vi finite = (vi)magnitude < 0x0f800000;
+    return (vf)(select(finite, number, magnitude | 0x7f800000u) | ((h & 0x8000u) << 16));
+  }
+  static void write(Half* p, vf v) {
+    const vu u = (vu)v & 0x7fffffffu, sign = ((vu)v & 0x80000000u) >> 16;
+    // Below the normal numbers, addition rounds in the right place; above, carries do.
+    const vu subnormal = (vu)((vf)u + 0.5f) - 0x3f000000u;
+    const vu normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
+    vu h = select((vi)u < 0x38800000, subnormal, normal);
+    h = select((vi)u < 0x47800000, h, h * 0u + 0x7c00u);
+    h = select(v == v, h, h * 0u + 0x7e00u);
+    store(&p->bits, __builtin_convertvector(h | sign, vs));
+  }
+};
+
+struct Nothing {
+  static vf read(const Nothing*) { return vf{}; }
+};
+
+// W numbers. `grad` may be theta.
+template <DriftTask Task, class T, class B>
+GAUSSREG_INLINE void drift_step(T* theta, const B* base, T* grad, float factor, vf& sum) {
+  const vf value = T::read(theta), d = value - B::read(base);
+  if constexpr (Task != DriftTask::kDecay) sum += d * d;
+  if constexpr (Task == DriftTask::kGradient) T::write(grad, factor * d);
+  if constexpr (Task == DriftTask::kAccumulate) T::write(grad, T::read(grad) + factor * d);
+  if constexpr (Task == DriftTask::kDecay) T::write(theta, value - factor * d);
+}
+
+// The sum of d^2 of `size` neighbouring numbers, and what else the task says. In float32, but sums
+// of a few hundred vectors are added up in float64.
+template <DriftTask Task, class T, class B>
+static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, float factor) {
+  constexpr std::int64_t kBlock = 4096, kParts = 4;
+  constexpr bool kHasBase = !std::is_same_v<B, Nothing>;
+  constexpr bool kHasGrad = Task == DriftTask::kGradient || Task == DriftTask::kAccumulate;
+  vd total{};
+  std::int64_t i = 0;
+  while (i + W <= size) {
+    const std::int64_t end = i + kBlock < size ? i + kBlock : size;
+    vf part[kParts] = {};
+    for (; i + kParts * W <= end; i += kParts * W)
+      for (int k = 0; k < kParts; ++k)
+        drift_step<Task>(theta + i + k * W, kHasBase ? base + i + k * W : base,
+                         kHasGrad ? grad + i + k * W : grad, factor, part[k]);
+    for (; i + W <= end; i += W)
+      drift_step<Task>(theta + i, kHasBase ? base + i : base, kHasGrad ? grad + i : grad, factor,
+                       part[0]);
+    total += widen((part[0] + part[1]) + (part[2] + part[3]));
+  }
+  if (const std::int64_t rest = size - i; rest > 0) {
+    T last[W] = {}, out[W] = {};
+    B from[W] = {};
+    __builtin_memcpy(last, theta + i, rest * sizeof(T));
+    if constexpr (kHasBase) __builtin_memcpy(from, base + i, rest * sizeof(B));
+    if constexpr (Task == DriftTask::kAccumulate)
+      __builtin_memcpy(out, grad + i, rest * sizeof(T));
+    vf part{};
+    drift_step<Task>(last, from, out, factor, part);
+    total += widen(part);
+    if constexpr (kHasGrad) __builtin_memcpy(grad + i, out, rest * sizeof(T));
+    if constexpr (Task == DriftTask::kDecay) __builtin_memcpy(theta + i, last, rest * sizeof(T));
+  }
+  return sum(total);
+}
+
+template <DriftTask Task, class T, class B>
+static double drift_part(const DriftTensor& t, std::int64_t from, std::int64_t size) {
+  const B* base = nullptr;
+  if constexpr (!std::is_same_v<B, Nothing>) base = static_cast<const B*>(t.base) + from;
+  T* grad = nullptr;
+  if constexpr (Task == DriftTask::kGradient || Task == DriftTask::kAccumulate)
+    grad = static_cast<T*>(t.grad) + from;
+  return drift_chunk<Task>(static_cast<T*>(t.theta) + from, base, grad, size, t.factor);
+}
+
+template <DriftTask Task, class T>
+static double drift_from(const DriftTensor& t, std::int64_t from, std::int64_t size) {
+  switch (t.base_type) {
+    case Number::kFloat: return drift_part<Task, T, Float>(t, from, size);
+    case Number::kBfloat16: return drift_part<Task, T, Bfloat16>(t, from, size);
+    case Number::kHalf: return drift_part<Task, T, Half>(t, from, size);
+    default: return drift_part<Task, T, Nothing>(t, from, size);
+  }
+}
+
+template <DriftTask Task>
+static double drift_of(const DriftTensor& t, std::int64_t from, std::int64_t size) {
+  switch (t.theta_type) {
+    case Number::kBfloat16: return drift_from<Task, Bfloat16>(t, from, size);
+    case Number::kHalf: return drift_from<Task, Half>(t, from, size);
+    default: return drift_from<Task, Float>(t, from, size);
+  }
+}
+
+// This thread's chunks: those that begin in its share of all numbers.
+template <DriftTask Task>
+static void drift_task(const DriftJob& job, const Team& team) {
+  const auto [begin, end] = team.share(job.total);
+  std::int64_t position = 0, chunk = 0;
+  for (std::int64_t i = 0; i < job.count && position < end; ++i) {
+    const DriftTensor& t = job.tensors[i];
+    if (position + t.size <= begin) {
+      position += t.size;
+      chunk += (t.size + kDriftChunk - 1) / kDriftChunk;
+      continue;
+    }
+    for (std::int64_t from = 0; from < t.size; from += kDriftChunk, ++chunk) {
+      const std::int64_t size = t.size - from < kDriftChunk ? t.size - from : kDriftChunk;
+      if (position + from < begin || position + from >= end) continue;
+      job.partials[chunk] = t.scale * drift_of<Task>(t, from, size);
+    }
+    position += t.size;
+  }
+}
+
+static void drift(const DriftJob& job, const Team& team) {
+  switch (job.task) {
+    case DriftTask::kValue: return drift_task<DriftTask::kValue>(job, team);
+    case DriftTask::kGradient: return drift_task<DriftTask::kGradient>(job, team);
+    case DriftTask::kAccumulate: return drift_task<DriftTask::kAccumulate>(job, team);
+    case DriftTask::kDecay: return drift_task<DriftTask::kDecay>(job, team);
+  }
+}
+
+}  // namespace gaussreg::GAUSSREG_ISA

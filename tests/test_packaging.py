@@ -112,6 +112,15 @@ def entry_point(wheel):
     return parser["console_scripts"]["gaussreg-fast"]
 
 
+def test_the_wheel_has_the_embedded_model(wheel):
+    weights = wheel / "gaussreg_fast" / "latent" / "digits" / "weights"
+    kept = ROOT / "gaussreg_fast" / "latent" / "digits" / "weights"
+    names = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
+    assert sorted(p.relative_to(weights) for p in weights.rglob("*") if p.is_file()) == names
+    assert Path("pipeline/model_index.json") in names
+    assert sum((weights / name).stat().st_size for name in names) < 8e6
+
+
 def test_the_command_is_declared(wheel):
     assert entry_point(wheel) == "gaussreg_fast.latent.__main__:main"
 

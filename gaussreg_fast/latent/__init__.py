@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,21 +13,6 @@ if TYPE_CHECKING:
     from gaussreg_fast.latent.rewards import load_reward
     from gaussreg_fast.latent.run import RunResult, optimize
 
-# Loaded when asked for: diffusers and transformers take seconds, and are not always there.
-_HOME = {
-    "Batch": "loop",
-    "Guard": "guards",
-    "InputError": "errors",
-    "Problem": "loop",
-    "Record": "loop",
-    "RunConfig": "config",
-    "RunResult": "run",
-    "Sample": "loop",
-    "load_model": "models",
-    "load_reward": "rewards",
-    "optimize": "run",
-    "resolve": "config",
-}
 __all__ = [
     "Batch",
     "Guard",
@@ -46,6 +30,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    # When asked for: the command line's other half does without what these need.
+    from gaussreg_fast.latent import config, errors, guards, loop, models, rewards, run
+
+    homes = (run, config, errors, guards, loop, models, rewards)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))

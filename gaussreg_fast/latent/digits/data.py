@@ -82,7 +82,7 @@ def sklearn_digits() -> Digits:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise InputError(
-            "training the digits needs scikit-learn: pip install scikit-learn"
+            "training the digits needs scikit-learn: pip install 'gaussreg_fast[train]'"
         ) from error
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).to(torch.uint8)

@@ -144,10 +144,10 @@ def _fetch_index(repository: str, revision: str | None) -> Path:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """No progress bars of loading from disk; the hub's, of downloading, stay."""
-    loggers = [
-        importlib.import_module(f"{package}.utils.logging")
-        for package in ("diffusers", "transformers")
-    ]
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
     for logger in shown:
         logger.disable_progress_bar()

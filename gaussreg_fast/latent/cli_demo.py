@@ -112,17 +112,18 @@ def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
             progress.update(task, advance=1, description=name)
 
         experiment = frontier.Experiment(cells, advance)
-        weights = dict(frontier.TUNED)
+        weights, tuning = dict(frontier.TUNED), None
         if full:
             progress.update(
                 task, total=frontier.iterations_of(frontier.TUNING, frontier.TUNING_ARMS)
             )
-            weights = experiment.tune()
+            tuning = experiment.tune()
+            weights = frontier.best_weights(tuning)
         arms = frontier.arms(design, weights)
         total = frontier.iterations_of(design, len(arms))
         progress.update(task, total=total, completed=0)
         curves = {arm.name: experiment.curves(design, arm) for arm in arms}
-    result = frontier_report.as_json(design, arms, curves)
+    result = frontier_report.as_json(design, arms, curves, tuning)
     console.print(_frontier_table(result))
     for line in frontier_report.statements(result):
         console.print(line, highlight=False)
@@ -133,8 +134,8 @@ def _frontier_table(result: dict[str, Any]) -> Table:
     """Narrow enough for 80 columns; the whole is in the file."""
     from gaussreg_fast.latent import frontier_report
 
-    keep = (0, 2, 4, 5, 7, 9, 10)
-    heads = ("guard", "reward", "agree", "p", "matched at", "against none there", "")
+    keep = (0, 2, 4, 5, 6, 10, 11)
+    heads = ("guard", "reward", "agree", "cosine", "matched at", "against none there", "")
     rows = [[row[k] for k in keep] for row in frontier_report.table_rows(result)]
     design = result["design"]
     return _table(

@@ -243,6 +243,8 @@ def test_all_samples_failing_ends_the_batch():
         (torch.zeros(2, 4, 8, 7), r"shape \(2, 4, 8, 8\), got \(2, 4, 8, 7\)"),
         (torch.zeros(1, *SHAPE), r"got \(1, 4, 8, 8\)"),
         (torch.full((2, *SHAPE), math.nan), "finite"),
+        (torch.full((2, *SHAPE), 1e300, dtype=torch.float64), "finite in float32"),
+        (torch.zeros(2, *SHAPE, dtype=torch.complex64), "real floating"),
     ],
 )
 def test_latents_that_do_not_fit(latents, said):
@@ -251,9 +253,11 @@ def test_latents_that_do_not_fit(latents, said):
 
 
 def test_rewards_without_a_gradient_are_refused():
-    batch = Batch(problem(rewards={"r": (lambda i, p: brightness(i, p).detach(), 1.0)}), samples(2))
-    with pytest.raises(InputError, match="differentiable"):
-        batch.step()
+    constant = torch.zeros(2, requires_grad=True)
+    for reward in (lambda i, p: brightness(i, p).detach(), lambda i, p: constant * 1):
+        batch = Batch(problem(rewards={"r": (reward, 1.0)}), samples(2))
+        with pytest.raises(InputError, match="differentiable"):
+            batch.step()
 
 
 # ---------------------------------------------------------------- which iterate is kept
@@ -363,6 +367,24 @@ def test_a_state_of_other_latents_is_refused():
         Batch(problem(), samples(2)).load_state(state)
 
 
+def test_the_samplers_own_noise_is_not_the_starting_noise():
+    """A sampler of several steps draws from its seeds: not once more what it starts from."""
+    seen = []
+
+    class Model(ToyModel):
+        def generate(self, latents, conditioning, *, seeds):
+            seen.append(list(seeds))
+            return super().generate(latents, conditioning, seeds=seeds)
+
+    batch = Batch(problem(model=Model()), samples(3))
+    run(batch)
+    assert all(seeds == seen[0] for seeds in seen)  # a function of the latents
+    assert len(set(seen[0])) == 3
+    for seed, start in zip(seen[0], batch.start, strict=True):
+        again = torch.randn(*SHAPE, generator=torch.Generator().manual_seed(seed))
+        assert abs(float(torch.corrcoef(torch.stack([again.ravel(), start.ravel()]))[0, 1])) < 0.25
+
+
 def test_prompts_are_encoded_once():
     batch = Batch(problem(), samples(3))
     run(batch)
@@ -395,6 +417,10 @@ def test_guards_are_the_public_losses(name):
         ({"name": "projection"}, "needs 'gradient' or 'both'"),
         ({"name": "projection", "project": "latent"}, "none, gradient, both, got 'latent'"),
         ({"name": "kl", "options": {"orders": (1,)}}, "no option 'orders', its are: backend"),
+        ({"name": "mpgr", "options": {"power_weight": math.nan}}, "guard.options: power_weight"),
+        ({"name": "mpgr", "options": {"orders": "abc"}}, "guard.options: orders"),
+        ({"name": "mpgr", "options": {"backend": "cuda9"}}, "guard.options: .*cuda9"),
+        ({"name": "prno", "options": {"shuffles": "x"}}, "guard.options: shuffles"),
     ],
 )
 def test_guards_that_are_none(settings, said):

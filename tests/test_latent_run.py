@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_a_run_can_start_from_given_latents(tmp_path):
     save_file({"latents": noise}, tmp_path / "noise.safetensors")
     result = run(tmp_path / "run", latents=str(tmp_path / "noise.safetensors"), iterations=1)
     assert torch.equal(result.latents["start"], noise)
+    onward = {"latents": str(result.folder / "latents.safetensors"), "iterations": 1}
+    with pytest.raises(InputError, match="choose one of its tensors"):
+        run(tmp_path / "next", **onward)
+    again = run(tmp_path / "next", **onward, latents_key="final")
+    assert torch.equal(again.latents["start"], result.latents["final"])
 
 
 # ---------------------------------------------------------------- going on
@@ -210,6 +216,27 @@ def test_other_settings_are_another_run(whole):
         run(whole.folder, iterations=13)
 
 
+def test_how_a_run_is_computed_may_change_on_the_way(whole):
+    model = {"source": "digits", "device": "cpu", "vae_slicing": True, "offload": "text"}
+    assert run(whole.folder, checkpoint_every=1, model=model).samples == whole.samples
+
+
+def test_what_a_kill_left_half_written_is_swept_away(whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    for left in (".curves-x1y2z3.png", "batches/0000/.state-ab.safetensors"):
+        (tmp_path / "run" / left).write_bytes(b"half")
+    run(tmp_path / "run")
+    assert files(tmp_path / "run") == files(whole.folder)
+
+
+def test_a_config_built_by_hand_can_be_gone_on_with(tmp_path):
+    resolved = config.resolve(SETTINGS)
+    plain = resolved.guard.model_copy(update={"options": {}})
+    built = resolved.model_copy(update={"guard": plain, "iterations": 1})
+    first = optimize(built, out=tmp_path / "run")
+    assert optimize(built, out=tmp_path / "run").samples == first.samples
+
+
 def test_a_second_run_in_the_same_folder_is_kept_out(whole):
     import fcntl
 
@@ -243,6 +270,39 @@ def test_bad_input_leaves_nothing_behind(tmp_path, monkeypatch, changes, said):
         run(tmp_path / "run", **changes)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", ["config.yaml", "environment.json"])
+def test_a_run_that_cannot_begin_leaves_nothing_in_the_way(tmp_path, monkeypatch, whole, error, at):
+    from gaussreg_fast.latent import folder
+
+    real = folder.write_text
+
+    def fails(path, text):
+        if path.name == at:
+            raise error
+        real(path, text)
+
+    monkeypatch.setattr(folder, "write_text", fails)
+    with pytest.raises(type(error)):
+        run(tmp_path / "run")
+    monkeypatch.setattr(folder, "write_text", real)
+    assert files(run(tmp_path / "run").folder) == files(whole.folder)
+
+
+BROKEN = "def reward(images, prompts):\n    raise OverflowError\n"
+
+
+def test_a_reward_that_raises_leaves_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "broken_reward.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("run", "mine"):
+        with pytest.raises(OverflowError):
+            run(tmp_path / name, rewards=["broken_reward:reward"])
+    assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
@@ -287,7 +347,7 @@ def test_the_command_line(tmp_path):
     assert "wrote run/report.md" in done.stdout
     kept = config.resolve(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert (kept.rewards[0].weight, kept.guard.name, kept.seeds) == (2.0, "kl", (0, 1))
-    again = cli("optimize", "--out", "run", cwd=tmp_path)  # the folder's own settings
+    again = cli("optimize", "--out", "run", "--device", "cpu", cwd=tmp_path)  # its own settings
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
 
@@ -298,6 +358,7 @@ def test_the_command_line(tmp_path):
         (["--reward", "digits-ink"], "prompts: required"),
         (["--prompts-file", "none.txt", "--reward", "digits-ink"], "none.txt: No such file"),
         (["--config", "none.yaml"], "none.yaml: No such file"),
+        (["--seed", "1", "--seeds", "2"], "give --seed or --seeds"),
     ],
 )
 def test_bad_commands_are_one_line_and_exit_code_2(tmp_path, arguments, said):

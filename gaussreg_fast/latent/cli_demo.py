@@ -33,7 +33,9 @@ def demo(
     iterations: Annotated[int, typer.Option(min=1, help="Per guard, on checkerboards.")] = 100,
     shuffles: Annotated[int, typer.Option(min=0, help="PRNO's, on checkerboards.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the checkerboards.")] = 0,
-    latents: Annotated[int, typer.Option(min=10, help="Digits to optimise, per seed.")] = 20,
+    latents: Annotated[
+        int | None, typer.Option(min=10, help="Digits to optimise: 20, with --full 200 per seed.")
+    ] = None,
     full: Annotated[
         bool, typer.Option(help="Digits: 200 latents, 3 seeds, weights tuned anew; resumable.")
     ] = False,
@@ -46,7 +48,9 @@ def demo(
     if experiment is not Which.frontier:
         _checkerboard(console, out, samples, iterations, shuffles, seed)
     if experiment is not Which.checkerboard:
-        _frontier(console, out, latents, full)
+        if full and latents is not None:
+            raise InputError("--full has its own number of latents: leave --latents out")
+        _frontier(console, out, latents or 20, full)
 
 
 def _progress(console: Console) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,11 +55,13 @@ def optimize(
     evaluate_every: Annotated[int | None, typer.Option(help="Iterations.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Iterations.")] = None,
     latents: Annotated[Path | None, typer.Option(help="Noises to start from, a file.")] = None,
+    latents_key: Annotated[str | None, typer.Option(help="Which tensor in it.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the model.")] = None,
+    reward_dtype: Annotated[str | None, typer.Option(help="Of the rewards' weights.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda:1.")] = None,
     offload: Annotated[str | None, typer.Option(help="none, text or model.")] = None,
     gradient_checkpointing: Annotated[
@@ -70,10 +73,14 @@ def optimize(
 
     Settings are those of the guard's authors unless given. Killed, the same command goes on.
     """
+    if seed and seeds is not None:
+        raise InputError("give --seed or --seeds, not both")
     given: dict[str, Any] = {
         "prompts": _prompts(prompt, prompts_file),
         "seeds": seed or (None if seeds is None else list(range(seeds))),
         "latents": None if latents is None else str(latents),
+        "latents_key": latents_key,
+        "reward_dtype": reward_dtype,
         "rewards": reward,
         "held_out": held_out,
         "model": {
@@ -118,15 +125,19 @@ def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
         raise InputError(
             f"optimize needs {error.name}: pip install 'gaussreg_fast[latent]'"
         ) from error
-    if file is None and not given and (out / "config.yaml").exists():
+    if file is None and (out / "config.yaml").is_file():  # goes on with a run
         file = out / "config.yaml"
     base = configs.load_yaml(file) if file else {}
     config = configs.resolve(base, given)
+    count = len(run.batches(config))
     console = Console(stderr=True)
     with _progress(console) as progress:
-        result = run.optimize(config, out=out, callbacks=[_follow(progress, config)])
-    if result is not None:
-        _tell(Console(), result)
+        result = run.optimize(config, out=out, callbacks=[_follow(progress, config, count)])
+    if result is None:
+        return
+    _tell(Console(), result)
+    if all(row["status"] == "failed" for row in result.samples):
+        raise typer.Exit(1)
 
 
 def _progress(console: Console) -> Progress:
@@ -140,25 +151,30 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _follow(progress: Progress, config: RunConfig) -> Callable[[Record], None]:
-    """A bar over the iterations of the batch at work, with its means.
-
-    A bar over all batches would count those of the other processes too.
-    """
-    tasks: dict[int, Any] = {}
+def _follow(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:
+    """A bar over all iterations of this process, with the means of the batch at work."""
+    # The batches are dealt out in turns.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_batch = config.iterations + 1
+    task = progress.add_task(
+        "", total=-(-batches // processes) * per_batch, state="", visible=False
+    )
 
     def follow(record: Record) -> None:
-        first = record.samples[0].index // config.batch_size
-        if first not in tasks:
-            tasks[first] = progress.add_task(
-                f"batch {first}", total=config.iterations + 1, state="", completed=record.iteration
-            )
+        batch = record.samples[0].index // config.batch_size
+        done = batch // processes * per_batch + record.iteration + 1
         means = {
             name: float(record.values[name].nanmean())
             for name in ("reward", "held_out", "guard", "p_value")
         }
         state = "  ".join(f"{k} {v:.4g}" for k, v in means.items() if not math.isnan(v))
-        progress.update(tasks[first], completed=record.iteration + 1, state=state)
+        progress.update(
+            task,
+            completed=done,
+            visible=True,
+            description=f"batch {batch + 1} of {batches}",
+            state=state,
+        )
 
     return follow
 

@@ -103,15 +103,19 @@ class RunConfig(_Settings):
 
     A sample is made for every prompt and seed. `select`, `p_value` and `patience` are those of
     `loop.Problem`; "auto" selects by held-out rewards where there are some, else by Gaussianity.
-    `latents` names a file with the noises to start from, one per sample, prompts outermost.
+    `latents` names a file with the noises to start from, one per sample, prompts outermost, and
+    `latents_key` the tensor in it where there are several. `reward_dtype` is that of the rewards'
+    weights.
     """
 
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     latents: str | None = None
+    latents_key: str | None = None
     model: ModelSettings = ModelSettings()
     rewards: tuple[Reward, ...] = Field(min_length=1)
     held_out: tuple[Reward, ...] = ()
+    reward_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     guard: GuardSettings
     optimizer: OptimizerSettings
     iterations: int = Field(ge=1)
@@ -222,9 +226,17 @@ def _preset(guard: Any, source: Any) -> dict[str, Any]:
     if not isinstance(guard, str) or guard not in PUBLISHED:
         raise InputError(f"guard must be one of {', '.join(LOSSES)}, got {guard!r}")
     preset = PUBLISHED[guard]
-    if guard == "projection" and "flux" in str(source).lower():
+    if guard == "projection" and _is_flux(str(source)):
         preset = overlay(preset, {"optimizer": {"lr": 0.02}})
     return {**preset, "guard": {"name": guard, **preset.get("guard", {})}}
+
+
+def _is_flux(source: str) -> bool:
+    """By what a local folder says it is, or by the name of a repository on the hub."""
+    index = Path(source) / "model_index.json"
+    if index.is_file():
+        return "Flux" in read_text(index)
+    return "flux" in source.rpartition("/")[2].lower()
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +286,18 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def stored(path: Path) -> RunConfig:
+    """The config that `to_yaml` wrote to a file: whole, so that no preset is under it.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return RunConfig.model_validate(load_yaml(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first(error)}") from error
+
+
 def to_yaml(config: RunConfig) -> str:
     """A config as YAML; `resolve(yaml.safe_load(...))` gives it back."""
     settings = config.model_dump(mode="json")
@@ -290,7 +314,7 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -46,30 +46,37 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is not a folder")
         if stored.exists():
-            _same(stored, configs.resolve(configs.load_yaml(stored)), config)
+            _same(stored, configs.stored(stored), config)
         elif path.exists() and any(p.name != ".lock" for p in path.iterdir()):
             raise InputError(f"{path}: holds other files; choose a new folder")
 
-    def create(self, model: Mapping[str, Any]) -> None:
+    def create(self) -> None:
         """Makes the folder, where it is not there yet.
-
-        Args:
-            model: what the model's settings were resolved to, for the record.
 
         Raises:
             OSError: it cannot be written.
         """
+        self._made = not self.path.exists()
         self._new = not (self.path / "config.yaml").exists()
-        (self.path / "images").mkdir(parents=True, exist_ok=True)
-        (self.path / "batches").mkdir(exist_ok=True)
-        if self._new:
-            write_text(self.path / "environment.json", json_text(environment(model)) + "\n")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._new:  # first of all: by it a later call knows the folder for a run's
             write_text(self.path / "config.yaml", configs.to_yaml(self._config))
+        (self.path / "images").mkdir(exist_ok=True)
+        (self.path / "batches").mkdir(exist_ok=True)
+
+    def describe(self, model: Mapping[str, Any]) -> None:
+        """Notes versions, machine and what the model's settings were resolved to."""
+        write_text(self.path / "environment.json", json_text(environment(model)) + "\n")
 
     def discard_if_untouched(self) -> None:
         """Takes a folder that `create` has just made away again, if no iteration is in it."""
-        if self._new and not any(self.path.glob("batches/*/*")):
+        if not self._new or any(self.path.glob("batches/*/*")):
+            return
+        if self._made:
             shutil.rmtree(self.path)
+            return
+        for path in self.path.iterdir():  # an empty folder of the user's own stays
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def batch(self, index: int) -> BatchFolder:
         """The folder of a batch."""
@@ -91,6 +98,8 @@ class RunFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{self.path}: another run is at work in this folder") from None
+            for left in self.path.rglob(".*-*"):  # half-written when a run was killed
+                left.unlink()
             yield
 
 
@@ -136,10 +145,17 @@ class BatchFolder:
         save_tensors(self.state, {**tensors, "metrics.bytes": size})
 
 
+# What may differ when a run is gone on with: how, not what is computed.
+_HOW = ("device", "gradient_checkpointing", "vae_slicing", "offload")
+
+
 def _same(path: Path, stored: configs.RunConfig, config: configs.RunConfig) -> None:
+    settings = config.model_dump(mode="json")
     for key, old in stored.model_dump(mode="json").items():
-        new = config.model_dump(mode="json")[key]
-        if old == new:
+        new = settings[key]
+        if key == "model":
+            old, new = ({k: v for k, v in m.items() if k not in _HOW} for m in (old, new))
+        if old == new or key == "checkpoint_every":
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             inner = next(k for k in {**old, **new} if old.get(k) != new.get(k))

@@ -27,12 +27,18 @@ def pooled(curves: Curves, measure: str) -> np.ndarray:
 def hacked_reward(baseline: Curves) -> float:
     """The reward at which, without a guard, a fifth of the held-out votes is lost.
 
-    Where so many never are, the reward where the baseline has half of what it gains.
+    Where so many never are (`votes_lost`), that where the baseline has half of what it gains.
     """
     reward, agree = (pooled(baseline, name).mean(0) for name in ("reward", "agree"))
-    lost = at_level(-agree, reward, -LOST * float(agree[0]))
-    half = (reward[0] + reward.max()) / 2
-    return float(half if np.isnan(lost) else lost)
+    if not votes_lost(baseline):
+        return float((reward[0] + reward.max()) / 2)
+    return float(at_level(-agree, reward, -LOST * float(agree[0])))
+
+
+def votes_lost(baseline: Curves) -> bool:
+    """Whether without a guard a fifth of the held-out votes is ever lost."""
+    agree = pooled(baseline, "agree").mean(0)
+    return bool(agree.min() <= LOST * agree[0])
 
 
 def at_level(reward: np.ndarray, measure: np.ndarray, level: float) -> np.ndarray:

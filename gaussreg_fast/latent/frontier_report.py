@@ -69,6 +69,7 @@ def as_json(
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "design": asdict(design),
         "matched_reward": level,
+        "votes_lost": analysis.votes_lost(baseline),
         "tuning": {
             name: {f"{weight:g}": score for weight, score in scores.items()}
             for name, scores in (tuning or {}).items()
@@ -132,8 +133,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"Reward {design['reward']}, {count} latents ({len(design['seeds'])} seeds), "
         f"{design['iterations']} iterations of the same length for every guard. Columns 3 to 6 are "
         f'after the last; "there" is where the mean reward reaches '
-        f"{result['matched_reward']:.3f}, at which without a guard a fifth of the held-out votes "
-        "is lost. In brackets 95 % intervals, bootstrap over the latents, paired for differences; "
+        f"{result['matched_reward']:.3f}, "
+        + (
+            "at which without a guard a fifth of the held-out votes is lost. "
+            if result["votes_lost"]
+            else "half of what it gains without a guard. "
+        )
+        + "In brackets 95 % intervals, bootstrap over the latents, paired for differences; "
         f"a difference under {100 * analysis.MARGIN:.0f} % of what no guard loses is a tie.",
         "",
         *("| " + " | ".join(row) + " |" for row in rows),

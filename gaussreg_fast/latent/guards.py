@@ -71,6 +71,11 @@ class Guard:
         if unknown:
             known = ", ".join(self.known_options) or "none"
             raise InputError(f"guard {self.name!r} has no option {unknown[0]!r}, its are: {known}")
+        if self.options:
+            try:
+                self.loss_and_gradient(torch.linspace(-2, 2, 4096).view(1, -1), 0)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"guard.options: {' '.join(str(error).split())}") from error
 
     @property
     def known_options(self) -> list[str]:

@@ -95,6 +95,14 @@ def starting_noise(samples: Sequence[Sample], shape: Sequence[int]) -> Tensor:
     return torch.stack(draws)
 
 
+def sampler_seed(seed: int) -> int:
+    """The seed of the noise that a sampler of several steps adds by itself.
+
+    Another than the starting noise's: from the same seed it would draw the same numbers.
+    """
+    return (seed ^ 0x9E3779B97F4A7C15) % 2**63
+
+
 class Batch:
     """A batch of noises on its way; `step()` until `done`.
 
@@ -121,9 +129,11 @@ class Batch:
             latents = starting_noise(self.samples, problem.model.latent_shape)
         if tuple(latents.shape) != shape:
             raise InputError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
-        if not latents.isfinite().all():
-            raise InputError("latents must be finite, got NaN or inf")
+        if not latents.is_floating_point():
+            raise InputError(f"latents must be of a real floating type, got {latents.dtype}")
         self.start = latents.detach().to(problem.model.device, torch.float32, copy=True)
+        if not self.start.isfinite().all():
+            raise InputError("latents must be finite in float32, got NaN or inf")
         self.latents = self.start.clone().requires_grad_()
         self.optimizer = problem.optimizer([self.latents])
         self.selection = Selection.start(problem.select, problem.p_value, self.start)
@@ -179,7 +189,7 @@ class Batch:
         if self._conditioning is None or self._conditioning[0] != rows:
             prompts = [self.samples[row].prompt for row in rows]
             self._conditioning = (rows, self.problem.model.encode(prompts))
-        seeds = [self.samples[row].seed for row in rows]
+        seeds = [sampler_seed(self.samples[row].seed) for row in rows]
         return self.problem.model.generate(latents, self._conditioning[1], seeds=seeds)
 
     def _reward(self, rows: Tensor, x: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -191,12 +201,14 @@ class Batch:
             if rewards is None:
                 return {"reward": x.new_zeros(len(x))}, images, torch.zeros_like(x)
             total, parts = rewards(images, self._prompts(rows))
-            if not total.requires_grad:
-                raise InputError(
-                    "rewards must be differentiable in the images, got values without a gradient "
-                    f"from {', '.join(rewards.names)}"
-                )
-            (gradient,) = torch.autograd.grad(total.sum(), leaf)
+            gradient = None
+            if total.requires_grad:
+                (gradient,) = torch.autograd.grad(total.sum(), leaf, allow_unused=True)
+        if gradient is None:
+            raise InputError(
+                "rewards must be differentiable in the images, got values that do not depend on "
+                f"them from {', '.join(rewards.names)}"
+            )
         return {"reward": total, **parts}, images.detach(), gradient
 
     def _prompts(self, rows: Tensor) -> list[str]:

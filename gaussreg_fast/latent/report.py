@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.latent import folder as folders
-from gaussreg_fast.latent.config import RunConfig, to_yaml
+from gaussreg_fast.latent.config import RunConfig
 from gaussreg_fast.latent.files import atomic_path
 from gaussreg_fast.latent.folder import RunFolder
 from gaussreg_fast.latent.loop import STATUS, Sample
@@ -135,12 +136,20 @@ def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) 
     ]
     for row in failed:
         lines += [
-            f"**Sample {row['sample']} failed** in iteration {row['iterations']}: its reward or "
-            "gradient was not finite. Its best iterate is from before.",
+            f"**Sample {row['sample']} failed** in iteration {row['iterations']}: its reward, its "
+            "guard or a gradient was not finite. Its best iterate is from before.",
             "",
         ]
     lines += [*_summary(table, config), "", "![curves](curves.png)", "", *_pictures(folder, table)]
-    lines += ["", "## Settings", "", "```yaml", to_yaml(config).rstrip(), "```", ""]
+    lines += [
+        "",
+        "## Settings",
+        "",
+        "```yaml",
+        (folder.path / "config.yaml").read_text(encoding="utf-8").rstrip(),
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -183,7 +192,7 @@ def _pictures(folder: RunFolder, table: Sequence[dict[str, Any]]) -> list[str]:
             f"{row[f'{kind}/reward']:.4g}"
             for kind, iteration in zip(KINDS, iterations, strict=True)
         ]
-        prompt = row["prompt"].replace("|", "\\|")
+        prompt = html.escape(" ".join(row["prompt"].split())).replace("|", "\\|")
         lines.append(f"| {number} | {prompt}, {row['seed']} | " + " | ".join(cells) + " |")
     if len(table) > PICTURES:
         lines.append(f"\n{len(table) - PICTURES} more samples in images/ and samples.csv.")

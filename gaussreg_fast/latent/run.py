@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +81,31 @@ def optimize(
         raise InputError("give a RunConfig or settings, not both")
     ranks = _Ranks()
     folder = RunFolder(Path(out), config)
-    mine = [
-        (index, samples)
-        for index, samples in enumerate(batches(config))
-        if index % ranks.count == ranks.index and not folder.batch(index).result.exists()
-    ]
-    problem = build(config, ranks.device) if mine else None
-    with _opened(folder, ranks, problem.model.settings if problem else {}):
+    given = _given_latents(config)
+    every = batches(config)
+    if len(every) < ranks.count:
+        warnings.warn(
+            f"{ranks.count} processes for {len(every)} batches: some have nothing to do; a smaller "
+            "batch_size makes more batches",
+            stacklevel=2,
+        )
+    with _opened(folder, ranks):
+        mine = [
+            (index, samples)
+            for index, samples in enumerate(every)
+            if index % ranks.count == ranks.index and not folder.batch(index).result.exists()
+        ]
+        if mine:
+            problem = build(config, ranks.device)
+            if ranks.index == 0:
+                folder.describe(problem.model.settings)
+            _check_latents(config, given, problem)
         for index, samples in mine:
-            assert problem
-            run_batch(folder, config, problem, index, samples, callbacks)
+            run_batch(folder, config, problem, index, samples, given, callbacks)
         ranks.wait()
         if ranks.index:
             return None
-        return RunResult(folder.path, *report.write(folder, config, batches(config)))
+        return RunResult(folder.path, *report.write(folder, config, every))
 
 
 class _Ranks:
@@ -101,7 +114,8 @@ class _Ranks:
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self._state = PartialState(cpu=not torch.cuda.is_available())
+        # Who has done its share waits for the others, which may take days.
+        self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
         self.index, self.count = self._state.process_index, self._state.num_processes
         self.device = str(self._state.device) if self.count > 1 else "auto"
 
@@ -111,21 +125,21 @@ class _Ranks:
 
 
 @contextmanager
-def _opened(folder: RunFolder, ranks: _Ranks, model: dict[str, Any]) -> Iterator[None]:
+def _opened(folder: RunFolder, ranks: _Ranks) -> Iterator[None]:
     """The run's folder, made by the first process and locked while it works.
 
-    Bad input that shows only in the first iteration leaves no folder behind.
+    What goes wrong before the first iteration is done leaves no folder behind.
     """
     if ranks.index:
         ranks.wait()
         yield
         return
-    folder.create(model)
+    folder.create()
     with folder.lock():
         ranks.wait()
         try:
             yield
-        except InputError:
+        except BaseException:
             folder.discard_if_untouched()
             raise
 
@@ -149,9 +163,11 @@ def build(config: RunConfig, device: str = "auto") -> Problem:
         settings["device"] = device
     model = load_model(settings.pop("source"), **settings)
 
+    dtype: torch.dtype = getattr(torch, config.reward_dtype)
+
     def loaded(rewards: Sequence[RewardSettings]) -> RewardSum | None:
         specs = [reward.spec() for reward in rewards]
-        return load_rewards(specs, device=model.device) if specs else None
+        return load_rewards(specs, device=model.device, dtype=dtype) if specs else None
 
     return Problem(
         model=model,
@@ -175,14 +191,16 @@ def run_batch(
     problem: Problem,
     index: int,
     samples: Sequence[Sample],
+    latents: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Runs or goes on with one batch, to its images and its result."""
+    """Runs or goes on with one batch, to its images and its result.
+
+    `latents`: the noises of all samples of the run, if it is not to draw them.
+    """
     place = folder.batch(index)
-    given = _given_latents(config, problem.model.latent_shape)
-    batch = Batch(
-        problem, samples, None if given is None else given[samples[0].index :][: len(samples)]
-    )
+    own = None if latents is None else latents[[sample.index for sample in samples]]
+    batch = Batch(problem, samples, own)
     saved = place.load()
     if saved is not None:
         batch.load_state(saved)
@@ -212,15 +230,20 @@ def _finish(folder: RunFolder, place: BatchFolder, batch: Batch) -> None:
     )
 
 
-def _given_latents(config: RunConfig, shape: tuple[int, ...]) -> Tensor | None:
-    """The noises that a run is to start from, if it names any: one per sample."""
+def _given_latents(config: RunConfig) -> Tensor | None:
+    """The noises that a run is to start from, if it names any."""
     if config.latents is None:
         return None
-    latents = files.load_latents(config.latents)
-    wanted = (len(config.prompts) * len(config.seeds), *shape)
-    if tuple(latents.shape) != wanted:
+    latents = files.load_latents(config.latents, config.latents_key)
+    if not latents.is_floating_point():
+        raise InputError(f"{config.latents}: must be of a real floating type, got {latents.dtype}")
+    return latents
+
+
+def _check_latents(config: RunConfig, latents: Tensor | None, problem: Problem) -> None:
+    wanted = (len(config.prompts) * len(config.seeds), *problem.model.latent_shape)
+    if latents is not None and tuple(latents.shape) != wanted:
         raise InputError(
             f"{config.latents}: must hold a noise for every sample, shape {wanted}, got "
             f"{tuple(latents.shape)}"
         )
-    return latents

@@ -63,9 +63,9 @@ def load_model(
             overflows) stays in float32, and the gradient is scaled, per sample and by powers of
             two, so that it does not underflow.
         steps, guidance: None takes those the model was published with: 1 and 0 for
-            StableDiffusionPipeline, StableDiffusionXLPipeline (SD-Turbo, SDXL-Turbo) and
-            FLUX.1-schnell, 2 and 4.5 for SANA-Sprint. Other pipelines take their own default,
-            but `steps` must be given where that is over 8.
+            StableDiffusionPipeline and StableDiffusionXLPipeline whose scheduler has trailing
+            timesteps (SD-Turbo, SDXL-Turbo), and FLUX.1-schnell, 2 and 4.5 for SANA-Sprint.
+            Other pipelines take their own default, but `steps` must be given where that is over 8.
         height, width: of the images in pixels; None takes the pipeline's own.
         gradient_checkpointing: the denoiser's and the VAE's blocks are computed again in the
             backward pass instead of keeping their activations.

@@ -98,12 +98,15 @@ class PipelineModel:
 
     def _call_kwargs(self) -> dict[str, Any]:
         """The pipeline's arguments besides prompts, latents and generators."""
-        return {
+        kwargs = {
             "height": self.height,
             "width": self.width,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
         }
+        if self.guidance is None:  # the pipeline's own
+            del kwargs["guidance_scale"]
+        return kwargs
 
     # ------------------------------------------------------------ the protocol
 

@@ -12,5 +12,7 @@ class StableDiffusion(PipelineModel):
     """
 
     def _published(self) -> tuple[int | None, float | None]:
-        # https://huggingface.co/stabilityai/sd-turbo and .../sdxl-turbo
-        return 1, 0.0
+        # https://huggingface.co/stabilityai/sd-turbo and .../sdxl-turbo. One step starts at the
+        # last timestep with trailing spacing alone, which models of many steps do not have.
+        trailing = self.pipe.scheduler.config.get("timestep_spacing") == "trailing"
+        return (1, 0.0) if trailing else (None, None)

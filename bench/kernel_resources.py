@@ -79,6 +79,9 @@ class Case:
             launch.permutation(seed, self.dimension, 0, False)
             return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
+        if self.task == "projection":
+            launch.project(x, self.block_size)
+            return
         permutation = {
             "none": launch.Permutation(),
             "shared": launch.Permutation(seed=seed),

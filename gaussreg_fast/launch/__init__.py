@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import config
-from gaussreg_fast.launch import _fused, _general, _large
+from gaussreg_fast.launch import _fused, _general, _large, _projection
 from gaussreg_fast.launch._device import shared_memory
 from gaussreg_fast.launch._permutation import Permutation, permutation
 
-__all__ = ["Permutation", "loss", "permutation", "pullback", "statistics"]
+__all__ = ["Permutation", "loss", "permutation", "project", "pullback", "statistics"]
 
 _PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large, "general": _general}
 
@@ -130,3 +130,11 @@ def pullback(
         block_size=block_size,
     )
     return out["grad"].view(x.shape)
+
+
+def project(x: Tensor, block_size: int) -> Tensor:
+    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    rows = _rows(x)
+    out = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    _projection.launch(rows, out, block_size)
+    return out.view(x.shape)

@@ -34,6 +34,7 @@ from gaussreg_fast.modules import (
     PowerSpectrumLoss,
     PRNOLoss,
 )
+from gaussreg_fast.optim import WhiteNoiseProjection
 
 try:
     __version__ = version("gaussreg_fast")
@@ -50,6 +51,7 @@ __all__ = [
     "NormLoss",
     "PRNOLoss",
     "PowerSpectrumLoss",
+    "WhiteNoiseProjection",
     "__version__",
     "backends",
     "covariance_loss",

@@ -43,20 +43,20 @@ def _rows_work(args):
 
 @triton.jit(launch_metadata=work(by_second, _columns_work), do_not_specialize=["sample0"])
 def project_columns(
-    x, z, edges, scales, roots, x_stride, sample0,
+    x, z, edges, sizes, roots, x_stride, sample0,
     D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Transforms a tile of W packed columns of the samples, times what it writes to `scales`.
+    """Transforms a tile of W packed columns of the samples, divided by what goes to `sizes`.
 
-    Samples are numbered from sample0, rows of the workspaces and of scales (B, tiles) from 0.
+    Samples are numbered from sample0, rows of the workspaces and of sizes (B, tiles) from 0.
     """
     row = tl.program_id(1).to(tl.int64)
     at = x + (row + sample0) * x_stride + column_numbers(N1, N2, R1, W)
     re = tl.load(at).to(tl.float32)
     im = tl.load(at + N2 // 2).to(tl.float32)
     scale = unit_scale(tl.maximum(peak_of(re), peak_of(im)))
-    tl.store(scales + row * tl.num_programs(0) + tl.program_id(0), scale)
+    tl.store(sizes + row * tl.num_programs(0) + tl.program_id(0), 1 / scale)
     re, im = fourier(re * scale, im * scale, roots, N2, R1, R2, R3, W)
     low, high, m = column_rows(N1, R1, R3, W)
     k1 = low + high
@@ -70,15 +70,15 @@ def project_columns(
 
 @triton.jit
 def load_scaled(
-    z, own, mirror, scales, N2: tl.constexpr, C1: tl.constexpr, R: tl.constexpr, W: tl.constexpr
+    z, own, mirror, sizes, N2: tl.constexpr, C1: tl.constexpr, R: tl.constexpr, W: tl.constexpr
 ):
-    """`load_rows`, R rows of C1 x C numbers, all by the scale of the tile with the largest peak."""
+    """`load_rows`, R rows of C1 x C numbers, all by the scale of the tile of the largest size."""
     TILES: tl.constexpr = N2 // 2 // W
     re, im = load_rows(z, own, mirror)
-    least = tl.min(tl.load(scales + tl.arange(0, TILES)), 0)
+    scale = 1 / tl.max(tl.load(sizes + tl.arange(0, TILES)), 0)
     n2 = tl.expand_dims(tl.arange(0, C1), 1) * (N2 // C1)
     n2 += tl.expand_dims(tl.arange(0, N2 // C1 * R) // R, 0)
-    factor = least / tl.load(scales + n2 % (N2 // 2) // W)
+    factor = tl.load(sizes + n2 % (N2 // 2) // W) * scale
     return re * factor, im * factor
 
 
@@ -102,7 +102,7 @@ def own_block_lengths(low, high, last, A: tl.constexpr, C: tl.constexpr):
 
 @triton.jit(launch_metadata=work(by_second, _rows_work))
 def project_rows(
-    z, edges, z_back, edges_back, scales, roots,
+    z, edges, z_back, edges_back, sizes, roots,
     D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, W: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
@@ -118,11 +118,11 @@ def project_rows(
     edges += row * (D // 16)
     z_back += row * D
     edges_back += row * (D // 16)
-    scales += row * (N2 // 2 // W)
+    sizes += row * (N2 // 2 // W)
     # A row by itself is too little for the program's threads: each group of them has a copy.
     edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
     edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
-    e_re, e_im = load_scaled(edges, edge_own, edge_mirror, scales, N2, C1, COPIES, W)
+    e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, C1, COPIES, W)
     e_re, e_im = row_fourier(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
     _, e_re = lower_upper(e_re)
     _, e_im = lower_upper(e_im)
@@ -130,7 +130,7 @@ def project_rows(
 
     k1 = 16 * i + tl.arange(0, 16 * C2 * C3) % 16
     own, mirror = tile_places(i, N1, C1, C2 * C3)
-    re, im = load_scaled(z, own, mirror, scales, N2, C1, 16, W)
+    re, im = load_scaled(z, own, mirror, sizes, N2, C1, 16, W)
     re, im = row_fourier(re, im, k1, roots, D, C1, C2, C3, 16)
 
     # Lower and upper half; X_0 and X_{D/2}, both real, share a bin.

@@ -46,13 +46,13 @@ def _large(x: Tensor, out: Tensor, block_size: int) -> None:
     new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     z = torch.empty((chunk, dimension), **new)
     edges = torch.empty((chunk, dimension // 16), **new)
-    scales = torch.empty((chunk, tiles), **new)
+    sizes = torch.empty((chunk, tiles), **new)
     w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
-        project_columns[(tiles, size)](x, z, edges, scales, w, x.stride(0), start, **column)
+        project_columns[(tiles, size)](x, z, edges, sizes, w, x.stride(0), start, **column)
         project_rows[(programs, size)](
-            z, edges, z, edges, scales, w,
+            z, edges, z, edges, sizes, w,
             C1=c1, C2=c2, C3=c3, COPIES=p.copies, **compiler(p.row_warps), **shape,
         )  # fmt: skip
         # The last launch of a loss, without moments and losses: what stands for them is not read.
@@ -84,5 +84,5 @@ def _general(x: Tensor, out: Tensor, block_size: int) -> None:
             BLOCK=block_size, D=dimension, LOOP=loop, ROWS=split.tile, SIZE=size,
             PARTS=split.parts, STEPS=split.steps, **compiler(split.num_warps),
         )  # fmt: skip
-        # Unscaled ("forward" scales the other way): `project_spectrum` has done that.
+        # Unscaled ("forward" sizes the other way): `project_spectrum` has done that.
         out[start : start + chunk] = torch.fft.irfft(half, n=dimension, norm="forward")

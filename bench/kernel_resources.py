@@ -122,6 +122,8 @@ EVERYWHERE = (
     *(Case(36864, task=task) for task in ("gradient", "statistics")),
     Case(16384, power_weight=0.0),
     *(Case(dimension, task="permutation") for dimension in (16384, 65536)),
+    *(Case(dimension, task="projection") for dimension in (1024, 36864, 65536)),
+    Case(4096, task="projection", block_size=256),
 )
 SM_90 = (
     *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),
@@ -143,6 +145,9 @@ SM_90 = (
     Case(1000),
     Case(3 * 2**20),
     Case(2**20, power_weight=0.0),
+    *(Case(dimension, task="projection") for dimension in (4096, 16384, 32768, 262144, 2**22)),
+    Case(1024, task="projection", dtype="bfloat16"),
+    Case(1024, task="projection", block_size=8),
 )
 
 
@@ -235,7 +240,8 @@ def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
     if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
         found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
     room = variant.module.rpartition(".")[2]
-    unspilled = room in ("columns", "rows") or (room == "fused" and variant.dimension <= 16384)
+    large = room in ("columns", "rows", "projection_large")
+    unspilled = large or (room in ("fused", "projection") and variant.dimension <= 16384)
     if variant.arch == "sm_90" and unspilled:
         spilled = [f"{name} {n}" for name in ("stack", "LDL", "STL") if (n := numbers.get(name, 0))]
         if spilled:

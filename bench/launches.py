@@ -47,6 +47,8 @@ CASES = (
     (Case(16384, dtype="bfloat16"), 64),
     (Case(16384, power_weight=0.0), 64),
     (Case(16384, task="permutation"), 1),
+    *((Case(size, task="projection"), 64) for size in (16384, 36864, 65536)),
+    (Case(16384, task="projection", dtype="bfloat16"), 1),
 )
 
 

@@ -99,7 +99,7 @@ class WhiteNoiseProjection(Optimizer):
                 raise ValueError(f"params[{i}] cannot be projected: {error}") from None
         return found
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """A step of the wrapped optimiser, which sees projected gradients.
 
         Args:
@@ -145,7 +145,7 @@ class WhiteNoiseProjection(Optimizer):
         return getattr(self.optimizer, name)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """Those of the wrapped optimiser."""
         return self.optimizer.param_groups
 
@@ -154,7 +154,7 @@ class WhiteNoiseProjection(Optimizer):
         self.optimizer.param_groups = value
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """That of the wrapped optimiser."""
         return self.optimizer.state
 
@@ -163,7 +163,7 @@ class WhiteNoiseProjection(Optimizer):
         self.optimizer.state = value
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """Those of the wrapped optimiser."""
         return self.optimizer.defaults
 

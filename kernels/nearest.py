@@ -127,7 +127,7 @@ def nearest(a, inside, place, BLOCK: tl.constexpr):
 
 @triton.jit
 def directed(re, im, inverse, length, one_re, one_im):
-    """(re, im) with 1 / |re + i im| = inverse, to a length; where inverse is 0 in direction `one`."""
+    """re + i im, 1 / inverse long, to another length; in direction `one` where inverse is 0."""
     nowhere = inverse == 0
     re = tl.where(nowhere, one_re, re * inverse) * length
     return re, tl.where(nowhere, one_im, im * inverse) * length

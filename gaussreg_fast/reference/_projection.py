@@ -18,9 +18,10 @@ def project_white_noise(x: Tensor, block_size: int = 16) -> Tensor:
     solved for w = (|y| - max) / max, which loses no digits to cancellation.
     """
     b, g = block_size, math.pi / 4
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)  # that no sum overflows
     y = compact_spectrum(x).unflatten(-1, (-1, b))
     magnitude = y.abs()
-    tiny = torch.finfo(x.dtype).tiny
     # A zero has no direction: any will do, the constraints are on magnitudes only.
     direction = torch.where(magnitude > 0, torch.sgn(y), torch.ones_like(y))
     top = magnitude.amax(-1, keepdim=True)

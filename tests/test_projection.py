@@ -71,20 +71,14 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("shape", "block"), SHAPES)
-def test_block_norms(shape, block, computed):
+def test_block_norms_and_agreement_with_float64(compare, shape, block, computed):
     backend, dtype = computed
-    x = 20 * noise(*shape, dtype=dtype)
+    x = 20 * noise(*shape, seed=3, dtype=dtype) ** 3
     out = project(x, backend, block_size=block)
     assert (out.shape, out.dtype) == (x.shape, dtype)
     assert_in_set(out, block, 1e-5 if dtype == torch.float32 else 1e-10)
-
-
-@pytest.mark.parametrize(("shape", "block"), SHAPES)
-def test_agreement_with_float64(compare, shape, block, computed):
-    backend, dtype = computed
-    x = noise(*shape, seed=3, dtype=dtype) ** 3
     want = project(x.double(), "torch", block_size=block)
-    compare.vectors(project(x, backend, block_size=block), want, 1e-5, "projection")
+    compare.vectors(out, want, 1e-5, "projection")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -103,7 +97,7 @@ def test_half_precision(backend, dtype, shape):
 @pytest.mark.parametrize("block", [2, 5, 16, 40])
 def test_idempotent(block, computed):
     backend, dtype = computed
-    x = noise(4, 8 * 2 * block, dtype=dtype) ** 3
+    x = noise(2, 4 * 2 * block, dtype=dtype) ** 3
     once = project(x, backend, block_size=block)
     twice = project(once, backend, block_size=block)
     assert (twice - once).norm() / once.norm() < 1e-6
@@ -213,7 +207,7 @@ def test_whatever_comes_in_a_nearest_point_comes_out(computed):
     """Between points of the set, of one norm, the nearer one has the larger inner product."""
     backend, dtype = computed
 
-    @settings(max_examples=10 if backend == "triton" else 60, deadline=None, derandomize=True)
+    @settings(max_examples=8 if backend == "triton" else 60, deadline=None, derandomize=True)
     @given(spectra())
     def check(case):
         x, block = case

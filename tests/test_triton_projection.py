@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.library import opcheck
 
 import gaussreg_fast as gf
 from gaussreg_fast import config, dispatch
@@ -73,7 +74,7 @@ def test_65536_numbers_in_three_launches(compare):
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, parameters):
     monkeypatch.setitem(config.LARGE, 2048, parameters)
-    x = noise(2, 2048)
+    x = noise(1, 2048)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
@@ -114,28 +115,28 @@ def test_energy_in_one_place(compare, way):
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
-    x = noise(3, way)
-    clean = project(x)
+    x = noise(2, way)
+    clean = project(x[:1])
     x[1, 7 * way // 8] = bad
     got = project(x)
     assert got[1].isnan().all()
-    assert torch.equal(got[::2], clean[::2])
+    assert torch.equal(got[:1], clean)
 
 
 def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatch):
-    x = noise(3, way)
+    x = noise(2, way)
     want = project(x)
     assert torch.equal(project(x), want)
-    monkeypatch.setattr(config, "large_chunk", lambda dimension: 2)
-    monkeypatch.setattr(config, "GENERAL_WORKSPACE", 2 * WAYS["general"])
+    monkeypatch.setattr(config, "large_chunk", lambda dimension: 1)
+    monkeypatch.setattr(config, "GENERAL_WORKSPACE", WAYS["general"])
     assert torch.equal(project(x), want)
     assert torch.equal(project(x[1:2]), want[1:2])
 
 
 def test_rows_of_a_wider_tensor(way):
-    wide = torch.cat([noise(3, way) * math.nan, noise(3, way)], 1)
+    wide = torch.cat([noise(2, way) * math.nan, noise(2, way)], 1)
     before = wide.clone()
-    assert torch.equal(project(wide[:, way:]), project(noise(3, way)))
+    assert torch.equal(project(wide[:, way:]), project(noise(2, way)))
     assert torch.equal(wide.nan_to_num(), before.nan_to_num())
 
 
@@ -175,3 +176,10 @@ def test_launches(way, monkeypatch):
             "general": ["scaled", "project_spectrum"],
         }[config.projection_path(way, 16, 227 * 1024)]
     )
+
+
+def test_as_an_operator(way):
+    x = noise(2, way)
+    opcheck(torch.ops.gaussreg_fast.project_white_noise.default, (x, 16, "triton"))
+    compiled = torch.compile(project, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), project(x))

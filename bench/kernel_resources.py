@@ -240,8 +240,11 @@ def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
     if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
         found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
     room = variant.module.rpartition(".")[2]
-    large = room in ("columns", "rows", "projection_large")
-    unspilled = large or (room in ("fused", "projection") and variant.dimension <= 16384)
+    unspilled = (
+        room in ("columns", "rows")
+        or (room in ("fused", "projection") and variant.dimension <= 16384)
+        or (room == "projection_large" and variant.dimension <= 262144)
+    )
     if variant.arch == "sm_90" and unspilled:
         spilled = [f"{name} {n}" for name in ("stack", "LDL", "STL") if (n := numbers.get(name, 0))]
         if spilled:

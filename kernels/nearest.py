@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .dft import log2
-from .workspace import lower_upper
+from .workspace import joined, lower_upper
 
 NAN = tl.constexpr(math.nan)
 TINY = tl.constexpr(2.0**-126)  # the smallest normal number
@@ -54,6 +54,19 @@ def unit_scale(peak):
     exponent = tl.minimum(peak >> 23, 253)
     scale = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
     return tl.where(peak >= 0x7F800000, NAN, scale)
+
+
+@triton.jit
+def within_threads(z):
+    """A tensor (R, P) as it is, its columns in one thread each: taken apart and put together.
+
+    Compilers that would rather leave it where it was then keep what is made of it there, too.
+    """
+    if z.shape[0] == 1:
+        return z
+    else:
+        low, high = lower_upper(z)
+        return joined(within_threads(low), within_threads(high))
 
 
 @triton.jit
@@ -110,6 +123,7 @@ def nearest(a, inside, place, BLOCK: tl.constexpr):
 
     `inside` says which rows are of a block, the others being 0; `place` which of its bins they are.
     """
+    a = within_threads(a)
     top = row_max(a)
     close = row_sum((inside & (top - a <= top * CLOSE)).to(tl.float32))
     unit, step = unit_of(top, close, BLOCK)

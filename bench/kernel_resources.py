@@ -85,6 +85,9 @@ class Case:
             self.call_path(launch, batch)
             return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
+        if self.task == "projection":
+            launch.project(x, self.block_size)
+            return
         permutation = {
             "none": launch.Permutation(),
             "shared": launch.Permutation(seed=seed),
@@ -154,6 +157,8 @@ EVERYWHERE = (
     *(Case(16384, task=task) for task in ("path_value", "path_backward", "path_both")),
     Case(16384, task="path_both", dtype="bfloat16"),
     *(Case(16384, task=f"drift {task}") for task in ("value", "gradient")),
+    *(Case(dimension, task="projection") for dimension in (1024, 36864, 65536)),
+    Case(4096, task="projection", block_size=256),
 )
 SM_90 = (
     *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),
@@ -179,6 +184,9 @@ SM_90 = (
     Case(16384, task="drift gradient", dtype="bfloat16"),
     Case(16384, task="drift gradient", dtype="mixed"),
     Case(2**28, task="drift value"),
+    *(Case(dimension, task="projection") for dimension in (4096, 16384, 32768, 262144, 2**22)),
+    Case(1024, task="projection", dtype="bfloat16"),
+    Case(1024, task="projection", block_size=8),
 )
 
 
@@ -271,7 +279,11 @@ def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
     if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
         found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
     room = variant.module.rpartition(".")[2]
-    unspilled = room in ("columns", "rows") or (room == "fused" and variant.dimension <= 16384)
+    unspilled = (
+        room in ("columns", "rows")
+        or (room in ("fused", "projection") and variant.dimension <= 16384)
+        or (room == "projection_large" and variant.dimension <= 262144)
+    )
     if variant.arch == "sm_90" and unspilled:
         spilled = [f"{name} {n}" for name in ("stack", "LDL", "STL") if (n := numbers.get(name, 0))]
         if spilled:

@@ -49,6 +49,8 @@ CASES = (
     (Case(16384, task="permutation"), 1),
     *((Case(16384, task=task), 4) for task in ("path_value", "path_backward", "path_both")),
     *((Case(16384, task=f"drift {task}"), 1) for task in ("value", "gradient", "accumulate")),
+    *((Case(size, task="projection"), 64) for size in (16384, 36864, 65536)),
+    (Case(16384, task="projection", dtype="bfloat16"), 1),
 )
 
 

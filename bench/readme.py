@@ -79,6 +79,21 @@ def cpu_details() -> str:
     return "".join(text)
 
 
+def projection() -> str:
+    """What the others take, as multiples of the native projection's time."""
+    result = load("bench/results/projection.json")
+    others = ("torch", "compile", "rfft_irfft")
+    rows = []
+    for case in result["cases"]:
+        t = case["microseconds"]
+        native = t["native"]
+        name = f"{case['batch']} x {case['dimension']}"
+        rows.append([name, f"{native:.0f} us", f"{native / t['loss']:.2f}"])
+        rows[-1] += [f"{t[other] / native:.1f}" for other in others]
+    head = ["latents", "projection", "of the loss", "torch", "compile", "rfft + irfft alone"]
+    return f"{result['instruction_set']}:\n\n" + table(head, rows)
+
+
 def learning_rates() -> str:
     """What each guard leaves of the pattern at each of its settings, the best first."""
     rows = []
@@ -147,6 +162,7 @@ MARKED = {
     ("README.md", "demo table"): demo_table,
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
+    ("docs/projection.md", "projection table"): projection,
     ("docs/benchmarks.md", "report"): report_tables,
     ("docs/demo/README.md", "frontier"): frontier_table,
     ("docs/drift.md", "drift"): drift_table,

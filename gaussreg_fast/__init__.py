@@ -47,6 +47,7 @@ from gaussreg_fast.modules import (
     PowerSpectrumLoss,
     PRNOLoss,
 )
+from gaussreg_fast.optim import WhiteNoiseProjection
 from gaussreg_fast.path import PathKL
 
 try:
@@ -67,6 +68,7 @@ __all__ = [
     "ParameterDrift",
     "PathKL",
     "PowerSpectrumLoss",
+    "WhiteNoiseProjection",
     "__version__",
     "accumulate_parameter_drift",
     "backends",

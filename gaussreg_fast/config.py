@@ -172,6 +172,8 @@ GENERAL_PARTS = 512
 # (permuted samples, spectra, cuFFT's copy of these, gradients): 64 MiB, the order of an L2 cache.
 # Far smaller ones would leave a large GPU waiting for launches.
 GENERAL_WORKSPACE = 2**22
+# The largest block whose lengths one thread holds while it is projected.
+PROJECTED_BLOCK = 32
 # The most numbers that one program holds to compute a sample's moments and their gradient.
 MOMENTS_IN_ONE_LAUNCH = 32768
 
@@ -196,6 +198,28 @@ def general_blocks(bins: int, block_size: int) -> tuple[Split, int]:
     blocks = -(-bins // block_size)
     tile = min(GENERAL_TILE // 2 // width, next_power_of_two(blocks))
     return _split(blocks, tile, 2 * tile * width), width
+
+
+def projection_path(dimension: int, block_size: int, shared_memory: int) -> str:
+    """Which kernels project a sample: as `path`, for blocks that a thread can hold."""
+    if block_size > PROJECTED_BLOCK:
+        return "general"
+    return path(dimension, block_size, shared_memory)
+
+
+def projected_blocks(bins: int, block_size: int) -> tuple[Split, int, bool]:
+    """How the general path's pass over a spectrum is split when it is projected.
+
+    Returns:
+        the split (`tile` blocks at once), bins of a block at once, and whether these are a part.
+    """
+    blocks = bins // block_size
+    if block_size > PROJECTED_BLOCK:
+        size = min(GENERAL_TILE // 2, next_power_of_two(block_size))
+        return _split(blocks, 1, 2 * size), size, True
+    size = next_power_of_two(block_size)
+    tile = min(GENERAL_TILE // 2 // size, next_power_of_two(blocks))
+    return _split(blocks, tile, 2 * tile * size), size, False
 
 
 def moments(dimension: int) -> Split:

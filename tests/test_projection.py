@@ -1,15 +1,37 @@
-"""The white-noise projection of GPER (arXiv 2602.08646)."""
+"""The white-noise projection of GPER (arXiv 2602.08646), by every backend that runs here."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import optimize
 
 import gaussreg_fast as gf
+from gaussreg_fast import dispatch
 
+# The interpreter computes with numpy, which warns of what is selected away.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 RAYLEIGH = math.sqrt(math.pi) / 2
+EXACT = ("torch", torch.float64)
+SINGLE = [(name, torch.float32) for name in ("torch", "native", "triton")]
+
+
+@pytest.fixture(params=[EXACT, *SINGLE], ids=lambda p: f"{p[0]}-{str(p[1])[6:]}")
+def computed(request):
+    """A backend, and the type that it is given to compute with."""
+    return request.param
+
+
+def project(x, backend, **options):
+    """By a backend, which runs in the interpreter or on a GPU if it is Triton's."""
+    if (state := gf.backends()[backend]) != "available":
+        pytest.skip(f"{backend}: {state}")
+    device = "cuda" if backend == "triton" and not dispatch.interpreted() else "cpu"
+    return gf.project_white_noise(x.to(device), backend=backend, **options).to(x.device)
 
 
 def amplitudes(x, block_size=16):
@@ -36,72 +58,78 @@ def noise(*shape, seed=0, dtype=torch.float32):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ("shape", "block"),
-    [
-        ((3, 4096), 16),
-        ((2, 4, 64, 64), 16),
-        ((2, 96), 16),
-        ((1, 32), 16),
-        ((2, 60), 3),
-        ((2, 8), 2),
-    ],
-)
-def test_block_norms(shape, block, dtype):
-    x = noise(*shape, dtype=dtype)
-    for scale in (1.0, 0.1, 20.0):
-        out = gf.project_white_noise(scale * x, block_size=block)
-        assert (out.shape, out.dtype) == (x.shape, dtype)
-        assert_in_set(out, block, 1e-5 if dtype == torch.float32 else 1e-10)
+SHAPES = [
+    ((2, 4, 32, 16), 16),
+    ((3, 96), 16),
+    ((1, 32), 16),
+    ((2, 60), 3),
+    ((2, 8), 2),
+    ((2, 128), 8),
+    ((2, 640), 40),  # a block in pieces
+    ((1, 4100), 2050),
+]
+
+
+@pytest.mark.parametrize(("shape", "block"), SHAPES)
+def test_block_norms_and_agreement_with_float64(compare, shape, block, computed):
+    backend, dtype = computed
+    x = 20 * noise(*shape, seed=3, dtype=dtype) ** 3
+    out = project(x, backend, block_size=block)
+    assert (out.shape, out.dtype) == (x.shape, dtype)
+    assert_in_set(out, block, 1e-5 if dtype == torch.float32 else 1e-10)
+    want = project(x.double(), "torch", block_size=block)
+    compare.vectors(out, want, 1e-5, "projection")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype):
-    x = noise(2, 4, 16, 16, dtype=dtype)
-    out = gf.project_white_noise(x)
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
+@pytest.mark.parametrize("shape", [(2, 4, 16, 16), (2, 96)])
+def test_half_precision(backend, dtype, shape):
+    x = noise(*shape, dtype=dtype)
+    out = project(x, backend)
     assert (out.shape, out.dtype) == (x.shape, dtype)
-    assert torch.equal(out, gf.project_white_noise(x.float()).to(dtype))
-    assert_in_set(out, tol=4 * torch.finfo(dtype).eps)
+    single = project(x.float(), backend)
+    eps = torch.finfo(dtype).eps  # the interpreter cuts bfloat16 off, where others round
+    torch.testing.assert_close(out.float(), single, rtol=eps, atol=eps / 100)
+    assert_in_set(out, tol=4 * eps)
 
 
-@pytest.mark.parametrize("block", [2, 5, 16])
-def test_idempotent(block):
-    x = noise(4, 20 * 2 * block, dtype=torch.float64) ** 3
-    once = gf.project_white_noise(x, block_size=block)
-    twice = gf.project_white_noise(once, block_size=block)
+@pytest.mark.parametrize("block", [2, 5, 16, 40])
+def test_idempotent(block, computed):
+    backend, dtype = computed
+    x = noise(2, 4 * 2 * block, dtype=dtype) ** 3
+    once = project(x, backend, block_size=block)
+    twice = project(once, backend, block_size=block)
     assert (twice - once).norm() / once.norm() < 1e-6
 
 
 @pytest.mark.parametrize(("dimension", "batch", "floor"), [(4096, 400, 0.985), (262144, 8, 0.988)])
 def test_noise_is_close_to_its_projection(dimension, batch, floor):
     x = noise(batch, dimension, seed=1)
-    similarity = cosine(x, gf.project_white_noise(x))
+    similarity = cosine(x, gf.project_white_noise(x))  # by the backend that is taken by itself
     assert similarity.mean().item() == pytest.approx(0.989, abs=5e-4)
     assert similarity.min() > floor
 
 
-@pytest.mark.parametrize("kind", ["noise", "heavy tails", "nearly flat", "sparse"])
-@pytest.mark.parametrize("block", [2, 4, 9, 16])
-def test_nearest_point(block, kind):
-    """No point of the set that scipy's solver finds, from many starts, is nearer.
-
-    Directions y/|y| are kept by the nearest point, so the search is over magnitudes w >= 0.
-    """
-    rng = np.random.default_rng(block)
-    z = rng.standard_normal((1, 2 * block))
-    x = {
+def one_block(kind, block):
+    """Samples of one block, (1, 2 block), float64."""
+    z = np.random.default_rng(block).standard_normal((1, 2 * block))
+    return {
         "noise": z,
         "heavy tails": z**3,
         "nearly flat": np.eye(1, 2 * block) * math.sqrt(2 * block) + 0.05 * z,
         "sparse": np.eye(1, 2 * block, 1) + 3 * np.eye(1, 2 * block, 3),
     }[kind]
-    out = gf.project_white_noise(torch.from_numpy(x), block_size=block)
-    assert_in_set(out, block, 1e-8)
-    a = amplitudes(torch.from_numpy(x), block)[0, 0]
-    distance = 2 * np.sum((amplitudes(out, block)[0, 0] - a) ** 2)  # ||x||^2 = 2 ||y||^2
-    assert np.sum((out.numpy() - x) ** 2) == pytest.approx(distance, rel=1e-6)  # directions kept
 
+
+@functools.cache
+def searched_distance(kind, block):
+    """The least squared distance that scipy's solver finds, from many starts.
+
+    Directions y/|y| are kept by the nearest point, so the search is over magnitudes w >= 0.
+    """
+    rng = np.random.default_rng(block)
+    a = amplitudes(torch.from_numpy(one_block(kind, block)), block)[0, 0]
     constraints = [
         {
             "type": "eq",
@@ -122,10 +150,76 @@ def test_nearest_point(block, kind):
             options={"maxiter": 300, "ftol": 1e-12},
         )
         if result.success and max(abs(c["fun"](result.x)) for c in constraints) < 1e-7:
-            found.append(2 * result.fun)
-    assert found
-    assert distance <= min(found) + 1e-5
-    assert distance == pytest.approx(min(found), rel=1e-3)  # or the search proved nothing
+            found.append(2 * result.fun)  # ||x||^2 = 2 ||y||^2
+    return min(found)
+
+
+@pytest.mark.parametrize("kind", ["noise", "heavy tails", "nearly flat", "sparse"])
+@pytest.mark.parametrize("block", [2, 4, 9, 16])
+def test_nearest_point(block, kind, computed):
+    """No point of the set that a search finds is nearer."""
+    backend, dtype = computed
+    x = torch.from_numpy(one_block(kind, block)).to(dtype)
+    out = project(x, backend, block_size=block)
+    exact = dtype == torch.float64
+    assert_in_set(out, block, 1e-8 if exact else 1e-5)
+    change = amplitudes(out, block) - amplitudes(x, block)
+    distance = 2 * np.sum(change**2)
+    moved = (out.double() - x.double()).square().sum().item()
+    assert moved == pytest.approx(distance, rel=1e-6 if exact else 1e-4)  # directions kept
+    found = searched_distance(kind, block)
+    assert distance <= found * (1 + 1e-6) + 1e-5
+    assert distance == pytest.approx(found, rel=1e-3)  # or the search proved nothing
+
+
+@st.composite
+def spectra(draw):
+    """Samples whose blocks are of very different kinds, of any scale, and the block size."""
+    block = draw(st.sampled_from([2, 3, 7, 16, 16, 16, 20, 33]))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    kinds = draw(st.lists(st.integers(0, 6), min_size=2, max_size=8))
+    if block == 16 and draw(st.booleans()):  # a power of two: the kernels' own transforms
+        kinds = (kinds * 8)[: 2 ** draw(st.integers(1, 3))]
+    if not any(kinds):
+        kinds[0] = 2
+    parts = []
+    for kind in kinds:
+        a = rng.rayleigh(math.sqrt(0.5), block)
+        near = 10.0 ** -rng.integers(1, 8)
+        parts.append({
+            0: 0 * a,
+            1: a,
+            2: np.exp(3 * rng.standard_normal(block)),
+            3: 1 + near * a,  # nearly tied
+            4: np.where(rng.random(block) < 0.15, 0, 1 + near * a),
+            5: np.where(rng.random(block) < 0.8, 0, a),
+            6: 1e-3 * a,
+        }[kind])  # fmt: skip
+    y = np.concatenate(parts)
+    y = y * np.exp(2j * math.pi * rng.random(len(y)))
+    full = np.concatenate([[y[0].real], y[1:] / math.sqrt(2), [y[0].imag]])
+    x = np.fft.irfft(full, norm="ortho")[None]
+    scale = 10.0 ** draw(st.integers(-30, 30))
+    return torch.from_numpy(x / np.abs(x).max() * scale).float(), block
+
+
+def test_whatever_comes_in_a_nearest_point_comes_out(computed):
+    """Between points of the set, of one norm, the nearer one has the larger inner product."""
+    backend, dtype = computed
+
+    @settings(max_examples=8 if backend == "triton" else 60, deadline=None, derandomize=True)
+    @given(spectra())
+    def check(case):
+        x, block = case
+        out = project(x.to(dtype), backend, block_size=block)
+        assert_in_set(out, block)
+        want = project(x.double(), "torch", block_size=block)
+        unit = x.double() / x.double().norm()
+        scale = math.sqrt(x.shape[1])
+        got, best = ((unit * t).sum().item() / scale for t in (out.double(), want))
+        assert got == pytest.approx(best, abs=2e-6)
+
+    check()
 
 
 def spike(size=64):
@@ -147,7 +241,6 @@ def flat_but_for_one_bin(size=64):
     return (x - 8.0 / size * torch.cos(2 * math.pi * 5 * torch.arange(size) / size))[None]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "x",
     [
@@ -159,6 +252,9 @@ def flat_but_for_one_bin(size=64):
         torch.tensor([[1.0, -1.0] * 48]),
         1e30 * noise(2, 256),
         1e-30 * noise(2, 256),
+        torch.full((1, 64), 3.4e38),
+        torch.full((1, 96), -3.4e38),
+        1e-44 * noise(1, 64),
         torch.cat([noise(1, 64), torch.zeros(1, 64)]),
     ],
     ids=[
@@ -170,15 +266,27 @@ def flat_but_for_one_bin(size=64):
         "alternating",
         "huge",
         "tiny",
+        "largest",
+        "largest, general path",
+        "subnormal",
         "one zero sample",
     ],
 )
-def test_hard_inputs(x, dtype):
+def test_hard_inputs(x, computed):
+    backend, dtype = computed
     x = x.to(dtype)
-    out = gf.project_white_noise(x)
+    out = project(x, backend)
     assert (out.shape, out.dtype) == (x.shape, dtype)
     assert_in_set(out)
-    assert torch.equal(out, gf.project_white_noise(x.clone()))
+    assert torch.equal(out, project(x.clone(), backend))
+
+
+@pytest.mark.parametrize(("size", "block"), [(64, 16), (96, 16), (80, 40), (128, 8)])
+def test_zeros_give_the_same_point_everywhere(compare, size, block, computed):
+    backend, dtype = computed
+    x = torch.zeros(2, size, dtype=dtype)
+    want = project(x.double(), "torch", block_size=block)
+    compare.vectors(project(x, backend, block_size=block), want, 1e-6, "projection")
 
 
 def test_tied_maxima_stay_on_top():
@@ -193,21 +301,43 @@ def test_tied_maxima_stay_on_top():
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
-def test_extreme_scales_keep_their_digits(scale):
-    x = noise(2, 256)
-    got, want = gf.project_white_noise(x * scale), gf.project_white_noise((x * scale).double())
-    assert (got - want).norm() / want.norm() < 1e-4
+def test_extreme_scales_keep_their_digits(compare, scale, computed):
+    backend, dtype = computed
+    x = noise(2, 256, dtype=dtype) * scale
+    want = project(x.double(), "torch")
+    compare.vectors(project(x, backend), want, 1e-5, "projection")
 
 
-def test_samples_and_bad_samples_are_independent():
-    x = noise(3, 64)
-    clean = gf.project_white_noise(x)
-    for b in range(3):
-        torch.testing.assert_close(gf.project_white_noise(x[b : b + 1]), clean[b : b + 1])
-    x[1, 9] = math.nan
-    out = gf.project_white_noise(x)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("size", [64, 96])
+def test_samples_and_bad_samples_are_independent(bad, size, computed):
+    backend, dtype = computed
+    x = noise(3, size, dtype=dtype)
+    clean = project(x, backend)
+    torch.testing.assert_close(project(x[2:], backend), clean[2:])
+    x[1, 9] = bad
+    out = project(x, backend)
     assert out[1].isnan().any()
     assert torch.equal(out[::2], clean[::2])
+
+
+def test_layouts_and_empty_batches(computed):
+    backend, dtype = computed
+    x = noise(2, 4, 4, 4, dtype=dtype)
+    want = project(x, backend)
+    layouts = {
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+        "strided": torch.stack([x, x * math.nan], -1)[..., 0],
+        "transposed": x.transpose(1, 3).contiguous().transpose(1, 3),
+        "offset": torch.cat([x.new_full((3,), math.nan), x.flatten()])[3:].view(x.shape),
+        "wide": torch.cat([x * math.nan, x], 1)[:, 4:],
+    }
+    for name, y in layouts.items():
+        before = y.clone()
+        assert torch.equal(project(y, backend), want), name
+        assert torch.equal(y.nan_to_num(), before.nan_to_num()), name
+    assert torch.equal(project(x[:1].expand(3, -1, -1, -1), backend)[2], want[0])
+    assert project(x[:0], backend).shape == (0, 4, 4, 4)
 
 
 def test_no_gradient():

@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import config
-from gaussreg_fast.launch import _fused, _general, _large
+from gaussreg_fast.launch import _fused, _general, _large, _projection
 from gaussreg_fast.launch._device import shared_memory
 from gaussreg_fast.launch._drift import drift
 from gaussreg_fast.launch._path import path_kl
 from gaussreg_fast.launch._permutation import Permutation, permutation
 
-__all__ = ["Permutation", "drift", "loss", "path_kl", "permutation", "pullback", "statistics"]
+__all__ = [
+    "Permutation",
+    "drift",
+    "loss",
+    "path_kl",
+    "permutation",
+    "project",
+    "pullback",
+    "statistics",
+]
 
 _PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large, "general": _general}
 
@@ -132,3 +141,11 @@ def pullback(
         block_size=block_size,
     )
     return out["grad"].view(x.shape)
+
+
+def project(x: Tensor, block_size: int) -> Tensor:
+    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    rows = _rows(x)
+    out = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+    _projection.launch(rows, out, block_size)
+    return out.view(x.shape)

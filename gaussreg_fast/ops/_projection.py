@@ -20,6 +20,10 @@ def _project(x: Tensor, block_size: int, backend: str) -> Tensor:
     with torch.no_grad():
         if native_takes(x, backend):
             return native.project_white_noise(x, block_size)
+        if backend == "triton":
+            from gaussreg_fast import launch
+
+            return launch.project(x, block_size)
         return reference.project_white_noise(as_rows(x), block_size).reshape(x.shape).to(x.dtype)
 
 

@@ -15,25 +15,24 @@ def project_white_noise(x: Tensor, block_size: int = 16) -> Tensor:
 
     Within a block: y' ~ relu(|y| - lam) in the direction of y, scaled to the 1-norm. The
     result does not change when all magnitudes are shifted or scaled, so the threshold is
-    solved for w = (|y| - max) / spread, which loses no digits to cancellation.
+    solved for w = (|y| - max) / max, which loses no digits to cancellation.
     """
     b, g = block_size, math.pi / 4
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)  # that no sum overflows
     y = compact_spectrum(x).unflatten(-1, (-1, b))
     magnitude = y.abs()
-    tiny = torch.finfo(x.dtype).tiny
     # A zero has no direction: any will do, the constraints are on magnitudes only.
     direction = torch.where(magnitude > 0, torch.sgn(y), torch.ones_like(y))
-    descending, order = torch.sort(magnitude, dim=-1, descending=True, stable=True)
-    top = descending[..., :1]
+    top = magnitude.amax(-1, keepdim=True)
     j_min = math.floor(g * b) + 1  # fewer than that cannot satisfy both norms
-    spread = top - descending[..., j_min - 1 : j_min]
     floor = top * (16 * torch.finfo(x.dtype).eps)
-    tied = spread <= floor
-    w = (descending - top) / torch.where(tied, floor.clamp_min(tiny), spread)
-    # Ties at the maximum have no unique nearest point; a ramp picks one.
-    w = torch.where(tied, w - torch.arange(b, dtype=x.dtype, device=x.device) / j_min, w)
-
+    tied = (top - magnitude <= floor).sum(-1, keepdim=True) >= j_min
+    w = (magnitude - top) / torch.where(tied, floor, top).clamp_min(tiny)
+    # Ties at the maximum have no unique nearest point; a ramp over the bins picks one.
     j = torch.arange(1, b + 1, dtype=x.dtype, device=x.device)
+    w = torch.where(tied, w - (j - 1) / j_min, w)
+    w, order = torch.sort(w, dim=-1, descending=True, stable=True)
     s1, s2 = w.cumsum(-1), (w * w).cumsum(-1)
     room = torch.where(j > g * b, j - g * b, torch.inf)
     lam = (s1 - (g * b * (j * s2 - s1 * s1).clamp_min(0) / room).sqrt()) / j

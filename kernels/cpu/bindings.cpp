@@ -176,7 +176,7 @@ struct Request {
 
   void spectrum(Address spectra, Address means) const {
     const Kernels& k = kernels();
-    const std::int64_t each = 3 * (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t each = (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float));
     const Memory memory(members() * each);
     auto* work = reinterpret_cast<float*>(memory.get());
     parallel(members(), [&](const Team& team) {

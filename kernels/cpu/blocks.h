@@ -43,7 +43,7 @@ static double weigh_vectors(float target, float weight, const float* lengths, fl
 // to `weights`, where that is given, or per bin in place.
 // Returns the thread's part of sum_p |A_p - target|.
 static double weigh(const Job& job, std::int64_t sample, float* lengths, float* weights,
-                    Ranked* to_sort, const Team& team) {
+                    const Team& team) {
   const std::int64_t bins = job.bins(), b = job.block_size, count = job.spectrum_blocks();
   const auto target = static_cast<float>(job.target);
   const double unit = job.scale * (job.power ? 2 : 1);
@@ -65,13 +65,11 @@ static double weigh(const Job& job, std::int64_t sample, float* lengths, float* 
     double weight = 0;
     if (job.task == Task::kProject) {
       if (b == L && p % W == 0 && p + W <= end) {
-        project_vectors(block);
-        for (std::int64_t k = 0; k < W * L; ++k) block[k] *= static_cast<float>(2 * unit);
+        project_vectors(block, static_cast<float>(2 * unit));
         p += W - 1;
-        continue;
+      } else {
+        project_block(block, b, 2 * unit);
       }
-      project_block(block, b, to_sort + p * b);
-      for (std::int64_t k = 0; k < n; ++k) block[k] *= static_cast<float>(2 * unit);
       continue;
     }
     if (job.task == Task::kPullback) {

@@ -16,7 +16,7 @@ namespace gaussreg::GAUSSREG_ISA {
 
 struct Slot {
   std::int32_t* table;  // of a permutation of its own, where each sample has one
-  float* kept;          // permuted x; or to sort in
+  float* kept;          // permuted x
   float* z;             // the transform, of each sample of a group
   float* group;         // samples side by side
   Bins bins;
@@ -25,7 +25,7 @@ struct Slot {
 
 struct Shared {
   Partial* partials;
-  std::int32_t* table;
+  std::int32_t* table;  // null where each sample has its own, or none has one
 };
 
 // Lays arrays one behind the other, on cache lines; counts only, where base is null.
@@ -50,16 +50,20 @@ class Arena {
   std::int64_t used_ = 0;
 };
 
+static bool is_permuted(const Job& job) {
+  return job.permutation.source != Permutation::Source::kNone;
+}
+
 // Whether a thread takes its samples in groups.
 static bool in_groups(const Job& job) {
-  return job.batch > 1 && job.permutation.source != Permutation::Source::kNone &&
-         !job.permutation.per_sample && job.size >= kTile;
+  return job.batch > 1 && is_permuted(job) && !job.permutation.per_sample && job.size >= kTile;
 }
 
 static std::int64_t take_shared(const Job& job, char* base, Shared& shared) {
   Arena arena(base);
   shared.partials = arena.take<Partial>(kMaxTeam);
-  shared.table = job.permutation.per_sample ? nullptr : arena.take<std::int32_t>(job.size);
+  const bool shares = is_permuted(job) && !job.permutation.per_sample;
+  shared.table = shares ? arena.take<std::int32_t>(job.size) : nullptr;
   return arena.used();
 }
 
@@ -67,7 +71,8 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   const std::int64_t padded = job.size < kTile ? kTile : job.size, bins = job.size / 2 + L;
   const bool by_block = job.block_size == L && job.task != Task::kProject;
   Arena arena(base);
-  slot.table = job.permutation.per_sample ? arena.take<std::int32_t>(job.size) : nullptr;
+  const bool own = is_permuted(job) && job.permutation.per_sample;
+  slot.table = own ? arena.take<std::int32_t>(job.size) : nullptr;
   slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
   slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
   slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
@@ -84,7 +89,6 @@ static void fill_table(const Permutation& p, std::int64_t size, std::int64_t sam
   const auto [begin, end] = team.share(size, L);
   switch (p.source) {
     case Permutation::Source::kNone:
-      for (std::int64_t j = begin; j < end; ++j) table[j] = static_cast<std::int32_t>(j);
       break;
     case Permutation::Source::kSeed:
       permutation(p.seed, p.per_sample ? sample : 0, size, false, begin, end, table + begin);
@@ -126,7 +130,7 @@ static void load_tiles(const Job& job, const Plan& plan, const std::int32_t* tab
   sums.write(mine.sums);
 }
 
-// Blocks to the gradient by x, through the table.
+// Blocks to the gradient by x, through the table, if there is one.
 template <int K>
 static void unload_tiles(const Job& job, const Plan& plan, const std::int32_t* table,
                          const Slot& slot, const float* coefficient, Team::Range tiles,
@@ -152,8 +156,7 @@ static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, 
     directions<direction(), power()>(plan, slot.bins, pairs.begin, pairs.end);
   });
   team.barrier();
-  partials[team.rank()].loss = weigh(job, index, slot.bins.lengths, slot.weights,
-                                     reinterpret_cast<Ranked*>(slot.kept), team);
+  partials[team.rank()].loss = weigh(job, index, slot.bins.lengths, slot.weights, team);
   team.barrier();
 
   double power_loss = 0;
@@ -225,7 +228,7 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
   with_degree(job.orders.highest, [&](auto degree) {
     for (std::int64_t b = samples.begin; b < samples.end; b += step) {
       const std::int32_t* table = shared.table;
-      if (!table) {
+      if (slot.table) {
         fill_table(job.permutation, job.size, b, slot.table, members);
         members.barrier();
         table = slot.table;

@@ -104,8 +104,7 @@ static void spectrum(const Job& job, float* spectra, const Means* sample_means, 
   constexpr float root_half = 0.70710678118654752f;
   const std::int64_t width = job.size / 2 + 1, bins = job.bins();
   const bool odd = job.size % 2;
-  float* lengths = work + team.rank() * 3 * width;
-  auto* to_sort = reinterpret_cast<Ranked*>(lengths + width);
+  float* lengths = work + team.rank() * width;
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
     float* y = spectra + b * 2 * width + (odd ? 2 : 0);
@@ -114,7 +113,7 @@ static void spectrum(const Job& job, float* spectra, const Means* sample_means, 
       y[1] = y[2 * bins] * root_half;
     }
     general_directions(job, y, lengths);
-    const double power_loss = weigh(job, b, lengths, nullptr, to_sort, Team(0, 1));
+    const double power_loss = weigh(job, b, lengths, nullptr, Team(0, 1));
     if (job.loss || job.moments) {
       float coefficient[kMaxOrder];
       finish(job, b, sample_means[b], power_loss, true, coefficient);

@@ -96,7 +96,7 @@ struct Kernels {
   void (*gather)(const Job& job, const std::int32_t* table, float* permuted, Means* means,
                  const Team& team);
   // from their spectra (B, D // 2 + 1), complex and orthonormal, to the results, the spectra
-  // overwritten with what the inverse transform takes; `work` has 3 (D // 2 + 1) floats a thread;
+  // overwritten with what the inverse transform takes; `work` has D // 2 + 1 floats a thread;
   void (*spectrum)(const Job& job, float* spectrum, const Means* means, float* work,
                    const Team& team);
   // and the gradient by x from that by the permuted samples.

@@ -5,13 +5,8 @@
 
 namespace gaussreg {
 
-struct Ranked {
-  float value;
-  std::int32_t place;
-};
-
-// Replaces b lengths |y| by those of the nearest point with 1-norm sqrt(pi)/2 b and squared 2-norm
-// b. `work` has room for b.
-void project_block(float* lengths, std::int64_t b, Ranked* work);
+// Replaces b lengths |y| by `scale` times those of the nearest point with 1-norm sqrt(pi)/2 b and
+// squared 2-norm b.
+void project_block(float* lengths, std::int64_t b, double scale);
 
 }  // namespace gaussreg

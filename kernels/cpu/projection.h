@@ -1,4 +1,4 @@
-// The white-noise projection of blocks of 16 bins, W blocks at a time; see project_block.h.
+// The white-noise projection of blocks of 16 bins, W blocks at a time; see project_block.cpp.
 #pragma once
 
 #include "project_block.h"
@@ -6,80 +6,83 @@
 
 namespace gaussreg::GAUSSREG_ISA {
 
-GAUSSREG_INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
 GAUSSREG_INLINE vf maximum(vf a, vf b) { return a < b ? b : a; }
 
-// Batcher's odd-even merge sort of 16 vectors, lane by lane, the largest first.
-GAUSSREG_INLINE void sort_descending(vf* v) {
-  for (int p = 1; p < L; p *= 2)
-    for (int k = p; k >= 1; k /= 2)
-      for (int j = k % p; j + k < L; j += 2 * k)
-        for (int i = j; i < j + k && i + k < L; ++i) {
-          if (i / (2 * p) != (i + k) / (2 * p)) continue;
-          const vf a = v[i], b = v[i + k];
-          v[i] = maximum(a, b);
-          v[i + k] = minimum(a, b);
-        }
+// The sum of (v - mean)^2, of those above the threshold.
+GAUSSREG_INLINE vf squares_about(const vf* v, vf mean, vf threshold) {
+  vf squares{};
+  for (int i = 0; i < L; ++i) {
+    const vf gap = (vf)((vi)(v[i] - mean) & (vi)(v[i] > threshold));
+    squares += gap * gap;
+  }
+  return squares;
+}
+
+// The thresholds of 16 lengths less the largest, lane by lane. What is no number, and where rounding decides, ends
+// up as NaN or as a threshold that leaves next to nothing.
+GAUSSREG_INLINE vf thresholds(const vf* v) {
+  constexpr float kGb = 12.566370614359172f, kPart = 0.56637061435917295f;  // g b, and without 12
+  constexpr float kAll = 0.47826460f;  // sqrt(g b / (16 (16 - g b)))
+  vf total = v[0];
+  for (int i = 1; i < L; ++i) total += v[i];
+  const vf mean = total * (1.0f / L);
+  vf threshold = mean - kAll * sqrt(squares_about(v, mean, splat(-__builtin_inff())));
+  vi before = vi{} + L;
+  for (int dropped = 1; dropped <= 3; ++dropped) {  // 13 are left: fewer cannot meet both norms
+    vf sum{};
+    vi count{};
+    for (int i = 0; i < L; ++i) {
+      const vi above = (vi)(v[i] > threshold);
+      sum += (vf)((vi)v[i] & above);
+      count -= above;
+    }
+    bool settled = true;
+    for (int i = 0; i < W; ++i) settled = settled && count[i] == before[i];
+    if (settled) break;
+    before = count;
+    const vf n = __builtin_convertvector(count, vf), part = sum / n;
+    const vf squares = squares_about(v, part, threshold);
+    threshold = part - sqrt(squares * (kGb / (n * (n - 12 - kPart))));
+  }
+  return threshold;
 }
 
 // project_block() of W neighbouring blocks, whose lengths are in place.
-static void project_vectors(float* lengths) {
-  constexpr double kG = 0.78539816339744831, kGb = kG * L;  // g = pi / 4
-  constexpr int kLeast = 13;                                // fewer cannot meet both norms
+static void project_vectors(float* lengths, float scale) {
+  constexpr float kFactor = 14.179630807244127f;  // sqrt(g) b
+  constexpr float kClose = 64 * 16 * 1.1920929e-7f;
   vf v[L];
   for (int c = 0; c < COLS; ++c) {
     for (int i = 0; i < W; ++i) v[c * W + i] = load(lengths + i * L + c * W);
     transpose(v + c * W);
   }
-  sort_descending(v);
-  const vf top = v[0], spread = top - v[kLeast - 1];
-  // Ties at the maximum, and numbers that are none, are left to the general code.
-  const vi plain = (spread > top * (16 * 1.1920929e-7f)) & (top < 3.4e38f);
+  // Differences from the largest are exact where they are small; those decide.
+  vf top = v[0];
+  for (int i = 1; i < L; ++i) top = maximum(top, v[i]);
+  for (int i = 0; i < L; ++i) v[i] -= top;
+  const vf threshold = thresholds(v);
+  vf excess{};
+  for (int i = 0; i < L; ++i) {
+    const vf over = v[i] - threshold;
+    excess += (vf)((vi)over & (vi)(over > 0));
+  }
+  // Near-ties at the maximum, and numbers that are none, are left to the general code.
+  const vi plain = (vi)(excess > kClose * top) & (vi)(excess > 1e-16f);
   bool all = true;
   for (int i = 0; i < W; ++i) all = all && plain[i];
   if (!all) {
-    Ranked work[L];
-    for (int i = 0; i < W; ++i) project_block(lengths + i * L, L, work);
+    for (int i = 0; i < W; ++i) project_block(lengths + i * L, L, scale);
     return;
   }
-
-  // In float64, lane by lane: the thresholds are differences of nearly equal numbers.
-  double w[L][W], high[W], unit[W], s1[W] = {}, s2[W] = {}, least[W], lambda[W] = {};
-  for (int i = 0; i < W; ++i) {
-    high[i] = top[i];
-    unit[i] = 1 / static_cast<double>(spread[i]);
-    least[i] = 1e300;
-  }
-  for (int j = 0; j < L; ++j)
-    for (int i = 0; i < W; ++i) w[j][i] = (v[j][i] - high[i]) * unit[i];
-  for (int j = 1; j <= L; ++j) {
-    for (int i = 0; i < W; ++i) {
-      s1[i] += w[j - 1][i];
-      s2[i] += w[j - 1][i] * w[j - 1][i];
-    }
-    if (j < kLeast) continue;
-    for (int i = 0; i < W; ++i) {
-      const double room = j * s2[i] - s1[i] * s1[i], clipped = room > 0 ? room : 0;
-      const double candidate = (s1[i] - __builtin_sqrt(clipped * (kGb / (j - kGb)))) / j;
-      const double past = j < L ? w[j < L ? j : 0][i] - candidate : 0;
-      const double before = candidate - w[j - 1][i];
-      const double violation = (past > 0 ? past : 0) + (before > 0 ? before : 0);
-      lambda[i] = violation < least[i] ? candidate : lambda[i];
-      least[i] = violation < least[i] ? violation : least[i];
-    }
-  }
-  // y' = factor relu(|y| - threshold), with the 1-norm it must have
-  double excess[W] = {}, threshold[W], factor[W];
-  for (int j = 0; j < L; ++j)
-    for (int i = 0; i < W; ++i) excess[i] += w[j][i] > lambda[i] ? w[j][i] - lambda[i] : 0;
-  for (int i = 0; i < W; ++i) {
-    threshold[i] = high[i] + lambda[i] / unit[i];
-    factor[i] = __builtin_sqrt(kG) * L * unit[i] / excess[i];
-  }
+  float high[W], low[W], factor[W];
+  store(high, top);
+  store(low, threshold);
+  store(factor, kFactor * scale / excess);
   for (int i = 0; i < W; ++i)
-    for (int k = 0; k < L; ++k) {
-      const double e = (lengths[i * L + k] - threshold[i]) * factor[i];
-      lengths[i * L + k] = static_cast<float>(e > 0 ? e : 0);
+    for (int c = 0; c < COLS; ++c) {
+      float* at = lengths + i * L + c * W;
+      const vf over = (load(at) - high[i]) - low[i];
+      store(at, (vf)((vi)(over * factor[i]) & (vi)(over > 0)));
     }
 }
 

@@ -76,6 +76,12 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
         store(y.im + mirror, reverse(upper.im));
       }
     }
+  if constexpr (direction == Direction::kAlways)
+    if (begin == 0 && end > 0 && y.lengths[0] < kSmallestRoot) {
+      // Bin 0 is y_0 turned by an eighth: here too the direction is 1 where y_0 has none.
+      constexpr float root_half = 0.70710678118654752f;
+      y.re[0] = y.im[0] = y.re[M] = y.im[M] = root_half;
+    }
 }
 
 // Weights are one per block of 16 bins, or one per bin, in `lengths`; the first stands behind

@@ -45,7 +45,7 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
   time([&] {
     job.loss[0] = static_cast<float>(
-        weigh(job, 0, slot.bins.lengths, slot.weights, nullptr, team));
+        weigh(job, 0, slot.bins.lengths, slot.weights, team));
   });
   time([&] { directions_adjoint<false>(plan, slot.bins, slot.weights, 0, plan.blocks / 2); });
   // The stages ran on their own results: start from plain numbers again.

@@ -13,14 +13,56 @@ namespace gaussreg::GAUSSREG_ISA {
 
 constexpr int kTile = 2 * L * L;
 
-// The table entries (even: real part, odd: imaginary part) of row l of a tile.
-GAUSSREG_INLINE const std::int32_t* row_of(const Plan& plan, const std::int32_t* table,
-                                           std::int64_t tile, int l) {
+// Row l of a tile (even: real part, odd: imaginary part) of a table, or of x without permutation.
+template <class T>
+GAUSSREG_INLINE T* row_of(const Plan& plan, T* table, std::int64_t tile, int l) {
   return table + 2 * (l * plan.blocks + tile * L);
 }
 
+// gather_tile without permutation.
+static void read_tile(const Plan& plan, std::int64_t tile, const float* x, float* values) {
+  for (int l = 0; l < L; ++l) {
+    const float* from = row_of(plan, x, tile, l);
+    float *re = values + l * 2 * L, *im = re + L;
+    if (plan.lanes == L) {
+      for (int c = 0; c < L; c += W) {
+        const vf a = load(from + 2 * c), b = load(from + 2 * c + W);
+        store(re + c, shuffle(a, b, Every<0>{}, std::make_index_sequence<W>{}));
+        store(im + c, shuffle(a, b, Every<1>{}, std::make_index_sequence<W>{}));
+      }
+      continue;
+    }
+    for (int lane = 0; lane < L; ++lane) {
+      re[lane] = lane < plan.lanes ? from[2 * lane] : 0;
+      im[lane] = lane < plan.lanes ? from[2 * lane + 1] : 0;
+    }
+  }
+}
+
+// The inverse of read_tile.
+static void write_tile(const Plan& plan, std::int64_t tile, const float* values, float* x) {
+  for (int l = 0; l < L; ++l) {
+    float* to = row_of(plan, x, tile, l);
+    const float *re = values + l * 2 * L, *im = re + L;
+    if (plan.lanes == L) {
+      for (int c = 0; c < L; c += W) {
+        const vf a = load(re + c), b = load(im + c);
+        store(to + 2 * c, shuffle(a, b, Zipped<0>{}, std::make_index_sequence<W>{}));
+        store(to + 2 * c + W, shuffle(a, b, Zipped<W / 2>{}, std::make_index_sequence<W>{}));
+      }
+      continue;
+    }
+    for (int lane = 0; lane < plan.lanes; ++lane) {
+      to[2 * lane] = re[lane];
+      to[2 * lane + 1] = im[lane];
+    }
+  }
+}
+
+// Without a table there is no permutation.
 GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                  const float* x, float* values) {
+  if (!table) return read_tile(plan, tile, x, values);
   const auto gather = [&](int lanes) {
     for (int l = 0; l < L; ++l) {
       const std::int32_t* from = row_of(plan, table, tile, l);
@@ -38,6 +80,7 @@ GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, st
 // The inverse of gather_tile.
 GAUSSREG_INLINE void scatter_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                   const float* values, float* x) {
+  if (!table) return write_tile(plan, tile, values, x);
   for (int l = 0; l < L; ++l) {
     const std::int32_t* to = row_of(plan, table, tile, l);
     for (int lane = 0; lane < plan.lanes; ++lane) {

@@ -59,8 +59,8 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 #endif
 }
 
-// The smallest normal number.
-constexpr float kSmallest = 0x1p-126f;
+// The smallest normal number, and its square root.
+constexpr float kSmallest = 0x1p-126f, kSmallestRoot = 0x1p-63f;
 
 // sqrt(v) and 1 / sqrt(v); for inf and NaN the second is NaN, below the normal numbers it is too
 // small, but finite. The same on every processor with these instructions: AVX-512's estimate, far
@@ -106,6 +106,15 @@ struct LowHalves {  // lanes without bit S of a, and those of b moved into the g
 template <int N, int S>
 struct HighHalves {
   constexpr int operator()(int i) const { return i & S ? N + i : i ^ S; }
+};
+
+template <int First>
+struct Every {  // every second lane
+  constexpr int operator()(int i) const { return 2 * i + First; }
+};
+template <int First>
+struct Zipped {  // lanes of a and b in turn
+  constexpr int operator()(int i) const { return (i & 1 ? W : 0) + First + i / 2; }
 };
 
 // Transposes N vectors of N floats.

@@ -1,0 +1,88 @@
+"""The kernels of the white-noise projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import config
+from gaussreg_fast.kernels.columns import columns_back
+from gaussreg_fast.kernels.projection import project
+from gaussreg_fast.kernels.projection_general import project_spectrum, scaled
+from gaussreg_fast.kernels.projection_large import project_columns, project_rows
+from gaussreg_fast.launch._device import arch, compiler, on, roots, shared_memory
+
+
+def launch(x: Tensor, out: Tensor, block_size: int) -> None:
+    """Projects rows x (B, D) into rows of `out`, which is contiguous and of x's dtype."""
+    way = config.projection_path(x.shape[1], block_size, shared_memory(x.device))
+    with on(x.device, f"{way} projection"):
+        {"fused": _fused, "large": _large, "general": _general}[way](x, out, block_size)
+
+
+def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
+    """One launch."""
+    dimension = x.shape[1]
+    p = config.fused(dimension, arch(x.device))
+    r1, r2, r3 = p.radices
+    project[(len(x),)](
+        x, out, roots(dimension, x.device), x.stride(0),
+        BLOCK=block_size, D=dimension, R1=r1, R2=r2, R3=r3, **compiler(p.num_warps),
+    )  # fmt: skip
+
+
+def _large(x: Tensor, out: Tensor, block_size: int) -> None:
+    """Three launches, over pieces of the batch whose workspace stays in the L2 cache."""
+    batch, dimension = x.shape
+    p = config.large(dimension, arch(x.device))
+    shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2, "W": p.width}
+    r1, r2, r3 = p.column_radices
+    column: dict[str, Any] = {"R1": r1, "R2": r2, "R3": r3, **compiler(p.column_warps), **shape}
+    c1, c2, c3 = p.row_radices
+    tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
+    chunk = min(batch, config.large_chunk(dimension))
+    new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
+    z = torch.empty((chunk, dimension), **new)
+    edges = torch.empty((chunk, dimension // 16), **new)
+    sizes = torch.empty((chunk, tiles), **new)
+    w = roots(dimension, x.device)
+    for start in range(0, batch, chunk):
+        size = min(chunk, batch - start)
+        project_columns[(tiles, size)](x, z, edges, sizes, w, x.stride(0), start, **column)
+        project_rows[(programs, size)](
+            z, edges, z, edges, sizes, w,
+            C1=c1, C2=c2, C3=c3, COPIES=p.copies, **compiler(p.row_warps), **shape,
+        )  # fmt: skip
+        # The last launch of a loss, without moments and losses: what stands for them is not read.
+        columns_back[(tiles, size)](
+            x, z, edges, x, x, x, out, x, x, x, w, 0, 0, 0.0, 1.0, start,
+            TASK="pullback", MODE="none", ORDERS=0, FORM="root",
+            BITS=config.permutation_bits(dimension), **column,
+        )  # fmt: skip
+
+
+def _general(x: Tensor, out: Tensor, block_size: int) -> None:
+    """torch's FFTs, a scaling pass before them and the projection between them."""
+    dimension = x.shape[1]
+    passes = config.general(dimension)
+    split, size, loop = config.projected_blocks(dimension // 2, block_size)
+    chunk = config.chunk(dimension, len(x))
+    for start in range(0, len(x), chunk):
+        rows = x[start : start + chunk]
+        peaks = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1)
+        unit = torch.empty(rows.shape, dtype=torch.float32, device=x.device)
+        scaled[(len(rows) * passes.parts,)](
+            rows, peaks, unit, rows.stride(0),
+            D=dimension, TILE=passes.tile, PARTS=passes.parts, STEPS=passes.steps,
+            **compiler(passes.num_warps),
+        )  # fmt: skip
+        half = torch.fft.rfft(unit)
+        project_spectrum[(len(rows) * split.parts,)](
+            half.view(torch.int64),
+            BLOCK=block_size, D=dimension, LOOP=loop, ROWS=split.tile, SIZE=size,
+            PARTS=split.parts, STEPS=split.steps, **compiler(split.num_warps),
+        )  # fmt: skip
+        # Unscaled ("forward" sizes the other way): `project_spectrum` has done that.
+        out[start : start + chunk] = torch.fft.irfft(half, n=dimension, norm="forward")

@@ -1,0 +1,162 @@
+"""The white-noise projection of samples of D = 65536 numbers and more: two of its three launches.
+
+As for the loss, see `columns` and `rows`: columns of the transform, rows there and back, and
+columns back, which is `columns_back`. A program of rows has whole blocks. Columns are scaled tile
+by tile, since no program knows a sample's peak before all have read it; rows make up for that.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from .columns import column_numbers, column_rows
+from .dft import fourier
+from .metadata import by_second, transform, work
+from .nearest import directed, nearest, peak_of, unit_scale
+from .rows import row_fourier, row_fourier_back, row_means, spread
+from .spectrum import amplitudes
+from .workspace import (
+    edge_places,
+    joined,
+    load_rows,
+    lower_upper,
+    place_in_edges,
+    place_in_z,
+    store_complex,
+    store_rows,
+    tile_places,
+)
+
+BLOCK = tl.constexpr(16)
+HALF_ROOT = tl.constexpr(math.sqrt(0.5))
+
+
+def _columns_work(args):
+    operations = transform(args["N1"], args["N2"] / 2) + 3 * args["D"]
+    return args["D"] * (args["x"].element_size() + 4), operations
+
+
+def _rows_work(args):
+    return args["D"] * 8, 2 * transform(args["N2"], args["N1"] / 2) + 60 * args["D"]
+
+
+@triton.jit(launch_metadata=work(by_second, _columns_work), do_not_specialize=["sample0"])
+def project_columns(
+    x, z, edges, sizes, roots, x_stride, sample0,
+    D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
+    R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """Transforms a tile of W packed columns of the samples, divided by what goes to `sizes`.
+
+    Samples are numbered from sample0, rows of the workspaces and of sizes (B, tiles) from 0.
+    """
+    row = tl.program_id(1).to(tl.int64)
+    at = x + (row + sample0) * x_stride + column_numbers(N1, N2, R1, W)
+    re = tl.load(at).to(tl.float32)
+    im = tl.load(at + N2 // 2).to(tl.float32)
+    scale = unit_scale(tl.maximum(peak_of(re), peak_of(im)))
+    tl.store(sizes + row * tl.num_programs(0) + tl.program_id(0), 1 / scale)
+    re, im = fourier(re * scale, im * scale, roots, N2, R1, R2, R3, W)
+    low, high, m = column_rows(N1, R1, R3, W)
+    k1 = low + high
+    # Row N1 / 2 goes by `edges` alone, row 0 by z alone: `rows` leaves what is added up.
+    z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
+    store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
+    re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
+    places = place_in_edges(low, high, m, N2)
+    store_complex(edges + row * (D // 16), places, re, im, mask=low % 16 == 0)
+
+
+@triton.jit
+def load_scaled(
+    z, own, mirror, sizes, N2: tl.constexpr, C1: tl.constexpr, R: tl.constexpr, W: tl.constexpr
+):
+    """`load_rows`, R rows of C1 x C numbers, all by the scale of the tile of the largest size."""
+    TILES: tl.constexpr = N2 // 2 // W
+    re, im = load_rows(z, own, mirror)
+    scale = 1 / tl.max(tl.load(sizes + tl.arange(0, TILES)), 0)
+    n2 = tl.expand_dims(tl.arange(0, C1), 1) * (N2 // C1)
+    n2 += tl.expand_dims(tl.arange(0, N2 // C1 * R) // R, 0)
+    factor = tl.load(sizes + n2 % (N2 // 2) // W) * scale
+    return re * factor, im * factor
+
+
+@triton.jit
+def own_block_lengths(low, high, last, A: tl.constexpr, C: tl.constexpr):
+    """Lengths of a tile's bins -> those of the nearest points.
+
+    low (A, C 16) has rows 0 to 15 of the tile; high (A, C 16) rows 1 to 15 of the upper half, row
+    16 of which is last (A, C). The first row of the new high lengths is that row's, too.
+    """
+    own_rows = tl.expand_dims(tl.arange(0, 16 * C), 0) % 16 > 0
+    a = joined(low, tl.where(own_rows, high, spread(last, 16)))
+    r = tl.expand_dims(tl.arange(0, 16), 1)
+    block = tl.expand_dims(tl.arange(0, 2 * A * C), 0)
+    # In the upper half bins ascend where rows descend.
+    place = tl.where(block < A * C, r, (16 - r) % 16)
+    a = nearest(tl.trans(tl.reshape(a, (2 * A * C, 16))), r >= 0, place, BLOCK)
+    low, high = lower_upper(tl.reshape(tl.trans(a), (2 * A, 16 * C)))
+    return low, high, row_means(tl.where(own_rows, 0.0, high), 16) * 16
+
+
+@triton.jit(launch_metadata=work(by_second, _rows_work))
+def project_rows(
+    z, edges, z_back, edges_back, sizes, roots,
+    D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, W: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
+):  # fmt: skip
+    """Transforms 17 rows of z, gives their bins new lengths, and transforms them back.
+
+    z_back is z and edges_back is edges: given twice, no pointer of a load lives until its store.
+    """
+    C: tl.constexpr = C1 * C2
+    SCALE: tl.constexpr = 1 / D**0.5
+    i = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    z += row * D
+    edges += row * (D // 16)
+    z_back += row * D
+    edges_back += row * (D // 16)
+    sizes += row * (N2 // 2 // W)
+    # A row by itself is too little for the program's threads: each group of them has a copy.
+    edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
+    edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, C1, COPIES, W)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+    _, e_re = lower_upper(e_re)
+    _, e_im = lower_upper(e_im)
+    last, e_inverse = amplitudes(e_re, e_im, False, 1.0)
+
+    k1 = 16 * i + tl.arange(0, 16 * C2 * C3) % 16
+    own, mirror = tile_places(i, N1, C1, C2 * C3)
+    re, im = load_scaled(z, own, mirror, sizes, N2, C1, 16, W)
+    re, im = row_fourier(re, im, k1, roots, D, C1, C2, C3, 16)
+
+    # Lower and upper half; X_0 and X_{D/2}, both real, share a bin.
+    low_re, high_re = lower_upper(re)
+    low_im, high_im = lower_upper(im)
+    t = tl.expand_dims(tl.arange(0, 16 * C), 0)
+    first = (i == 0) & (t == 0) & (tl.expand_dims(tl.arange(0, C3 // 2), 1) == 0)
+    low_im = tl.where(first, high_re * HALF_ROOT, low_im)
+    low_re = tl.where(first, low_re * HALF_ROOT, low_re)
+    low, low_inverse = amplitudes(low_re, low_im, False, 1.0)
+    high, high_inverse = amplitudes(high_re, high_im, False, 1.0)
+    last = row_means(last, COPIES)
+    low, high, last = own_block_lengths(low, high, last, C3 // 2, C)
+    high = tl.where(t % 16 > 0, high, 0.0)
+    low_re, low_im = directed(low_re, low_im, low_inverse, low * SCALE, 1.0, 0.0)
+    high_re, high_im = directed(high_re, high_im, high_inverse, high * SCALE, 1.0, 0.0)
+
+    high_re = tl.where(first, low_im * HALF_ROOT, high_re)
+    low_re = tl.where(first, low_re * HALF_ROOT, low_re)
+    low_im = tl.where(first, 0.0, low_im)
+    re, im = joined(low_re, high_re), joined(low_im, high_im)
+    re, im = row_fourier_back(re, im, k1, roots, D, C1, C2, C3, 16)
+    store_rows(z_back, own, mirror, re, im, k1, N1, 1)
+
+    last = spread(last, COPIES) * SCALE
+    e_re, e_im = directed(e_re, e_im, e_inverse, last, 1.0, 0.0)
+    e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
+    e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+    store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edge, N1, COPIES)

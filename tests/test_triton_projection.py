@@ -1,0 +1,185 @@
+"""The Triton kernels of the white-noise projection: every way to compute it."""
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.library import opcheck
+
+import gaussreg_fast as gf
+from gaussreg_fast import config, dispatch
+
+STATE = dispatch.triton_state()
+pytestmark = [
+    pytest.mark.skipif(STATE != "available", reason=STATE),
+    # The interpreter computes with numpy, which warns of what is selected away.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+]
+DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+WAYS = {"fused": 64, "large": 512, "general": 96}
+
+
+def noise(*shape, seed=0, dtype=torch.float32):
+    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
+    return torch.from_numpy(z**3).to(dtype).to(DEVICE)
+
+
+def project(x, **options):
+    return gf.project_white_noise(x, backend="triton", **options)
+
+
+def exact(x, **options):
+    return gf.project_white_noise(x.double(), backend="torch", **options)
+
+
+@pytest.fixture
+def three_launches(monkeypatch):
+    """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
+    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
+    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 4, 1, 1))
+    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
+
+
+@pytest.fixture(params=WAYS)
+def way(request, three_launches):
+    dimension = WAYS[request.param]
+    assert config.projection_path(dimension, 16, 227 * 1024) == request.param
+    return dimension
+
+
+@pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
+def test_every_dimension_of_one_launch(compare, dimension):
+    assert config.projection_path(dimension, 16, 227 * 1024) == "fused"
+    x = noise(2 if dimension < 8192 else 1, dimension)
+    compare.vectors(project(x), exact(x), 1e-5, "projection")
+
+
+def test_65536_numbers_in_three_launches(compare):
+    x = noise(1, 4, 128, 128)
+    assert config.projection_path(65536, 16, 227 * 1024) == "large"
+    compare.vectors(project(x), exact(x), 1e-5, "projection")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        config.Large((8, 4, 1), (4, 4, 4), 32, 1, 1),  # one program: its edge is row N1 / 2
+        config.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
+        config.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
+    ],
+    ids=["32x64", "128x16", "64x32"],
+)
+@pytest.mark.usefixtures("three_launches")
+def test_splits_of_three_launches(compare, monkeypatch, parameters):
+    monkeypatch.setitem(config.LARGE, 2048, parameters)
+    x = noise(1, 2048)
+    compare.vectors(project(x), exact(x), 1e-5, "projection")
+
+
+@pytest.mark.parametrize("block", [2, 8, 32, 64])
+@pytest.mark.parametrize("dimension", [128, 384])
+def test_blocks_of_other_sizes(compare, block, dimension):
+    x = noise(2, dimension)
+    got = project(x, block_size=block)
+    compare.vectors(got, exact(x, block_size=block), 1e-5, "projection")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_types(compare, way, dtype):
+    x = noise(2, way, dtype=dtype)
+    got = project(x)
+    assert got.dtype == dtype
+    rounding = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
+    compare.vectors(got, exact(x), 1e-5 + rounding, "projection")
+
+
+@pytest.mark.parametrize("scale", [3e38, 1e30, 1e-30, 1e-38])
+def test_scales(compare, way, scale):
+    x = noise(2, way)
+    x = x / x.abs().max() * scale
+    compare.vectors(project(x), exact(x), 1e-5, "projection")
+
+
+def test_energy_in_one_place(compare, way):
+    """Tiles of a sample that are far apart in size, and samples that are."""
+    x = noise(3, way)
+    x[0, : way // 2] *= 1e-12
+    x[1, ::7] *= 1e9
+    x[2] *= 1e-20
+    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    z = torch.zeros(1, way, device=DEVICE)
+    compare.vectors(project(z), exact(z), 1e-6, "projection")
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
+    x = noise(2, way)
+    clean = project(x[:1])
+    x[1, 7 * way // 8] = bad
+    got = project(x)
+    assert got[1].isnan().all()
+    assert torch.equal(got[:1], clean)
+
+
+def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatch):
+    x = noise(2, way)
+    want = project(x)
+    assert torch.equal(project(x), want)
+    monkeypatch.setattr(config, "large_chunk", lambda dimension: 1)
+    monkeypatch.setattr(config, "GENERAL_WORKSPACE", WAYS["general"])
+    assert torch.equal(project(x), want)
+    assert torch.equal(project(x[1:2]), want[1:2])
+
+
+def test_rows_of_a_wider_tensor(way):
+    wide = torch.cat([noise(2, way) * math.nan, noise(2, way)], 1)
+    before = wide.clone()
+    assert torch.equal(project(wide[:, way:]), project(noise(2, way)))
+    assert torch.equal(wide.nan_to_num(), before.nan_to_num())
+
+
+def test_results_do_not_depend_on_what_new_memory_holds(way):
+    x = noise(2, way)
+    want = project(x)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3).isnan().all()
+        assert torch.equal(project(x), want)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_launches(way, monkeypatch):
+    """The kernels of a call, in order."""
+    found = []
+
+    class Noted:
+        def __init__(self, name, kernel):
+            self.name, self.kernel = name, kernel
+
+        def __getitem__(self, grid):
+            found.append(self.name)
+            return self.kernel[grid]
+
+    room = importlib.import_module("gaussreg_fast.launch._projection")
+    for name, value in list(vars(room).items()):
+        if value.__class__.__module__.startswith("triton."):
+            monkeypatch.setattr(room, name, Noted(name, value))
+    project(noise(2, way))
+    assert (
+        found
+        == {
+            "fused": ["project"],
+            "large": ["project_columns", "project_rows", "columns_back"],
+            "general": ["scaled", "project_spectrum"],
+        }[config.projection_path(way, 16, 227 * 1024)]
+    )
+
+
+def test_as_an_operator():
+    x = noise(1, 64)
+    opcheck(torch.ops.gaussreg_fast.project_white_noise.default, (x, 16, "triton"))
+    compiled = torch.compile(project, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), project(x))

@@ -24,6 +24,17 @@ COLUMNS = (
 SHORT = ("guard", "iter", "sec", "m1", "m2", "m4", "L_power", "lag-1", "left", "cos", "p")
 
 
+def machine() -> dict[str, Any]:
+    """What an experiment ran on."""
+    return {
+        "cpu": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gaussreg_fast": __version__,
+    }
+
+
 def as_json(outcomes: list[Outcome], samples: int, seed: int) -> dict[str, Any]:
     """Everything but the latents, with what is needed to run it again."""
     rows = []
@@ -37,13 +48,7 @@ def as_json(outcomes: list[Outcome], samples: int, seed: int) -> dict[str, Any]:
         "samples": samples,
         "shape": list(SHAPE),
         "seed": seed,
-        "machine": {
-            "cpu": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gaussreg_fast": __version__,
-        },
+        "machine": machine(),
         "outcomes": rows,
     }
 
@@ -121,11 +126,18 @@ def picture(outcomes: list[Outcome]) -> Figure:
 
 def save(outcomes: list[Outcome], result: dict[str, Any], folder: Path) -> list[Path]:
     """Writes demo.png, demo.md and demo.json, each whole or not at all."""
-    paths = [folder / name for name in ("demo.png", "demo.md", "demo.json")]
+    return save_as("demo", picture(outcomes), markdown(result), result, folder)
+
+
+def save_as(
+    name: str, figure: Figure, text: str, result: dict[str, Any], folder: Path
+) -> list[Path]:
+    """Writes an experiment's picture, table and figures, each whole or not at all."""
+    paths = [folder / f"{name}.{ending}" for ending in ("png", "md", "json")]
     with atomic_path(paths[0]) as temporary:
-        picture(outcomes).savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png")
     with atomic_path(paths[1]) as temporary:
-        temporary.write_text(markdown(result), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     with atomic_path(paths[2]) as temporary:
         temporary.write_text(json_text(result) + "\n", encoding="utf-8")
     return paths

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gaussreg_fast.latent import checkerboard, checkerboard_report
+from gaussreg_fast.latent.cli_progress import progress_bar
 from gaussreg_fast.latent.errors import InputError
 
 
@@ -53,11 +53,6 @@ def demo(
         _frontier(console, out, latents or 20, full)
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console)
-
-
 def _table(title: str, caption: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
     table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
     for name in heads:
@@ -77,8 +72,8 @@ def _checkerboard(
 ) -> None:
     guards = checkerboard.methods(shuffles)
     total = sum(iterations if guard.optimizer else 1 for guard in guards)
-    with _progress(console) as progress:
-        task = progress.add_task("start", total=total)
+    with progress_bar(console) as progress:
+        task = progress.add_task("start", total=total, state="")
 
         def advance(name: str) -> None:
             progress.update(task, advance=1, description=name)
@@ -109,8 +104,8 @@ def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
     cells = out / "frontier-cells" if full else None
     if cells:
         cells.mkdir(exist_ok=True)
-    with _progress(console) as progress:
-        task = progress.add_task("loading", total=None)
+    with progress_bar(console) as progress:
+        task = progress.add_task("loading", total=None, state="")
 
         def advance(name: str) -> None:
             progress.update(task, advance=1, description=name)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from gaussreg_fast.latent.cli_progress import progress_bar
 from gaussreg_fast.latent.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,24 +132,13 @@ def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
     config = configs.resolve(base, given)
     count = len(run.batches(config))
     console = Console(stderr=True)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         result = run.optimize(config, out=out, callbacks=[_follow(progress, config, count)])
     if result is None:
         return
     _tell(Console(), result)
     if all(row["status"] == "failed" for row in result.samples):
         raise typer.Exit(1)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-    )
 
 
 def _follow(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:

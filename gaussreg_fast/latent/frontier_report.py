@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -10,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from gaussreg_fast import __version__
 from gaussreg_fast.latent import frontier_analysis as analysis
-from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast.latent.checkerboard_report import machine, save_as
 from gaussreg_fast.latent.frontier import BASELINE, MEASURES, PICTURES, Arm, Design
 
 if TYPE_CHECKING:
@@ -74,13 +71,7 @@ def as_json(
             name: {f"{weight:g}": score for weight, score in scores.items()}
             for name, scores in (tuning or {}).items()
         },
-        "machine": {
-            "cpu": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gaussreg_fast": __version__,
-        },
+        "machine": machine(),
         "arms": rows,
     }
 
@@ -224,11 +215,4 @@ def _strip(axis: Any, images: np.ndarray, label: str) -> None:
 
 def save(result: dict[str, Any], curves: AllCurves, folder: Path) -> list[Path]:
     """Writes frontier.png, frontier.md and frontier.json, each whole or not at all."""
-    paths = [folder / name for name in ("frontier.png", "frontier.md", "frontier.json")]
-    with atomic_path(paths[0]) as temporary:
-        picture(result, curves).savefig(temporary, dpi=110, format="png")
-    with atomic_path(paths[1]) as temporary:
-        temporary.write_text(markdown(result), encoding="utf-8")
-    with atomic_path(paths[2]) as temporary:
-        temporary.write_text(json_text(result) + "\n", encoding="utf-8")
-    return paths
+    return save_as("frontier", picture(result, curves), markdown(result), result, folder)

@@ -95,6 +95,7 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench.cpu --out bench/results/cpu.json
 	$(BIN)/python -m bench.drift --compile --out bench/results/drift.json
 	$(BIN)/python -m bench.path_kl --out bench/results/path_kl.json
+	$(BIN)/python -m bench.projection --out bench/results/projection.json
 	$(BIN)/python -m bench.noise_injection --out bench/results/noise_injection.json
 	$(BIN)/python -m bench.learning_rates --out bench/results/learning_rates.json
 	$(BIN)/python -m bench report --restart --out docs/report

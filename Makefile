@@ -113,12 +113,13 @@ gpu: gpu-test gpu-bench
 
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/test_gpu.py tests/test_bench_gpu.py $(PYTEST_ARGS)
+		tests/test_gpu.py tests/test_gpu_projection.py tests/test_bench_gpu.py $(PYTEST_ARGS)
 
 # The interpreter's tests on the device, too: some hundred kernels to compile.
 gpu-test-all: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/test_gpu.py tests/test_triton.py tests/test_triton_inputs.py \
+		tests/test_gpu.py tests/test_gpu_projection.py tests/test_triton.py \
+		tests/test_triton_inputs.py tests/test_triton_projection.py \
 		tests/test_triton_launch.py $(PYTEST_ARGS)
 
 gpu-bench: installed

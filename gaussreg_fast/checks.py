@@ -52,21 +52,9 @@ def floating(name: str, x: Any) -> None:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
 
 
-def dense_floats(name: str, value: Any) -> None:
-    """A dense tensor of real floating-point numbers."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.layout != torch.strided or value.is_quantized:
-        kind = "quantised" if value.is_quantized else str(value.layout)
-        raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {value.dtype}")
-
-
 def latents(x: Any, name: str = "x") -> int:
     """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
     floating(name, x)
-    dense_floats(name, x)
     if x.dim() < 2:
         raise ValueError(
             f"{name} must have shape (B, *latent) with at least two dimensions, got "

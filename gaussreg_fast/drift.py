@@ -58,7 +58,7 @@ class ParameterDrift(nn.Module):
         names, listed = tensor_lists.tensors("params", params)
         self.names = None if names is None else tuple(names)
         for i, p in enumerate(listed):
-            checks.dense_floats(f"params[{i}]", p)
+            checks.floating(f"params[{i}]", p)
             copy = p.detach().to(device=device, dtype=dtype, copy=True)
             if p.device.type == "cuda" and copy.device.type == "cpu":
                 copy = copy.pin_memory()  # what a GPU reads without the host

@@ -128,7 +128,7 @@ def _called(name: str, i: int, names: list[str] | None) -> str:
 def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
     """Says what is wrong with a parameter and its base that do not fit."""
     for name, value in ((_called("params", i, names), p), (_called("base", i, names), b)):
-        checks.dense_floats(name, value)
+        checks.floating(name, value)
     name = _called("params", i, names)
     if p.shape != b.shape:
         raise ValueError(
@@ -161,7 +161,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
             raise TypeError(f"pairs[{i}] must be (A, B), got {type(pair).__name__}")
         a, b = pair
         for name, value in (("A", a), ("B", b)):
-            checks.dense_floats(f"{name} of pairs[{i}]", value)
+            checks.floating(f"{name} of pairs[{i}]", value)
             if value.dim() < 2:
                 raise ValueError(
                     f"{name} of pairs[{i}] must have at least two dimensions, got "

@@ -93,8 +93,8 @@ def test_65536_numbers_in_three_launches(compare):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dimension", [2**17, 2**18])
-def test_larger_samples_in_three_launches(compare, dimension):
+@pytest.mark.parametrize("dimension", [2**n for n in range(17, 20)])
+def test_every_dimension_of_three_launches(compare, dimension):
     assert config.path(dimension, 16, 227 * 1024) == "large"
     check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
 

@@ -276,6 +276,14 @@ def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypa
     assert same(run(one, **options), [t[:1] for t in want])
 
 
+@pytest.mark.slow
+def test_pieces_of_a_batch_of_65536(monkeypatch):
+    x = noise(2, 65536)
+    want = run(x, permutation="per_sample")
+    monkeypatch.setattr(config, "large_chunk", lambda dimension: 1)
+    assert same(run(x, permutation="per_sample"), want)
+
+
 # ---------------------------------------------------------------- the same bits again
 
 

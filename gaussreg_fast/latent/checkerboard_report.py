@@ -12,7 +12,7 @@ import torch
 
 from gaussreg_fast import __version__
 from gaussreg_fast.latent.checkerboard import SHAPE, Outcome
-from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast.latent.files import atomic_path, json_text, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,8 +136,6 @@ def save_as(
     paths = [folder / f"{name}.{ending}" for ending in ("png", "md", "json")]
     with atomic_path(paths[0]) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-    with atomic_path(paths[1]) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    with atomic_path(paths[2]) as temporary:
-        temporary.write_text(json_text(result) + "\n", encoding="utf-8")
+    write_text(paths[1], text)
+    write_text(paths[2], json_text(result) + "\n")
     return paths

@@ -28,7 +28,7 @@ from torch import Tensor
 from gaussreg_fast import __version__
 from gaussreg_fast.latent import config as configs
 from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast.latent.files import atomic_path, json_text, write_text
 from gaussreg_fast.latent.loop import STATUS, Record
 
 
@@ -183,12 +183,6 @@ def environment(model: Mapping[str, Any]) -> dict[str, Any]:
         "model": dict(model),
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu},
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def write_image(path: Path, image: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gaussreg_fast.latent import folder as folders
 from gaussreg_fast.latent.config import RunConfig
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast.latent.files import atomic_path, write_text
 from gaussreg_fast.latent.folder import RunFolder
 from gaussreg_fast.latent.loop import STATUS, Sample
 
@@ -46,7 +46,7 @@ def write(
     )
     with atomic_path(folder.path / "curves.png") as temporary:
         _curves(heading, rows).savefig(temporary, dpi=110, format="png")
-    folders.write_text(folder.path / "report.md", page(folder, config, table))
+    write_text(folder.path / "report.md", page(folder, config, table))
     return table, latents
 
 

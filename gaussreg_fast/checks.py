@@ -249,8 +249,10 @@ def path(dmu: Any, sigma: Any) -> None:
         )
 
 
-def schedule(name: str, value: Any, low: float, high: float, why: str = "") -> None:
-    """A number or a tensor of a sampler's schedule, all of it low < value <= high."""
+def schedule(
+    name: str, value: Any, low: float, high: float, why: str = "", *, closed: bool = False
+) -> None:
+    """A number or a tensor of a sampler's schedule, all low < value <= high; closed: and low."""
     if isinstance(value, Tensor):
         floating(name, value)
         if not _readable(value) or value.numel() == 0:
@@ -261,9 +263,10 @@ def schedule(name: str, value: Any, low: float, high: float, why: str = "") -> N
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
     for end in ends:
-        if not low < end <= high:
-            above = f" and at most {high:g}" if high < math.inf else ""
-            raise ValueError(f"{name} must be above {low:g}{above}, got {end}{why}")
+        if not (low < end <= high or (closed and end == low)):
+            above = "at least" if closed else "above"
+            top = f" and at most {high:g}" if high < math.inf else ""
+            raise ValueError(f"{name} must be {above} {low:g}{top}, got {end}{why}")
 
 
 def rewards(reward: Any, group: Any) -> None:

@@ -133,6 +133,34 @@ def test_ddpm_steps_are_those_of_diffusers(steps, variance, prediction):
         torch.testing.assert_close(sigma, scheduler._get_variance(t).sqrt(), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS[1:])
+def test_first_steps_of_zero_terminal_snr_are_those_of_diffusers(prediction):
+    """abar is 0 there: nothing is left of the image in x_t."""
+    options = {"prediction_type": prediction, "clip_sample": False, "rescale_betas_zero_snr": True}
+    scheduler = schedulers().DDIMScheduler(**options, timestep_spacing="trailing")
+    alphas = scheduler.alphas_cumprod
+    scheduler.set_timesteps(10)
+    assert alphas[999] == 0
+    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
+    mean, other = means(
+        lambda out, gen: scheduler.step(out, 999, x, eta=0.8, generator=gen), (one, two)
+    )
+    at = {"alpha_cumprod": alphas[999], "alpha_cumprod_prev": alphas[899]}
+    dmu, sigma = gf.ddim_step_kl_terms(two - one, **at, eta=0.8, prediction_type=prediction)
+    torch.testing.assert_close(dmu, other - mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sigma.item(), 0.8 * (1 - alphas[899].item()) ** 0.5)
+    # The limit of small abar, for the ancestral step too.
+    for step, extra in ((gf.ddim_step_kl_terms, {"eta": 0.8}), (gf.ddpm_step_kl_terms, {})):
+        near = {**at, "alpha_cumprod": 1e-14}
+        got, wanted = (
+            step(two - one, **where, **extra, prediction_type=prediction) for where in (at, near)
+        )
+        torch.testing.assert_close(got[0], wanted[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got[1].double(), wanted[1].double(), rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match=r"alpha_cumprod must be above 0.*does not determine"):
+        gf.ddim_step_kl_terms(two - one, **at, eta=0.8)
+
+
 def test_ddim_at_eta_one_is_ddpm():
     d = normal(2, 5)
     alphas = {"alpha_cumprod": 0.3, "alpha_cumprod_prev": 0.4}

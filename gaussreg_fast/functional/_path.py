@@ -13,6 +13,10 @@ LAST_STEP = (
     ": a step to alpha_cumprod = 1 adds no noise and has no finite path KL; leave the last step "
     "out (or, for diffusers' DDIMScheduler, set_alpha_to_one=False)"
 )
+NO_SIGNAL = (
+    ": epsilon does not determine x_0 where x_t has no signal; models of a terminal "
+    "signal-to-noise ratio of zero predict v or the sample"
+)
 
 
 def path_kl(dmu: Tensor, sigma: Tensor, *, backend: str = "auto") -> Tensor:
@@ -91,7 +95,8 @@ def ddim_step_kl_terms(
         alpha_cumprod: a number, or a tensor whose shape begins difference's: (), (B,), (T,)
             or (T, B); abar at the step's timestep, `scheduler.alphas_cumprod[t]`.
         alpha_cumprod_prev: the same at the timestep that the step leads to;
-            0 < alpha_cumprod < alpha_cumprod_prev < 1.
+            0 < alpha_cumprod < alpha_cumprod_prev < 1. alpha_cumprod may be 0 (schedules of
+            zero terminal signal-to-noise ratio) where the model does not predict epsilon.
         eta: 0 < eta <= 1. Without noise, eta = 0, different means have no common path and
             the KL is infinite.
         prediction_type: of the model: "epsilon", "v_prediction" or "sample".
@@ -113,9 +118,8 @@ def ddim_step_kl_terms(
         )
     eta = checks.strictly_between("eta", eta, 0, float("inf"))
     checks.schedule("eta", eta, 0, 1)
-    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev)
-    mean, sigma = reference.ddim_terms(a, a_prev, eta)
-    return _terms(difference, mean * _to_epsilon(a, prediction_type), sigma)
+    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev, prediction_type)
+    return _terms(difference, *reference.ddim_terms(a, a_prev, eta, prediction_type))
 
 
 def ddpm_step_kl_terms(
@@ -145,9 +149,9 @@ def ddpm_step_kl_terms(
     """
     checks.floating("difference", difference)
     checks.one_of("variance_type", variance_type, checks.VARIANCES)
-    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev)
-    mean, sigma = reference.ddpm_terms(a, a_prev, variance_type)
-    return _terms(difference, mean * _to_epsilon(a, prediction_type), sigma)
+    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev, prediction_type)
+    terms = reference.ddpm_terms(a, a_prev, variance_type, prediction_type)
+    return _terms(difference, *terms)
 
 
 def flow_step_kl_terms(
@@ -201,19 +205,16 @@ def _numbers(*values: float | Tensor) -> list[Tensor]:
     ]
 
 
-def _alphas(alpha: float | Tensor, previous: float | Tensor) -> list[Tensor]:
-    """0 < a < a' < 1."""
-    checks.schedule("alpha_cumprod", alpha, 0, 1)
+def _alphas(alpha: float | Tensor, previous: float | Tensor, prediction: str) -> list[Tensor]:
+    """0 < a < a' < 1; 0 <= a if the model predicts what an x_t without signal has."""
+    checks.one_of("prediction_type", prediction, checks.PREDICTIONS)
+    silent = prediction == "epsilon"
+    checks.schedule("alpha_cumprod", alpha, 0, 1, NO_SIGNAL if silent else "", closed=not silent)
     checks.schedule("alpha_cumprod_prev", previous, 0, 1)
     a, a_prev = _numbers(alpha, previous)
     checks.schedule("1 - alpha_cumprod_prev", 1 - a_prev, 0, 1, LAST_STEP)
     checks.schedule("alpha_cumprod_prev - alpha_cumprod", a_prev - a, 0, 1, NO_NOISE)
     return [a, a_prev]
-
-
-def _to_epsilon(alpha: Tensor, prediction_type: str) -> Tensor:
-    checks.one_of("prediction_type", prediction_type, checks.PREDICTIONS)
-    return reference.epsilon_factor(alpha, prediction_type)
 
 
 def _terms(difference: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,6 @@ from gaussreg_fast.reference._moments import (
 from gaussreg_fast.reference._path import (
     ddim_terms,
     ddpm_terms,
-    epsilon_factor,
     flow_terms,
     path_kl,
     path_kl_by_sigma,
@@ -89,7 +88,6 @@ __all__ = [
     "ddpm_terms",
     "drift",
     "dual",
-    "epsilon_factor",
     "f_of_log",
     "flow_terms",
     "full_power_spectrum_loss",

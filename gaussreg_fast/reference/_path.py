@@ -37,19 +37,24 @@ def inverse(sigma: Tensor) -> Tensor:
     return torch.where(sigma >= 0, 1 / sigma, torch.nan)
 
 
-def ddim_terms(a: Tensor, a_prev: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """What a step's mean is in eps, and its deviation. a, a_prev: abar of this step, the next."""
+def ddim_terms(a: Tensor, a_prev: Tensor, eta: float, prediction: str) -> tuple[Tensor, Tensor]:
+    """What a step's mean is in the model's output, and its deviation.
+
+    a, a_prev: abar of this step and the next. By way of x_0, whose factor is finite at abar = 0.
+    """
     variance = eta**2 * (1 - a_prev) / (1 - a) * (a_prev - a) / a_prev
-    mean = (1 - a_prev - variance).clamp_min(0).sqrt() - (a_prev * (1 - a) / a).sqrt()
-    return mean, variance.sqrt()
+    left = (1 - a_prev - variance).clamp_min(0)
+    mean = a_prev.sqrt() - (left * a / (1 - a)).sqrt()
+    return mean * clean_factor(a, prediction), variance.sqrt()
 
 
-def ddpm_terms(a: Tensor, a_prev: Tensor, variance: str) -> tuple[Tensor, Tensor]:
-    """The same of an ancestral step, the first without its sign."""
-    alpha, beta = a / a_prev, (a_prev - a) / a_prev
+def ddpm_terms(a: Tensor, a_prev: Tensor, variance: str, prediction: str) -> tuple[Tensor, Tensor]:
+    """The same of an ancestral step, the first with eps's sign, not the mean's."""
+    beta = (a_prev - a) / a_prev
     small = beta * (1 - a_prev) / (1 - a)
-    mean = beta / (alpha.sqrt() * (1 - a).sqrt())
-    return mean, (small if variance == "fixed_small" else beta).sqrt()
+    mean = -a_prev.sqrt() * beta / (1 - a)
+    deviation = (small if variance == "fixed_small" else beta).sqrt()
+    return mean * clean_factor(a, prediction), deviation
 
 
 def flow_terms(t: Tensor, dt: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,10 +62,10 @@ def flow_terms(t: Tensor, dt: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return dt * (1 + scale**2 * (1 - t) / (2 * t)), scale * dt.sqrt()
 
 
-def epsilon_factor(a: Tensor, prediction: str) -> Tensor:
-    """What turns a difference of a model's outputs into one of eps."""
+def clean_factor(a: Tensor, prediction: str) -> Tensor:
+    """What turns a difference of a model's outputs into one of its x_0."""
     if prediction == "v_prediction":
-        return a.sqrt()
+        return -(1 - a).sqrt()
     if prediction == "sample":
-        return -(a / (1 - a)).sqrt()
-    return torch.ones_like(a)
+        return torch.ones_like(a)
+    return -((1 - a) / a).sqrt()

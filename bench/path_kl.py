@@ -120,7 +120,7 @@ def table(result: dict[str, Any]) -> str:
         us = case["microseconds"]
         ratio = us["loop"] / us["ours"]
         lines.append(f"| {case['samples']}, {case['groups']} | {ratio:.1f} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
         "rewards": [reward_case(*sizes, options.seconds) for sizes in REWARDS],
     }
     print(json.dumps(result, indent=1))
-    print(table(result))
+    print(table(result), end="")
     common.save(options.out, **result)
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from typing import Any
 
-from bench import ROOT, tables
+from bench import ROOT, path_kl, tables
 from bench.noise_injection import BATCHES
 from bench.tables import table
 from gaussreg_fast.latent import checkerboard_report, frontier_report
@@ -134,6 +134,11 @@ def noise_injection() -> str:
     )  # fmt: skip
 
 
+def path_table() -> str:
+    """Path KL and surrogate rewards, times faster than what users write."""
+    return path_kl.table(load("bench/results/path_kl.json"))
+
+
 def drift_table() -> str:
     """Ours in ms, and how many times as long the others take, for each list, task and threads."""
     cases = load("bench/results/drift.json")["cases"]
@@ -166,6 +171,7 @@ MARKED = {
     ("docs/benchmarks.md", "report"): report_tables,
     ("docs/demo/README.md", "frontier"): frontier_table,
     ("docs/drift.md", "drift"): drift_table,
+    ("docs/control.md", "path_kl"): path_table,
     ("docs/demo/README.md", "learning rates"): learning_rates,
     ("docs/demo/README.md", "noise injection"): noise_injection,
 }

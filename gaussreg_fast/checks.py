@@ -250,7 +250,10 @@ def path(dmu: Any, sigma: Any) -> None:
 
 
 def schedule(name: str, value: Any, low: float, high: float, why: str = "") -> None:
-    """A number or a tensor of a sampler's schedule, all of it low < value <= high."""
+    """A number or a tensor of a sampler's schedule, all of it finite and low < value <= high.
+
+    `why` is added to what is said of a value that is not above `low`.
+    """
     if isinstance(value, Tensor):
         floating(name, value)
         if not _readable(value) or value.numel() == 0:
@@ -261,9 +264,10 @@ def schedule(name: str, value: Any, low: float, high: float, why: str = "") -> N
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
     for end in ends:
-        if not low < end <= high:
-            above = f" and at most {high:g}" if high < math.inf else ""
-            raise ValueError(f"{name} must be above {low:g}{above}, got {end}{why}")
+        if not (low < end <= high and end < math.inf):
+            above = f" and at most {high:g}" if high < math.inf else " and finite"
+            reason = why if end <= low else ""
+            raise ValueError(f"{name} must be above {low:g}{above}, got {end}{reason}")
 
 
 def rewards(reward: Any, group: Any) -> None:
@@ -293,4 +297,13 @@ def strictly_between(name: str, value: Any, low: float, high: float) -> float:
         raise ValueError(f"{name} must be a number, got {value!r}")
     if not low < float(value) < high:
         raise ValueError(f"{name} must be above {low:g} and below {high:g}, got {value!r}")
+    return float(value)
+
+
+def within(name: str, value: Any, low: float, high: float) -> float:
+    """A number low < value <= high."""
+    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not low < float(value) <= high:
+        raise ValueError(f"{name} must be above {low:g} and at most {high:g}, got {value!r}")
     return float(value)

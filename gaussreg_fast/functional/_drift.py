@@ -188,7 +188,8 @@ def lora_drift(
 
     Args:
         pairs: (A, B), A of shape (r, n, ...) and B (m, r, ...), what follows being flattened, as
-            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device.
+            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device. DTensors,
+            for "factors" only, as of `parameter_drift`.
         weight: finite, at least 0.
         form: "factors" or "product".
         backend: see `backends`; "product" is a few small matrix products, by torch always.
@@ -202,10 +203,17 @@ def lora_drift(
     weight = checks.weight("weight", weight)
     factors = [t for pair in zip(left, right, strict=True) for t in pair]
     _check_backend(backend, factors)
+    scales = [weight] * len(factors)
     if ops.sharded(factors):
-        raise ValueError("pairs must be whole tensors, got DTensors: pass their full_tensor()")
+        if form == "product":
+            raise ValueError(
+                "pairs must be whole tensors for form='product', got DTensors: pass their "
+                "full_tensor()"
+            )
+        names = [f"{name} of pairs[{i}]" for i in range(len(left)) for name in "AB"]
+        return ops.sharded_drift(names, factors, [], scales, backend)
     if form == "factors":
-        return ops.drift(factors, [], [weight] * len(factors), backend)
+        return ops.drift(factors, [], scales, backend)
     return weight * ops.lora_product(left, right)
 
 

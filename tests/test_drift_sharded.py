@@ -1,5 +1,6 @@
 """Parameter drift of DTensors, by two processes on the CPU that talk over gloo."""
 
+import math
 import os
 import socket
 import tempfile
@@ -142,8 +143,15 @@ def check_two_dimensions(rank):
     for sizes in ((2, 1), (1, 2)):
         mesh = init_device_mesh("cpu", sizes)
         p, b = (distribute_tensor(full((6, 3), i), mesh, [Replicate(), Shard(0)]) for i in (1, 2))
-        want = (full((6, 3), 1) - full((6, 3), 2)).square().sum()
-        same(gf.parameter_drift([p], [b]), want)
+        gap = full((6, 3), 1) - full((6, 3), 2)
+        value = gf.parameter_drift([p.requires_grad_()], [b])
+        same(value, gap.square().sum())
+        value.backward()
+        same(p.grad, 2 * gap)
+        same(gf.accumulate_parameter_drift([p], [b]), gap.square().sum())
+        same(p.grad, 4 * gap)
+        gf.parameter_drift_decay_([p], [b], rate=0.5)
+        same(p.detach() - b, gap * math.exp(-1))
 
 
 def check_fully_shard(rank):

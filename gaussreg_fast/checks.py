@@ -252,7 +252,10 @@ def path(dmu: Any, sigma: Any) -> None:
 def schedule(
     name: str, value: Any, low: float, high: float, why: str = "", *, closed: bool = False
 ) -> None:
-    """A number or a tensor of a sampler's schedule, all low < value <= high; closed: and low."""
+    """A number or a tensor of a sampler's schedule, all of it finite and low < value <= high.
+
+    closed: low itself, too. `why` is added to what is said of a value that is below that.
+    """
     if isinstance(value, Tensor):
         floating(name, value)
         if not _readable(value) or value.numel() == 0:
@@ -263,10 +266,12 @@ def schedule(
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
     for end in ends:
-        if not (low < end <= high or (closed and end == low)):
-            above = "at least" if closed else "above"
-            top = f" and at most {high:g}" if high < math.inf else ""
-            raise ValueError(f"{name} must be {above} {low:g}{top}, got {end}{why}")
+        below = end < low if closed else end <= low
+        if below or not (end <= high and end < math.inf):
+            least = "at least" if closed else "above"
+            most = f" and at most {high:g}" if high < math.inf else " and finite"
+            reason = why if below else ""
+            raise ValueError(f"{name} must be {least} {low:g}{most}, got {end}{reason}")
 
 
 def rewards(reward: Any, group: Any) -> None:
@@ -296,4 +301,13 @@ def strictly_between(name: str, value: Any, low: float, high: float) -> float:
         raise ValueError(f"{name} must be a number, got {value!r}")
     if not low < float(value) < high:
         raise ValueError(f"{name} must be above {low:g} and below {high:g}, got {value!r}")
+    return float(value)
+
+
+def within(name: str, value: Any, low: float, high: float) -> float:
+    """A number low < value <= high."""
+    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not low < float(value) <= high:
+        raise ValueError(f"{name} must be above {low:g} and at most {high:g}, got {value!r}")
     return float(value)

@@ -83,6 +83,8 @@ class WhiteNoiseProjection(Optimizer):
     def _checked(self, params: Iterable[Tensor]) -> list[Tensor]:
         if isinstance(params, Tensor):
             raise TypeError("params must be a sequence of tensors, got a tensor; write [x]")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"params must be a sequence of tensors, got {type(params).__name__}")
         found = list(params)
         if not found:
             raise ValueError("params must be at least one tensor, got none")

@@ -127,22 +127,22 @@ def _called(name: str, i: int, names: list[str] | None) -> str:
 
 def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
     """Says what is wrong with a parameter and its base that do not fit."""
-    for name, value in ((_called("params", i, names), p), (_called("base", i, names), b)):
-        checks.floating(name, value)
-    name = _called("params", i, names)
+    name, base = _called("params", i, names), _called("base", i, names)
+    checks.floating(name, p)
+    checks.floating(base, b)
     if p.shape != b.shape:
         raise ValueError(
             f"{name} must have the shape of its base, got {tuple(p.shape)} and {tuple(b.shape)}"
         )
     if b.requires_grad:
         raise ValueError(
-            f"base[{i}] must not require grad: the base is frozen; pass a copy, "
+            f"{base} must not require grad: the base is frozen; pass a copy, "
             f"`tensor.detach().clone()`"
         )
     if p.device != device:
         raise ValueError(f"{name} must be on the device of params[0], {device}, got {p.device}")
     raise ValueError(
-        f"base[{i}] must be on the device of params, {device}, or on the CPU, got {b.device}"
+        f"{base} must be on the device of params, {device}, or on the CPU, got {b.device}"
     )
 
 
@@ -151,32 +151,32 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
 
     Returns the As and the Bs.
     """
+    names = list(pairs.keys()) if isinstance(pairs, Mapping) else None
     items = pairs.values() if isinstance(pairs, Mapping) else pairs
     if isinstance(items, Tensor) or not isinstance(items, Iterable):
         raise TypeError(f"pairs must be an iterable of (A, B), got {type(pairs).__name__}")
     left: list[Tensor] = []
     right: list[Tensor] = []
     for i, pair in enumerate(items):
+        place = _called("pairs", i, names)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"pairs[{i}] must be (A, B), got {type(pair).__name__}")
+            raise TypeError(f"{place} must be (A, B), got {type(pair).__name__}")
         a, b = pair
         for name, value in (("A", a), ("B", b)):
-            checks.floating(f"{name} of pairs[{i}]", value)
+            checks.floating(f"{name} of {place}", value)
             if value.dim() < 2:
                 raise ValueError(
-                    f"{name} of pairs[{i}] must have at least two dimensions, got "
-                    f"{tuple(value.shape)}"
+                    f"{name} of {place} must have at least two dimensions, got {tuple(value.shape)}"
                 )
         if math.prod(b.shape[1:]) != a.shape[0]:
             raise ValueError(
-                f"pairs[{i}] must be A (r, n) and B (m, r), got {tuple(a.shape)} and "
-                f"{tuple(b.shape)}"
+                f"{place} must be A (r, n) and B (m, r), got {tuple(a.shape)} and {tuple(b.shape)}"
             )
         first = left[0] if left else a
         if a.device != first.device or b.device != first.device:
             raise ValueError(
                 f"pairs must be on one device, {first.device}, got {a.device} and {b.device} in "
-                f"pairs[{i}]"
+                f"{place.rstrip(',')}"
             )
         left.append(a)
         right.append(b)

@@ -71,6 +71,16 @@ def test_limits(kind, gamma):
         assert got[2:].tolist() == [math.inf, math.inf]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "tv"])
+@pytest.mark.parametrize("samples", ["p", "q"])
+def test_gradients_up_to_the_end_of_the_range(kind, samples):
+    """700 is where float64 is about to overflow, and a number of half precision."""
+    log_t = torch.tensor([-800.0, -700, -500, 0, 500, 700, 800], requires_grad=True)
+    gf.f_divergence(log_t, kind, samples=samples, reduction="sum").backward()
+    assert not log_t.grad.isnan().any()
+    assert log_t.grad[3].isfinite()
+
+
 @pytest.mark.parametrize(("kind", "gamma"), [(k, 0.3) for k in (*KINDS, "tv")])
 @pytest.mark.parametrize("samples", ["p", "q"])
 def test_gaussians_by_quadrature(kind, gamma, samples):

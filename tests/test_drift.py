@@ -235,6 +235,22 @@ def test_pieces_of_plain_torch(compare, monkeypatch):
     check_gradients(compare, params, found, grads)
 
 
+@pytest.mark.parametrize("shape", [(40,), (4, 10), (10, 4), (1, 2, 1, 20), (2, 3, 7)])
+def test_pieces_are_few_and_whole(monkeypatch, shape):
+    """However a tensor lies in memory: pieces of 7 numbers at most, and never one by one."""
+    from gaussreg_fast.ops._drift import _pieces
+
+    monkeypatch.setattr("gaussreg_fast.ops._drift._PIECE", 7)
+    numbers = torch.arange(math.prod(shape), dtype=torch.float32)
+    strided = torch.stack([numbers, -numbers], -1).view(*shape, 2)[..., 0]
+    other = numbers.view(shape).movedim(0, -1).contiguous().movedim(-1, 0)
+    pieces = list(_pieces(strided, other, None))
+    assert all(p.shape == b.shape and p.numel() <= 7 for p, b, _ in pieces)
+    assert sorted(x for p, _, _ in pieces for x in p.flatten().tolist()) == numbers.tolist()
+    assert all(torch.equal(p, b) for p, b, _ in pieces)
+    assert len(pieces) <= numbers.numel() / 3
+
+
 @pytest.mark.skipif(not TRITON, reason=dispatch.triton_state())
 @pytest.mark.parametrize("task", ["value", "gradient", "accumulate", "decay"])
 def test_a_streamed_base_is_the_base(compare, monkeypatch, task):

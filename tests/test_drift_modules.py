@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -203,6 +204,10 @@ BAD = [
     ([("a", P[0]), ("a", P[1])], P[:2], ValueError, "params must name each tensor once, got 'a'"),
     ([("a", P[0]), P[1]], P[:2], TypeError, r"params\[1\] must be \(name, tensor\)"),
     (P, changed(2, torch.ones(4, requires_grad=True)), ValueError, r"base\[2\] must not require"),
+    (
+        {"a": P[0], "b": P[1]}, {"a": P[0], "b": torch.ones(2, 2, requires_grad=True)},
+        ValueError, r"base\[1\], 'b', must not require grad",
+    ),
     (changed(1, torch.ones(2, 2).int()), P, TypeError, r"params\[1\] must be float32.*int32"),
     (P, changed(0, torch.ones(3).to(torch.complex64)), TypeError, r"base\[0\] must be float32"),
     (changed(1, torch.eye(2).to_sparse()), P, TypeError, r"params\[1\] must be a dense tensor"),
@@ -267,10 +272,20 @@ def test_gradients_that_cannot_be_added_to():
         gf.accumulate_parameter_drift([x], [P[1]])
 
 
-@pytest.mark.parametrize("rate", [-0.1, math.nan, "fast", [0.1, 0.1], [0.1, 0.1, -1]])
+@pytest.mark.parametrize(
+    "rate",
+    [-0.1, math.nan, "fast", None, torch.tensor(0.1), [0.1, 0.1], [0.1, 0.1, -1]],
+)
 def test_rates_out_of_range(rate):
-    with pytest.raises(ValueError, match="rate must be"):
+    with pytest.raises(ValueError, match=r"rate must be .*got"):
         gf.parameter_drift_decay_(P, [p.clone() for p in P], rate=rate)
+
+
+def test_rates_of_numpy():
+    found = [torch.ones(3), torch.ones(3)]
+    for p, rate in zip(found, (np.float32(0.5), 0.5), strict=True):
+        gf.parameter_drift_decay_([p], [torch.zeros(3)], rate=rate)
+    assert torch.equal(*found)
 
 
 A, B = torch.ones(2, 5), torch.ones(7, 2)
@@ -290,6 +305,8 @@ A, B = torch.ones(2, 5), torch.ones(7, 2)
             ValueError,
             r"pairs\[1\] must be A \(r, n\) and B \(m, r\), got \(7, 2\)",
         ),
+        ({"q": (A, B), "k": (B, A)}, ValueError, r"pairs\[1\], 'k', must be A \(r, n\)"),
+        ({"q": (A, B[0])}, ValueError, r"B of pairs\[0\], 'q', must have at least"),
         ([(A.int(), B)], TypeError, r"A of pairs\[0\] must be float32"),
         ([(A, B[0])], ValueError, r"B of pairs\[0\] must have at least two dimensions"),
         ([(A, B.to("meta"))], ValueError, "pairs must be on one device"),

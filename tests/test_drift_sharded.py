@@ -1,5 +1,6 @@
 """Parameter drift of DTensors, by two processes on the CPU that talk over gloo."""
 
+import math
 import os
 import socket
 import tempfile
@@ -96,13 +97,42 @@ def check_refusals(rank):
         gf.parameter_drift(params, whole_base)
     with pytest.raises(ValueError, match="params 'a' must be sharded like its base"):
         gf.parameter_drift({"a": whole[0]}, {"a": base[0]})
-    with pytest.raises(ValueError, match="pairs must be whole tensors"):
-        gf.lora_drift([(params[0].T, params[0])])
+    with pytest.raises(ValueError, match="pairs must be whole tensors for form='product'"):
+        gf.lora_drift([(params[0].T, params[0])], form="product")
     from torch.distributed.tensor import DTensor, Partial
 
     partial = DTensor.from_local(torch.ones(3), base[0].device_mesh, [Partial()])
     with pytest.raises(ValueError, match="must not be partial sums"):
         gf.parameter_drift([partial], [partial])
+    with pytest.raises(ValueError, match=r"A of pairs\[0\].* must not be partial sums"):
+        gf.lora_drift([(partial.view(1, 3), partial.view(3, 1))])
+
+
+def check_lora(rank):
+    """Factors sharded evenly, unevenly and not at all, one of them without gradient."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    shapes, layouts = [(3, 8), (5, 3), (2, 4), (6, 2)], [Shard(0), Shard(0), Replicate(), None]
+    whole = [full(shape, i).requires_grad_(i != 2) for i, shape in enumerate(shapes)]
+    placed = [
+        (w.detach().clone() if layout is None else distribute_tensor(w.detach(), mesh, [layout]))
+        for w, layout in zip(whole, layouts, strict=True)
+    ]
+    for i, p in enumerate(placed):
+        p.requires_grad_(i != 2)
+    for backend in ("auto", "torch"):
+        value = gf.lora_drift([placed[:2], placed[2:]], weight=0.5, backend=backend)
+        same(value, 0.5 * sum(w.detach().square().sum() for w in whole))
+        for p in placed:
+            p.grad = None
+        (3 * value).backward()
+        for i, (p, w) in enumerate(zip(placed, whole, strict=True)):
+            if i == 2:
+                assert p.grad is None
+            else:
+                same(p.grad, 3 * w.detach())
 
 
 def check_two_dimensions(rank):
@@ -113,8 +143,15 @@ def check_two_dimensions(rank):
     for sizes in ((2, 1), (1, 2)):
         mesh = init_device_mesh("cpu", sizes)
         p, b = (distribute_tensor(full((6, 3), i), mesh, [Replicate(), Shard(0)]) for i in (1, 2))
-        want = (full((6, 3), 1) - full((6, 3), 2)).square().sum()
-        same(gf.parameter_drift([p], [b]), want)
+        gap = full((6, 3), 1) - full((6, 3), 2)
+        value = gf.parameter_drift([p.requires_grad_()], [b])
+        same(value, gap.square().sum())
+        value.backward()
+        same(p.grad, 2 * gap)
+        same(gf.accumulate_parameter_drift([p], [b]), gap.square().sum())
+        same(p.grad, 4 * gap)
+        gf.parameter_drift_decay_([p], [b], rate=0.5)
+        same(p.detach() - b, gap * math.exp(-1))
 
 
 def check_fully_shard(rank):
@@ -159,7 +196,7 @@ def check_fully_shard(rank):
         drifts[1](net)
 
 
-CHECKS = (check_lists, check_refusals, check_two_dimensions, check_fully_shard)
+CHECKS = (check_lists, check_refusals, check_lora, check_two_dimensions, check_fully_shard)
 
 
 def work(rank, port, folder):

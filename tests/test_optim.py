@@ -389,6 +389,11 @@ def bad_inputs():
             "LBFGS",
         ),
         "a tensor": (lambda: gf.WhiteNoiseProjection(sgd(x), x), TypeError, r"\[x\]"),
+        "nothing": (
+            lambda: gf.WhiteNoiseProjection(sgd(x), None),
+            TypeError,
+            "params must be a sequence of tensors, got NoneType",
+        ),
         "none": (lambda: gf.WhiteNoiseProjection(sgd(x), []), ValueError, "at least one"),
         "no tensors": (
             lambda: gf.WhiteNoiseProjection(sgd(x), ["x"]),

@@ -243,9 +243,17 @@ def code_of(page):
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-def test_the_documented_uses_run():
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 19),
+        ({"set_alpha_to_one": False}, 19),
+        ({"set_alpha_to_one": False, "steps_offset": 1}, 20),
+    ],
+)
+def test_the_documented_uses_run(options, steps):
     streaming, rewards = code_of("control.md")
-    scheduler = schedulers().DDIMScheduler(clip_sample=False)
+    scheduler = schedulers().DDIMScheduler(clip_sample=False, **options)
     scheduler.set_timesteps(20)
     torch.manual_seed(0)
     weight = torch.tensor(0.7, requires_grad=True)
@@ -255,7 +263,7 @@ def test_the_documented_uses_run():
         "decode": torch.tanh, "reward": lambda images: images.flatten(1).mean(1),
     }  # fmt: skip
     exec(streaming, names)
-    assert names["kl"].steps == 19
+    assert names["kl"].steps == steps  # all that have noise
     assert (names["kl"].value > 0).all()
     names["loss"].backward()
     assert weight.grad.isfinite()

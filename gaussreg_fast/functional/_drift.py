@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,9 +166,7 @@ def parameter_drift_decay_(
     pair = tensor_lists.paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
-    rates = [rate] * len(scales) if isinstance(rate, (int, float)) else list(rate)
-    if len(rates) != len(scales):
-        raise ValueError(f"rate must be one number, or one for each of {len(scales)} tensors")
+    rates = _rates(rate, len(scales))
     _eager(pair, "parameter_drift_decay_")
     tensor_lists.distinct(pair)
     known = {r: checks.weight("rate", r) for r in set(rates)}
@@ -188,7 +188,8 @@ def lora_drift(
 
     Args:
         pairs: (A, B), A of shape (r, n, ...) and B (m, r, ...), what follows being flattened, as
-            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device.
+            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device. DTensors,
+            for "factors" only, as of `parameter_drift`.
         weight: finite, at least 0.
         form: "factors" or "product".
         backend: see `backends`; "product" is a few small matrix products, by torch always.
@@ -202,10 +203,17 @@ def lora_drift(
     weight = checks.weight("weight", weight)
     factors = [t for pair in zip(left, right, strict=True) for t in pair]
     _check_backend(backend, factors)
+    scales = [weight] * len(factors)
     if ops.sharded(factors):
-        raise ValueError("pairs must be whole tensors, got DTensors: pass their full_tensor()")
+        if form == "product":
+            raise ValueError(
+                "pairs must be whole tensors for form='product', got DTensors: pass their "
+                "full_tensor()"
+            )
+        names = [f"{name} of pairs[{i}]" for i in range(len(left)) for name in "AB"]
+        return ops.sharded_drift(names, factors, [], scales, backend)
     if form == "factors":
-        return ops.drift(factors, [], [weight] * len(factors), backend)
+        return ops.drift(factors, [], scales, backend)
     return weight * ops.lora_product(left, right)
 
 
@@ -216,6 +224,19 @@ def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:
     if reduction == "sum":
         return [weight] * len(params)
     return [weight / max(1, p.numel()) for p in params]
+
+
+def _rates(rate: Any, count: int) -> list[float]:
+    """One rate for each of `count` tensors, not yet checked."""
+    if isinstance(rate, Real):
+        return [rate] * count  # type: ignore[list-item]
+    allowed = f"rate must be one number, or one for each of {count} tensors"
+    if not isinstance(rate, Iterable) or isinstance(rate, (str, Tensor)):
+        raise ValueError(f"{allowed}, got {rate!r}")
+    rates = list(rate)
+    if len(rates) != count:
+        raise ValueError(f"{allowed}, got {len(rates)}")
+    return rates
 
 
 def _check_backend(backend: str, params: list[Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -111,13 +113,12 @@ def ddim_step_kl_terms(
             shapes that do not fit.
     """
     checks.floating("difference", difference)
-    if isinstance(eta, (int, float)) and eta == 0:
+    if isinstance(eta, Real) and not isinstance(eta, bool) and eta == 0:
         raise ValueError(
             "eta must be above 0 and at most 1, got 0: DDIM without noise is deterministic, and "
             "the KL between the paths of two such samplers that differ is infinite"
         )
-    eta = checks.strictly_between("eta", eta, 0, float("inf"))
-    checks.schedule("eta", eta, 0, 1)
+    eta = checks.within("eta", eta, 0, 1)
     a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev, prediction_type)
     return _terms(difference, *reference.ddim_terms(a, a_prev, eta, prediction_type))
 
@@ -174,7 +175,8 @@ def flow_step_kl_terms(
         t: 0 < t <= 1: the time at which the velocity was taken (diffusers'
             `scheduler.sigmas[i]`), a number or a tensor as of `ddim_step_kl_terms`.
         dt: 0 < dt <= t: the length of the step, `scheduler.sigmas[i] - scheduler.sigmas[i + 1]`.
-        noise_scale: above 0. Flow-GRPO's is `level sqrt(t / (1 - t))`.
+        noise_scale: above 0 and finite. Flow-GRPO's is `level sqrt(t / (1 - t))`; at t = 1, where
+            that is infinite, its code divides by the next step's 1 - t.
 
     Returns:
         dmu and sigma as of `ddim_step_kl_terms`; sigma in the broadcast shape of t, dt and

@@ -147,7 +147,7 @@ def _torch(
 def _pieces(
     param: Tensor, base: Tensor | None, grad: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Runs of `_PIECE` numbers, where the tensors are such; else rows, or all of a tensor."""
+    """Runs of `_PIECE` numbers, where the tensors are such; else slices of at most as many."""
     there = [t for t in (param, base, grad) if t is not None]
     if param.numel() <= _PIECE:
         yield param, base, grad
@@ -160,9 +160,15 @@ def _pieces(
             p, b, g = (None if t is None else t[i : i + _PIECE] for t in flat)
             yield p, b, g  # type: ignore[misc]
     else:
-        for i in range(len(param)):
-            b, g = (None if t is None else t[i] for t in (base, grad))
-            yield from _pieces(param[i], b, g)
+        across = next(i for i, length in enumerate(param.shape) if length > 1)
+        length = param.shape[across]
+        step = max(1, length * _PIECE // param.numel())
+        for i in range(0, length, step):
+            p, b, g = (
+                None if t is None else t.narrow(across, i, min(step, length - i))
+                for t in (param, base, grad)
+            )
+            yield from _pieces(p, b, g)  # type: ignore[arg-type]
 
 
 def _value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:

@@ -42,7 +42,7 @@ class Shards:
     """What a rank holds of parameters and base, and over which meshes values are summed."""
 
     params: list[Tensor]
-    base: list[Tensor]
+    base: list[Tensor]  # empty for zeros
     meshes: list[Any]  # of each tensor; None for an ordinary one, which every rank has
     counted: list[bool]  # False for all copies of a shard but one
     plain: bool = False  # see `drift_in_place`
@@ -82,13 +82,16 @@ class Shards:
         double = False
         for i, task in enumerate(tasks):
             if self.meshes[i] is mesh or self.meshes[i] == mesh:
-                double |= torch.float64 in (self.params[i].dtype, self.base[i].dtype)
+                double |= torch.float64 in (
+                    self.params[i].dtype,
+                    (self.base or self.params)[i].dtype,
+                )
                 if self.counted[i] or task != "value":
                     kinds.setdefault((task, self.counted[i]), []).append(i)
         dtype = torch.float64 if double else torch.float32
         part = None
         for (task, counted), chosen in kinds.items():
-            params, base = [self.params[i] for i in chosen], [self.base[i] for i in chosen]
+            params, base = ([t[i] for i in chosen] if t else [] for t in (self.params, self.base))
             written = [g for i in chosen if (g := grads[i]) is not None] if grads else []
             factors = [scales[i] for i in chosen]
             value = drift_in_place(task, params, base, written, factors, step, backend, self.plain)
@@ -110,7 +113,7 @@ def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
 def shards(
     names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], plain: bool = False
 ) -> Shards:
-    """The local shards of DTensors; ordinary tensors are themselves.
+    """The local shards of DTensors; ordinary tensors are themselves. An empty base is zeros.
 
     Raises:
         ValueError: a parameter and a base that are not sharded alike, or hold partial sums.
@@ -119,7 +122,7 @@ def shards(
     if plain or not sharded((*params, *base)):
         return Shards(list(params), list(base), [None] * count, [True] * count, plain)
     meshes, counted = [], []
-    for i, (p, b) in enumerate(zip(params, base, strict=True)):
+    for i, (p, b) in enumerate(zip(params, base or params, strict=True)):
         mesh, counts = _placed(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)
         meshes.append(mesh)
         counted.append(counts)
@@ -172,7 +175,7 @@ class _ShardedDrift(Function):
         grads: list[Tensor | None] = [None] * (3 + count)
         wanted = [i for i in range(count) if ctx.needs_input_grad[3 + i]]
         if wanted:
-            lists = [[t[i] for i in wanted] for t in (params, base, scales)]
+            lists = [[t[i] for i in wanted] if t else [] for t in (params, base, scales)]
             made = [torch.empty_like(p) for p in lists[0]]
             step = 2 * upstream[0]
             drift_in_place("gradient", lists[0], lists[1], made, lists[2], step, backend)

@@ -27,7 +27,8 @@ def f_of_log(log_t: Tensor, kind: str, gamma: float) -> Tensor:
         log_t > _OVERFLOW
     )  # all others grow at least like t, some as a difference of infinities
     value = _FUNCTIONS[kind](torch.where(beyond, 0, log_t), gamma)
-    return torch.where(beyond, (log_t.clamp_min(_OVERFLOW) * 2).exp(), value)
+    # Twice as much is infinite; 0 for the others, for of infinity even a 0 of the gradient is NaN.
+    return torch.where(beyond, (torch.where(beyond, log_t, 0) * 2).exp(), value)
 
 
 def dual(kind: str, gamma: float) -> tuple[str, float]:

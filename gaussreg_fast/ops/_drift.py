@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import Parameter
 
-from gaussreg_fast import native, reference
+from gaussreg_fast import checks, native, reference
 from gaussreg_fast.dispatch import resolve
 from gaussreg_fast.ops._registry import direct, first_order, library, register, transformed
 
@@ -58,8 +57,8 @@ def _run(
     parts = []
     if backend != "torch":
         lists = params, base, grads, scales
-        if plain:  # gradients are new, or as contiguous as what they were made like
-            taken = [True] if not grads else [g.is_contiguous() for g in grads]
+        if plain and all(map(Tensor.is_contiguous, grads)):  # which are new, or checked
+            taken = [True]
         else:
             others = base or params, grads or params
             taken = [_flat(*three, backend) for three in zip(params, *others, strict=True)]
@@ -94,6 +93,17 @@ def _kernel(
     from gaussreg_fast import launch
 
     return launch.drift(task, params, base or None, grads, scales, step)
+
+
+def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
+    """`checks.plain`, the fastest way."""
+    return native.plain(params, base) or checks.plain(params, base)
+
+
+def new_like(params: Sequence[Tensor]) -> list[Tensor]:
+    """Memory for the gradients of params, which autograd does not see."""
+    with torch._C._AutoDispatchBelowAutograd():  # half the time of each
+        return list(map(torch.empty_like, params))
 
 
 def _flat(p: Tensor, b: Tensor, g: Tensor, backend: str) -> bool:
@@ -180,8 +190,10 @@ def _value(params: list[Tensor], base: list[Tensor], scales: list[float], backen
 def _gradient(
     upstream: Tensor, params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
 ) -> list[Tensor]:
-    grads = [torch.empty_like(p) for p in params]
-    drift_in_place("gradient", params, base, grads, scales, 2 * upstream, backend)
+    grads = new_like(params)
+    # A parameter's `.data` may have been replaced since it was found to be plain.
+    still = plain(params, base)
+    drift_in_place("gradient", params, base, grads, scales, 2 * upstream, backend, still)
     return grads
 
 
@@ -214,9 +226,12 @@ def _gradients(
     if not all(wanted):
         params, base = list(compress(params, wanted)), list(compress(base, wanted))
         scales = list(compress(scales, wanted))
-    found = iter(gradient(upstream, params, base, scales, backend))
+    made: list[Tensor | None] = list(gradient(upstream, params, base, scales, backend))
     if torch.is_grad_enabled():
-        found = iter([first_order(g, p) for g, p in zip(found, params, strict=True)])
+        made = [first_order(g, p) for g, p in zip(made, params, strict=True)]
+    if len(made) == len(wanted):
+        return made
+    found = iter(made)
     return [next(found) if want else None for want in wanted]
 
 
@@ -280,7 +295,7 @@ library.impl("parameter_drift", _autograd, "Autograd")
 
 def ordinary(tensors: Sequence[Tensor]) -> bool:
     """Whether all are ordinary tensors in ordinary eager code: see `direct`."""
-    return direct(tensors[0]) and all(type(t) in (Tensor, Parameter) for t in tensors)
+    return direct(tensors[0]) and checks.ORDINARY.issuperset(map(type, tensors))
 
 
 def drift(

@@ -226,11 +226,11 @@ def _gradients(
     if not all(wanted):
         params, base = list(compress(params, wanted)), list(compress(base, wanted))
         scales = list(compress(scales, wanted))
-    made: list[Tensor | None] = list(gradient(upstream, params, base, scales, backend))
+    made = gradient(upstream, params, base, scales, backend)
     if torch.is_grad_enabled():
         made = [first_order(g, p) for g, p in zip(made, params, strict=True)]
     if len(made) == len(wanted):
-        return made
+        return [*made]
     found = iter(made)
     return [next(found) if want else None for want in wanted]
 

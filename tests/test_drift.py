@@ -226,7 +226,7 @@ def test_layouts(compare, backend):
 
 
 def test_pieces_of_plain_torch(compare, monkeypatch):
-    monkeypatch.setattr("gaussreg_fast.ops._drift._PIECE", 7)
+    monkeypatch.setattr("gaussreg_fast.ops._drift_run._PIECE", 7)
     params, base = tensors("torch", dtypes=[torch.float64], shapes=SHAPES[:3] + SHAPES[4:])
     base[3] = base[3].T.contiguous().T
     want, grads = expected(params, base, 1, "sum")

@@ -11,7 +11,8 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
-from gaussreg_fast.ops._drift import drift, drift_in_place, lora_product, new_like, plain
+from gaussreg_fast.ops._drift import drift, lora_product
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path import path_kl

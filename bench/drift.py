@@ -1,6 +1,7 @@
 """Parameter drift against what users write: a loop, torch._foreach_*, torch.compile.
 
     python -m bench.drift [--out bench/results/drift.json]
+    python -m bench.drift --memory [--out bench/results/drift_memory.json]
 
 Lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a half and with an eighth of
 its channels (all 686 tensors; the first is far larger than any cache, as the whole is), and many
@@ -12,6 +13,7 @@ of all 686 it takes more than six minutes to compile.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast as gf
-from bench import common
+from bench import common, drift_memory
 from bench.errors import Wrong
 from bench.timing import OutOfTime, limit
 
@@ -271,7 +273,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="a task")
     parser.add_argument("--compile", action="store_true", help="the compiled loop as well: minutes")
     parser.add_argument("--only", default="", help="lists whose name contains this")
+    parser.add_argument("--memory", action="store_true", help="memory of 1e9 parameters: 8 GB free")
     options = parser.parse_args()
+    if options.memory:
+        try:
+            case = drift_memory.measure()
+        except Wrong as refused:
+            sys.exit(str(refused))
+        print("\n".join(drift_memory.lines(case)), flush=True)
+        common.save(options.out, benchmark="memory of parameter drift on the CPU", **case)
+        return
     cases = []
     for threads in (1, 2):
         for name in LISTS:

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("kernels", "inputs", "memory", "runtime")  # not isa: all of this is run for each
+# Not isa: all of this is run for each.
+TESTS = ("kernels", "inputs", "memory", "runtime", "drift")
+OTHERS = ("drift", "path")  # of whose tests those are run that name the backend
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
 
 # The module under test is a sanitized one, and is not the editable install's.
@@ -58,12 +60,14 @@ def main() -> int:
             continue
         if probe.returncode or probe.stdout.strip() != name:
             sys.exit(probe.stderr or probe.stdout)
-        files = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
-        command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-m", "not memory"]
-        command += files  # --capture=sys lets a sanitizer's report through
-        # Not from the checkout: Python puts the current folder first on the path.
-        if subprocess.run([*command, *sys.argv[1:]], env=environment, cwd="/").returncode:
-            return 1
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
+        command += ["--capture=sys", *sys.argv[1:]]  # which lets a sanitizer's report through
+        own = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
+        others = [str(ROOT / f"tests/test_{part}.py") for part in OTHERS]
+        for chosen in (own, [*others, "-k", "native"]):
+            # Not from the checkout: Python puts the current folder first on the path.
+            if subprocess.run([*command, *chosen], env=environment, cwd="/").returncode:
+                return 1
         ran.append(name)
     print("ran sanitized:", ", ".join(ran))
     return 0 if ran else 1

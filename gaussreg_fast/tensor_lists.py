@@ -6,7 +6,7 @@ Every error names the tensor, by its place and its name where it has one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,6 @@ from gaussreg_fast import checks
 
 DRIFT_REDUCTIONS = ("sum", "tensor_mean")
 LORA_FORMS = ("factors", "product")
-_ORDINARY = (Tensor, torch.nn.Parameter)
-_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)  # what is computed in float32
 
 
 class Paired(NamedTuple):
@@ -26,7 +24,7 @@ class Paired(NamedTuple):
     names: list[str] | None
     params: list[Tensor]
     base: list[Tensor]
-    plain: bool  # ordinary tensors, contiguous, on one device, none of them float64
+    plain: bool  # `checks.plain`
 
 
 def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
@@ -59,11 +57,14 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
     return names, listed
 
 
-def paired(params: Any, base: Any) -> Paired:
+def paired(
+    params: Any, base: Any, plain: Callable[[list[Any], list[Any]], bool] = checks.plain
+) -> Paired:
     """`params` and `base` side by side: by name where both have names, else by position.
 
     They match in shape, are floating-point and dense, those of params on one device, those of base
-    there or on the CPU, without gradient.
+    there or on the CPU, without gradient. `plain` is what tells that of whole lists, `checks.plain`
+    or what does the same.
     """
     names, left = tensors("params", params)
     base_names, right = tensors("base", base)
@@ -76,32 +77,18 @@ def paired(params: Any, base: Any) -> Paired:
             if key not in known:
                 raise ValueError(f"params has no tensor for base[{i}], {key!r}")
         right = [by_name[key] for key in names]
+    if len(left) == len(right) and plain(left, right):
+        return Paired(names, left, right, True)
     device = getattr(left[0], "device", None)
-    plain = True
     for i, (p, b) in enumerate(zip(left, right, strict=False)):
-        if not (
-            type(p) in _ORDINARY
-            and type(b) in _ORDINARY
-            and p.layout is torch.strided
-            and b.layout is torch.strided
-            and p.dtype in _FLOAT32
-            and b.dtype in _FLOAT32
-            and p.shape == b.shape
-            and not b.requires_grad
-            and p.device == device
-            and b.device == device
-            and p.is_contiguous()
-            and b.is_contiguous()
-        ):
-            plain = False
-            if not _fits(p, b, device):
-                _refuse(i, names, p, b, device)
+        if not _fits(p, b, device):
+            _refuse(i, names, p, b, device)
     if len(left) != len(right):
         i = min(len(left), len(right))
         longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
         name = _called(longer, i, names if longer == "params" else base_names)
         raise ValueError(f"{shorter} ends at {i} tensors: it has none for {name}")
-    return Paired(names, left, right, plain)
+    return Paired(names, left, right, False)
 
 
 def _fits(p: Any, b: Any, device: Any) -> bool:
@@ -190,7 +177,7 @@ def distinct(paired: Paired) -> None:
     params = paired.params
     if not paired.plain:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
-    memory = [p.data_ptr() for p in params]
+    memory = list(map(Tensor.data_ptr, params))
     if len(set(memory)) == len(memory):
         return
     first: dict[int, int] = {}
@@ -219,7 +206,7 @@ def gradients(paired: Paired) -> list[Tensor | None]:
             or grad.dtype != p.dtype
             or grad.requires_grad
             or grad.shape != p.shape
-            or (type(grad) not in _ORDINARY and _placement(grad) != _placement(p))
+            or (type(grad) not in checks.ORDINARY and _placement(grad) != _placement(p))
         ):
             raise ValueError(
                 f"the gradient of {_called('params', i, paired.names)} must be dense, {p.dtype}, "

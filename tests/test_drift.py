@@ -226,7 +226,7 @@ def test_layouts(compare, backend):
 
 
 def test_pieces_of_plain_torch(compare, monkeypatch):
-    monkeypatch.setattr("gaussreg_fast.ops._drift._PIECE", 7)
+    monkeypatch.setattr("gaussreg_fast.ops._drift_run._PIECE", 7)
     params, base = tensors("torch", dtypes=[torch.float64], shapes=SHAPES[:3] + SHAPES[4:])
     base[3] = base[3].T.contiguous().T
     want, grads = expected(params, base, 1, "sum")
@@ -238,9 +238,9 @@ def test_pieces_of_plain_torch(compare, monkeypatch):
 @pytest.mark.parametrize("shape", [(40,), (4, 10), (10, 4), (1, 2, 1, 20), (2, 3, 7)])
 def test_pieces_are_few_and_whole(monkeypatch, shape):
     """However a tensor lies in memory: pieces of 7 numbers at most, and never one by one."""
-    from gaussreg_fast.ops._drift import _pieces
+    from gaussreg_fast.ops._drift_run import _pieces
 
-    monkeypatch.setattr("gaussreg_fast.ops._drift._PIECE", 7)
+    monkeypatch.setattr("gaussreg_fast.ops._drift_run._PIECE", 7)
     numbers = torch.arange(math.prod(shape), dtype=torch.float32)
     strided = torch.stack([numbers, -numbers], -1).view(*shape, 2)[..., 0]
     other = numbers.view(shape).movedim(0, -1).contiguous().movedim(-1, 0)

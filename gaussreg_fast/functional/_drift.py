@@ -59,7 +59,7 @@ def parameter_drift(
             requires grad, tensors on other devices, options out of range.
         RuntimeError: a backend that cannot run here.
     """
-    pair = tensor_lists.paired(params, base)
+    pair = tensor_lists.paired(params, base, ops.plain)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     if not pair.plain and ops.sharded((*pair.params, *pair.base)):
@@ -83,12 +83,12 @@ def parameter_drift_value_and_grad(
         The value, and gradients in the order of params, each of its parameter's shape, type and
         layout.
     """
-    pair = tensor_lists.paired(params, base)
+    pair = tensor_lists.paired(params, base, ops.plain)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _eager(pair, "parameter_drift_value_and_grad")
     with torch.no_grad():
-        grads = [torch.empty_like(p) for p in pair.params]
+        grads = ops.new_like(pair.params)
         shards = ops.shards(*pair)
         written = grads if pair.plain else [ops.local(g) for g in grads]
         return shards.run(["gradient"] * len(grads), written, scales, 2.0, backend), grads
@@ -111,7 +111,7 @@ def accumulate_parameter_drift(
     Returns:
         The value over all of params.
     """
-    pair = tensor_lists.paired(params, base)
+    pair = tensor_lists.paired(params, base, ops.plain)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _eager(pair, "accumulate_parameter_drift")
@@ -163,14 +163,16 @@ def parameter_drift_decay_(
         reduction: see `parameter_drift`.
         backend: see `backends`.
     """
-    pair = tensor_lists.paired(params, base)
+    pair = tensor_lists.paired(params, base, ops.plain)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     rates = _rates(rate, len(scales))
     _eager(pair, "parameter_drift_decay_")
     tensor_lists.distinct(pair)
-    known = {r: checks.weight("rate", r) for r in set(rates)}
-    shares = [-math.expm1(-2 * known[r] * s) for r, s in zip(rates, scales, strict=True)]
+    times = {r: checks.weight("rate", r) for r in set(rates)}
+    both = list(zip(rates, scales, strict=True))
+    share = {(r, s): -math.expm1(-2 * times[r] * s) for r, s in set(both)}
+    shares = [share[each] for each in both]
     with torch.no_grad():
         held = ops.shards(*pair)
         ops.drift_in_place("decay", held.params, held.base, [], shares, 1.0, backend, pair.plain)

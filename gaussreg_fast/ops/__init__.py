@@ -11,7 +11,8 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
-from gaussreg_fast.ops._drift import drift, drift_in_place, lora_product
+from gaussreg_fast.ops._drift import drift, lora_product
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path import path_kl
@@ -30,8 +31,10 @@ __all__ = [
     "local",
     "lora_product",
     "loss",
+    "new_like",
     "path_kl",
     "permutation",
+    "plain",
     "prno",
     "project_white_noise",
     "sharded",

@@ -2,181 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import Parameter
 
-from gaussreg_fast import native, reference
-from gaussreg_fast.dispatch import resolve
+from gaussreg_fast import checks, reference
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain, value_dtype
 from gaussreg_fast.ops._registry import direct, first_order, library, register, transformed
-
-# Numbers that plain torch takes at a time, so that its temporaries do not grow with the tensors.
-_PIECE = 1 << 18
-
-
-def drift_in_place(
-    task: str,
-    params: Sequence[Tensor],
-    base: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    scales: Sequence[float],
-    step: float | Tensor,
-    backend: str,
-    plain: bool = False,
-) -> Tensor:
-    """The sum of scale ||param - base||^2, shape (), and with scale * step * (param - base):
-
-    "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
-    params (the sum is then 0). An empty `base` stands for zeros. Autograd sees nothing of it, but
-    the versions of what is written count up. `plain` says that all are known to be contiguous and
-    of one device, and none float64.
-    """
-    with torch.no_grad():
-        value = _run(task, params, base, grads, scales, step, backend, plain)
-    if task != "value":
-        torch.autograd.graph.increment_version(params if task == "decay" else grads)
-    return value
-
-
-def _run(
-    task: str,
-    params: Sequence[Tensor],
-    base: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    scales: Sequence[float],
-    step: float | Tensor,
-    backend: str,
-    plain: bool,
-) -> Tensor:
-    backend = resolve(backend, params[0].device)
-    rest: Sequence[int] = range(len(params))
-    parts = []
-    if backend != "torch":
-        lists = params, base, grads, scales
-        if plain:  # gradients are new, or as contiguous as what they were made like
-            taken = [True] if not grads else [g.is_contiguous() for g in grads]
-        else:
-            others = base or params, grads or params
-            taken = [_flat(*three, backend) for three in zip(params, *others, strict=True)]
-        rest = []
-        if not all(taken):
-            rest = [i for i, fits in enumerate(taken) if not fits]
-            lists = tuple(list(compress(one, taken)) for one in lists)  # type: ignore[assignment]
-        if lists[0]:
-            parts.append(_kernel(task, *lists, step, backend))
-    for i in rest:
-        triple = params[i], base[i] if base else None, grads[i] if grads else None
-        parts.append(scales[i] * _torch(task, *triple, scales[i] * step))
-    dtype = torch.float32 if plain else _value_dtype(params, base)
-    if len(parts) == 1:
-        return parts[0].to(dtype)
-    return torch.stack([part.to(dtype) for part in parts]).sum()
-
-
-def _kernel(
-    task: str,
-    params: Sequence[Tensor],
-    base: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    scales: Sequence[float],
-    step: float | Tensor,
-    backend: str,
-) -> Tensor:
-    """The same by the kernels, for tensors that they take."""
-    if backend == "native":
-        value = native.drift(task, params, base or None, grads, scales, float(step))
-        return torch.tensor(value, dtype=torch.float32, device="cpu")
-    from gaussreg_fast import launch
-
-    return launch.drift(task, params, base or None, grads, scales, step)
-
-
-def _flat(p: Tensor, b: Tensor, g: Tensor, backend: str) -> bool:
-    """Whether kernels can take a parameter, its base and its gradient as runs of numbers."""
-    numbers = native.DRIFT_NUMBERS
-    return (
-        p.dtype in numbers
-        and b.dtype in numbers
-        and g.dtype == p.dtype
-        and (b.device == p.device or backend != "native")
-        and g.device == p.device
-        and p.shape == b.shape
-        and p.shape == g.shape
-        and (
-            (p.is_contiguous() and b.is_contiguous() and g.is_contiguous())
-            or (p.stride() == b.stride() == g.stride() and _is_dense(p))
-        )
-    )
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Whether the numbers of x fill a run of memory, in whatever order (channels_last, ...)."""
-    size = 1
-    for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
-        if length != 1:
-            if stride != size:
-                return False
-            size *= length
-    return True
-
-
-def _torch(
-    task: str, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
-) -> Tensor:
-    """The same for one tensor in plain torch, piece by piece: ||param - base||^2."""
-    exact = torch.float32 if param.device.type == "mps" else torch.float64
-    total = torch.zeros((), dtype=exact, device=param.device)
-    for p, b, g in _pieces(param, base, grad):
-        d = reference.drift(p, b)
-        if task == "gradient" and g is not None:
-            g.copy_(factor * d)
-        elif task == "accumulate" and g is not None:
-            g.copy_(g.to(d.dtype) + factor * d)
-        elif task == "decay":
-            p.copy_(p.to(d.dtype) - factor * d)
-        if task != "decay":
-            total += d.square().sum()  # d may be the parameter itself
-    return total
-
-
-def _pieces(
-    param: Tensor, base: Tensor | None, grad: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Runs of `_PIECE` numbers, where the tensors are such; else slices of at most as many."""
-    there = [t for t in (param, base, grad) if t is not None]
-    if param.numel() <= _PIECE:
-        yield param, base, grad
-    elif all(t.stride() == param.stride() for t in there) and _is_dense(param):
-        flat = [
-            None if t is None else t.detach().as_strided((t.numel(),), (1,))
-            for t in (param, base, grad)
-        ]
-        for i in range(0, param.numel(), _PIECE):
-            p, b, g = (None if t is None else t[i : i + _PIECE] for t in flat)
-            yield p, b, g  # type: ignore[misc]
-    else:
-        across = next(i for i, length in enumerate(param.shape) if length > 1)
-        length = param.shape[across]
-        step = max(1, length * _PIECE // param.numel())
-        for i in range(0, length, step):
-            p, b, g = (
-                None if t is None else t.narrow(across, i, min(step, length - i))
-                for t in (param, base, grad)
-            )
-            yield from _pieces(p, b, g)  # type: ignore[arg-type]
-
-
-def _value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:
-    double = any(t.dtype == torch.float64 for t in (*params, *base))
-    return torch.float64 if double else torch.float32
-
-
-# ---------------------------------------------------------------- operators
 
 
 def _value(params: list[Tensor], base: list[Tensor], scales: list[float], backend: str) -> Tensor:
@@ -186,8 +22,10 @@ def _value(params: list[Tensor], base: list[Tensor], scales: list[float], backen
 def _gradient(
     upstream: Tensor, params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
 ) -> list[Tensor]:
-    grads = [torch.empty_like(p) for p in params]
-    drift_in_place("gradient", params, base, grads, scales, 2 * upstream, backend)
+    grads = new_like(params)
+    # A parameter's `.data` may have been replaced since it was found to be plain.
+    still = plain(params, base)
+    drift_in_place("gradient", params, base, grads, scales, 2 * upstream, backend, still)
     return grads
 
 
@@ -195,7 +33,7 @@ _value_op = register(
     "parameter_drift",
     "(Tensor[] params, Tensor[] base, float[] scales, str backend) -> Tensor",
     _value,
-    lambda params, base, scales, backend: params[0].new_empty((), dtype=_value_dtype(params, base)),
+    lambda params, base, scales, backend: params[0].new_empty((), dtype=value_dtype(params, base)),
 )
 _gradient_op = register(
     "parameter_drift_gradient",
@@ -220,9 +58,12 @@ def _gradients(
     if not all(wanted):
         params, base = list(compress(params, wanted)), list(compress(base, wanted))
         scales = list(compress(scales, wanted))
-    found = iter(gradient(upstream, params, base, scales, backend))
+    made = gradient(upstream, params, base, scales, backend)
     if torch.is_grad_enabled():
-        found = iter([first_order(g, p) for g, p in zip(found, params, strict=True)])
+        made = [first_order(g, p) for g, p in zip(made, params, strict=True)]
+    if len(made) == len(wanted):
+        return [*made]
+    found = iter(made)
     return [next(found) if want else None for want in wanted]
 
 
@@ -286,7 +127,7 @@ library.impl("parameter_drift", _autograd, "Autograd")
 
 def ordinary(tensors: Sequence[Tensor]) -> bool:
     """Whether all are ordinary tensors in ordinary eager code: see `direct`."""
-    return direct(tensors[0]) and all(type(t) in (Tensor, Parameter) for t in tensors)
+    return direct(tensors[0]) and checks.ORDINARY.issuperset(map(type, tensors))
 
 
 def drift(
@@ -311,7 +152,7 @@ def drift(
 
 def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """The sum of ||B A||_F^2 over factors A (r, ...) and B (m, r, ...), by autograd of torch."""
-    dtype = _value_dtype(left, right)
+    dtype = value_dtype(left, right)
     device = left[0].device
     with torch.autocast(device.type, enabled=False):  # the products are float32's at least
         return torch.stack(

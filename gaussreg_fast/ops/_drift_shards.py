@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast.ops._drift import drift_in_place, ordinary
+from gaussreg_fast.ops._drift import ordinary
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like
 from gaussreg_fast.ops._registry import direct, first_order
 
 
@@ -176,7 +177,7 @@ class _ShardedDrift(Function):
         wanted = [i for i in range(count) if ctx.needs_input_grad[3 + i]]
         if wanted:
             lists = [[t[i] for i in wanted] if t else [] for t in (params, base, scales)]
-            made = [torch.empty_like(p) for p in lists[0]]
+            made = new_like(lists[0])
             step = 2 * upstream[0]
             drift_in_place("gradient", lists[0], lists[1], made, lists[2], step, backend)
             for i, grad in zip(wanted, made, strict=True):

@@ -3,6 +3,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
@@ -11,6 +15,7 @@
 
 #include "drift_job.h"
 #include "job.h"
+#include "tensors.h"
 
 namespace nb = nanobind;
 
@@ -42,54 +47,139 @@ int useful_threads(std::int64_t numbers, int threads) {
   return static_cast<int>(std::clamp<std::int64_t>(pieces, 1, std::clamp(threads, 1, kMaxTeam)));
 }
 
-// `types` holds 4 theta's type + base's type. Returns the value.
-double drift(const std::string& task, const Addresses& theta, const Addresses& base,
-             const Addresses& grad, const std::vector<std::int64_t>& sizes,
-             const std::vector<int>& types, const std::vector<double>& scales,
-             double step, int threads) {
-  const std::size_t count = theta.size();
-  DriftJob job{task_of(task), nullptr, static_cast<std::int64_t>(count), 0, nullptr};
-  const bool writes = job.task == DriftTask::kGradient || job.task == DriftTask::kAccumulate;
-  for (const std::size_t n :
-       {base.size(), sizes.size(), types.size(), scales.size(), writes ? grad.size() : count})
-    if (n != count) throw std::invalid_argument("lists must be of one length");
-  std::vector<DriftTensor> tensors(count);
-  std::int64_t chunks = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const Number base_type = number_of(types[i] % 4), theta_type = number_of(types[i] / 4);
-    if (sizes[i] < 0 || theta_type == Number::kNone)
-      throw std::invalid_argument("sizes must not be negative, tensors must have a type");
-    if (sizes[i] && (!theta[i] || (writes && !grad[i]) || (base_type != Number::kNone && !base[i])))
-      throw std::invalid_argument("addresses must not be 0");
-    tensors[i] = {reinterpret_cast<void*>(theta[i]),
-                  reinterpret_cast<const void*>(base[i]),
-                  writes ? reinterpret_cast<void*>(grad[i]) : nullptr,
-                  sizes[i],
-                  scales[i],
-                  static_cast<float>(scales[i] * step),
-                  theta_type,
-                  base_type};
-    job.total += sizes[i];
-    chunks += (sizes[i] + kDriftChunk - 1) / kDriftChunk;
+// Bytes that a call reads and writes, from which on no cache holds them until they are used again.
+constexpr std::int64_t kStreamed = 128 << 20;
+
+// New memory of a large gradient comes in huge pages where the system leaves that to programs
+// (`madvise`), of those that lie in it as a whole: a fault for each 4 KB takes many times as long as
+// the gradient itself. Advice alone: where it is not taken nothing is lost, and no page is touched.
+void ask_for_huge_pages(const DriftTensor& t) {
+#ifdef __linux__
+  constexpr std::uintptr_t kHuge = 2 << 20;
+  const auto begin = reinterpret_cast<std::uintptr_t>(t.grad);
+  const std::uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
+  const std::uintptr_t last = (begin + t.size * bytes_of(t.theta_type)) / kHuge * kHuge;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)t;
+#endif
+}
+
+bool writes(DriftTask task) {
+  return task == DriftTask::kGradient || task == DriftTask::kAccumulate;
+}
+
+DriftTensor row(Numbers theta, const Numbers* base, void* grad, double scale, double step) {
+  if (theta.size && (!theta.data || (base && !base->data)))
+    throw std::invalid_argument("addresses must not be 0");
+  return {theta.data, base ? base->data : nullptr,
+          grad,       theta.size,
+          scale,      static_cast<float>(scale * step),
+          theta.type, base ? base->type : Number::kNone};
+}
+
+// Has the task done. Returns the value.
+double run(DriftTask task, const std::vector<DriftTensor>& tensors, int threads,
+           std::int64_t streamed) {
+  std::int64_t total = 0, chunks = 0, bytes = 0;
+  for (const DriftTensor& t : tensors) {
+    if (t.size && writes(task) && !t.grad) throw std::invalid_argument("addresses must not be 0");
+    total += t.size;
+    bytes += t.size * (2 * bytes_of(t.theta_type) + bytes_of(t.base_type));
+    chunks += (t.size + kDriftChunk - 1) / kDriftChunk;
+  }
+  if (task == DriftTask::kGradient) {
+    for (const DriftTensor& t : tensors) ask_for_huge_pages(t);
+    if (bytes >= streamed) task = DriftTask::kStream;
   }
   std::vector<double> partials(chunks);
-  job.tensors = tensors.data();
-  job.partials = partials.data();
+  const DriftJob job{task, tensors.data(), static_cast<std::int64_t>(tensors.size()), total,
+                     partials.data()};
   const Kernels& k = kernels();
-  parallel(useful_threads(job.total, threads),
-           [&](const Team& team) { k.drift(job, team); });
+  parallel(useful_threads(total, threads), [&](const Team& team) { k.drift(job, team); });
   double value = 0;
   for (const double part : partials) value += part;
   return value;
+}
+
+// Of addresses. Lists of one length; `grad` alone may be empty, where the task writes none.
+double drift(const std::string& name, const Addresses& theta, const Addresses& base,
+             const Addresses& grad, const std::vector<std::int64_t>& sizes,
+             const std::vector<int>& theta_types, const std::vector<int>& base_types,
+             const std::vector<double>& scales, double step, int threads, std::int64_t streamed) {
+  const std::size_t count = theta.size();
+  const DriftTask task = task_of(name);
+  for (const std::size_t n : {base.size(), sizes.size(), theta_types.size(), base_types.size(),
+                              scales.size(), writes(task) ? grad.size() : count})
+    if (n != count) throw std::invalid_argument("lists must be of one length");
+  std::vector<DriftTensor> tensors(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const Number type = number_of(theta_types[i]), base_type = number_of(base_types[i]);
+    if (sizes[i] < 0 || type == Number::kNone)
+      throw std::invalid_argument("sizes must not be negative, tensors must have a type");
+    const Numbers p{reinterpret_cast<void*>(theta[i]), sizes[i], type, 0, nullptr};
+    const Numbers b{reinterpret_cast<void*>(base[i]), sizes[i], base_type, 0, nullptr};
+    void* g = writes(task) ? reinterpret_cast<void*>(grad[i]) : nullptr;
+    tensors[i] = row(p, base_type == Number::kNone ? nullptr : &b, g, scales[i], step);
+  }
+  return run(task, tensors, threads, streamed);
+}
+
+// Of tensors; without `base` it is zeros. None where one does not fit: see `TensorReader`, and all
+// shapes must be alike, a gradient's type its parameter's.
+nb::object drift_tensors(nb::handle exchange, nb::tuple types, const std::string& name,
+                         nb::list theta, nb::list base, nb::list grad,
+                         const std::vector<double>& scales, double step, int threads,
+                         std::int64_t streamed) {
+  const TensorReader reader(exchange, types);
+  const DriftTask task = task_of(name);
+  const std::size_t count = theta.size();
+  for (const std::size_t n :
+       {base.size() ? base.size() : count, scales.size(), writes(task) ? grad.size() : count})
+    if (n != count) throw std::invalid_argument("lists must be of one length");
+  std::vector<DriftTensor> tensors(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    Numbers p, b, g{};
+    if (!reader.read(theta[i], p)) return nb::none();
+    if (base.size() && !(reader.read(base[i], b) && p.same_shape(b))) return nb::none();
+    if (writes(task) && !(reader.read(grad[i], g) && p.same_shape(g) && p.type == g.type))
+      return nb::none();
+    tensors[i] = row(p, base.size() ? &b : nullptr, g.data, scales[i], step);
+  }
+  double value;
+  {
+    nb::gil_scoped_release released;
+    value = run(task, tensors, threads, streamed);
+  }
+  return nb::float_(value);
+}
+
+// Whether `drift_tensors` takes such lists.
+bool fit(nb::handle exchange, nb::tuple types, nb::list theta, nb::list base) {
+  const TensorReader reader(exchange, types);
+  if (base.size() && base.size() != theta.size()) return false;
+  for (std::size_t i = 0; i < theta.size(); ++i) {
+    Numbers p, b;
+    if (!reader.read(theta[i], p)) return false;
+    if (base.size() && !(reader.read(base[i], b) && p.same_shape(b))) return false;
+  }
+  return true;
 }
 
 }  // namespace
 
 void bind_drift(nb::module_& m) {
   m.def("drift", &drift, nb::arg("task"), nb::arg("theta"), nb::arg("base"), nb::arg("grad"),
-        nb::arg("sizes"), nb::arg("types"), nb::arg("scales"), nb::arg("step"),
-        nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
-        "Parameter drift over lists of tensors: its value; gradients are written.");
+        nb::arg("sizes"), nb::arg("theta_types"), nb::arg("base_types"), nb::arg("scales"),
+        nb::arg("step"), nb::arg("threads"), nb::arg("streamed") = kStreamed,
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Parameter drift over lists of addresses: its value; gradients are written.");
+  m.def("drift_tensors", &drift_tensors, nb::arg("exchange"), nb::arg("types"), nb::arg("task"),
+        nb::arg("theta"), nb::arg("base"), nb::arg("grad"), nb::arg("scales"), nb::arg("step"),
+        nb::arg("threads"), nb::arg("streamed") = kStreamed,
+        "The same over lists of tensors, or None where one of them does not fit.");
+  m.def("fit", &fit, nb::arg("exchange"), nb::arg("types"), nb::arg("theta"), nb::arg("base"),
+        "Whether drift_tensors takes such lists.");
 }
 
 }  // namespace gaussreg

@@ -13,12 +13,12 @@ typedef std::uint16_t vs __attribute__((vector_size(W * 2)));
 
 GAUSSREG_INLINE vu select(vi mask, vu a, vu b) { return (a & (vu)mask) | (b & ~(vu)mask); }
 
-// Types of numbers in memory: each says how W of them are read and written as float32, rounded to
-// the nearest, ties to even.
+// Types of numbers in memory: each says how W of them are read as float32, and made of such to be
+// written, rounded to the nearest, ties to even.
 struct Float {
   float bits;
   static vf read(const Float* p) { return load(&p->bits); }
-  static void write(Float* p, vf v) { store(&p->bits, v); }
+  static vf rounded(vf v) { return v; }
 };
 
 struct Bfloat16 {
@@ -26,10 +26,10 @@ struct Bfloat16 {
   static vf read(const Bfloat16* p) {
     return (vf)(__builtin_convertvector(load<vs>(&p->bits), vu) << 16);
   }
-  static void write(Bfloat16* p, vf v) {
+  static vs rounded(vf v) {
     const vu u = (vu)v;
-    const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    store(&p->bits, __builtin_convertvector(select(v == v, rounded, (u >> 16) | 0x7fc0u), vs));
+    const vu nearest = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    return __builtin_convertvector(select(v == v, nearest, (u >> 16) | 0x7fc0u), vs);
   }
 };
 
@@ -42,7 +42,7 @@ struct Half {
     const vi finite = (vi)magnitude < 0x0f800000;
     return (vf)(select(finite, number, magnitude | 0x7f800000u) | ((h & 0x8000u) << 16));
   }
-  static void write(Half* p, vf v) {
+  static vs rounded(vf v) {
     const vu u = (vu)v & 0x7fffffffu, sign = ((vu)v & 0x80000000u) >> 16;
     // Below the normal numbers, addition rounds in the right place; above, carries do.
     const vu subnormal = (vu)((vf)u + 0.5f) - 0x3f000000u;
@@ -50,7 +50,7 @@ struct Half {
     vu h = select((vi)u < 0x38800000, subnormal, normal);
     h = select((vi)u < 0x47800000, h, h * 0u + 0x7c00u);
     h = select(v == v, h, h * 0u + 0x7e00u);
-    store(&p->bits, __builtin_convertvector(h | sign, vs));
+    return __builtin_convertvector(h | sign, vs);
   }
 };
 
@@ -63,9 +63,14 @@ template <DriftTask Task, class T, class B>
 GAUSSREG_INLINE void drift_step(T* theta, const B* base, T* grad, float factor, vf& sum) {
   const vf value = T::read(theta), d = value - B::read(base);
   if constexpr (Task != DriftTask::kDecay) sum += d * d;
-  if constexpr (Task == DriftTask::kGradient) T::write(grad, factor * d);
-  if constexpr (Task == DriftTask::kAccumulate) T::write(grad, T::read(grad) + factor * d);
-  if constexpr (Task == DriftTask::kDecay) T::write(theta, value - factor * d);
+  if constexpr (Task == DriftTask::kGradient) store(grad, T::rounded(factor * d));
+  if constexpr (Task == DriftTask::kStream) stream(grad, T::rounded(factor * d));
+  if constexpr (Task == DriftTask::kAccumulate) store(grad, T::rounded(T::read(grad) + factor * d));
+  if constexpr (Task == DriftTask::kDecay) store(theta, T::rounded(value - factor * d));
+}
+
+constexpr bool has_grad(DriftTask task) {
+  return task != DriftTask::kValue && task != DriftTask::kDecay;
 }
 
 // The sum of d^2 of `size` neighbouring numbers, and what else the task says. In float32, but sums
@@ -74,7 +79,7 @@ template <DriftTask Task, class T, class B>
 static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, float factor) {
   constexpr std::int64_t kBlock = 4096, kParts = 4;
   constexpr bool kHasBase = !std::is_same_v<B, Nothing>;
-  constexpr bool kHasGrad = Task == DriftTask::kGradient || Task == DriftTask::kAccumulate;
+  constexpr bool kHasGrad = has_grad(Task);
   vd total{};
   std::int64_t i = 0;
   while (i + W <= size) {
@@ -97,7 +102,9 @@ static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, f
     if constexpr (Task == DriftTask::kAccumulate)
       __builtin_memcpy(out, grad + i, rest * sizeof(T));
     vf part{};
-    drift_step<Task>(last, from, out, factor, part);
+    // Of so few nothing goes past the cache.
+    drift_step<Task == DriftTask::kStream ? DriftTask::kGradient : Task>(last, from, out, factor,
+                                                                         part);
     total += widen(part);
     if constexpr (kHasGrad) __builtin_memcpy(grad + i, out, rest * sizeof(T));
     if constexpr (Task == DriftTask::kDecay) __builtin_memcpy(theta + i, last, rest * sizeof(T));
@@ -110,8 +117,11 @@ static double drift_part(const DriftTensor& t, std::int64_t from, std::int64_t s
   const B* base = nullptr;
   if constexpr (!std::is_same_v<B, Nothing>) base = static_cast<const B*>(t.base) + from;
   T* grad = nullptr;
-  if constexpr (Task == DriftTask::kGradient || Task == DriftTask::kAccumulate)
-    grad = static_cast<T*>(t.grad) + from;
+  if constexpr (has_grad(Task)) grad = static_cast<T*>(t.grad) + from;
+  if constexpr (Task == DriftTask::kStream)
+    if (reinterpret_cast<std::uintptr_t>(grad) % sizeof(vf))  // a slice, perhaps
+      return drift_chunk<DriftTask::kGradient>(static_cast<T*>(t.theta) + from, base, grad, size,
+                                               t.factor);
   return drift_chunk<Task>(static_cast<T*>(t.theta) + from, base, grad, size, t.factor);
 }
 
@@ -153,12 +163,14 @@ static void drift_task(const DriftJob& job, const Team& team) {
     }
     position += t.size;
   }
+  if constexpr (Task == DriftTask::kStream) stream_fence();
 }
 
 static void drift(const DriftJob& job, const Team& team) {
   switch (job.task) {
     case DriftTask::kValue: return drift_task<DriftTask::kValue>(job, team);
     case DriftTask::kGradient: return drift_task<DriftTask::kGradient>(job, team);
+    case DriftTask::kStream: return drift_task<DriftTask::kStream>(job, team);
     case DriftTask::kAccumulate: return drift_task<DriftTask::kAccumulate>(job, team);
     case DriftTask::kDecay: return drift_task<DriftTask::kDecay>(job, team);
   }

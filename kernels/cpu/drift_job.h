@@ -12,6 +12,7 @@ enum class Number { kNone, kFloat, kBfloat16, kHalf };
 enum class DriftTask {
   kValue,       // the sum of scale d^2
   kGradient,    // that, and grad = factor d
+  kStream,      // the same, for lists that no cache holds: gradients go past it
   kAccumulate,  // that, and grad += factor d
   kDecay,       // theta -= factor d, no sum
 };

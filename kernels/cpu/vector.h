@@ -40,6 +40,34 @@ GAUSSREG_INLINE void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// A store that goes past the caches, to memory that is aligned to the vector's size: the line is not
+// read first. Other threads see it for certain after a `stream_fence`. An ordinary store where the
+// compiler knows no such instruction.
+template <class V, class T>
+GAUSSREG_INLINE void stream(T* p, V v) {
+#if defined(__clang__)
+  __builtin_nontemporal_store(v, reinterpret_cast<V*>(p));
+#else
+  [[maybe_unused]] void* to = p;
+#if defined(__AVX512F__)
+  if constexpr (sizeof v == 64) return _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)v);
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof v == 32) return _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)v);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof v == 16) return _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)v);
+#endif
+  store(p, v);
+#endif
+}
+
+GAUSSREG_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // a - 0 is a for every a, which compilers know; 0 + a is not for -0, and would be added.
 GAUSSREG_INLINE vf splat(float a) { return a - vf{}; }
 

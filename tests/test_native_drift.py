@@ -137,6 +137,26 @@ def test_tensors_are_what_their_addresses_are():
         call(*options[:2], "backward", params, base, ours, scales, 0.7, 1)
 
 
+@EXCHANGE
+def test_nothing_changes_without_the_exchange_api(monkeypatch):
+    """As in releases of torch that do not have it."""
+
+    def results():
+        torch.manual_seed(0)
+        layer = nn.Linear(40, 30).bfloat16()
+        base = [p.detach().float() + 0.1 for p in layer.parameters()]
+        value = gf.parameter_drift(layer, base)
+        value.backward()
+        added = gf.accumulate_parameter_drift(layer, base)
+        grads = [p.grad.clone() for p in layer.parameters()]
+        gf.parameter_drift_decay_(layer, base, rate=0.1)
+        return [value.detach(), added, *grads, *(p.detach() for p in layer.parameters())]
+
+    want = results()
+    monkeypatch.setattr(native, "_EXCHANGE", None)
+    assert all(map(torch.equal, results(), want))
+
+
 def test_a_parameter_that_lies_otherwise_before_backward():
     """Of the same memory and version: nothing but a look at it tells."""
     p, b = torch.randn(30, 30, requires_grad=True), torch.randn(30, 30)

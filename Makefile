@@ -74,6 +74,8 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 readme: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out docs/demo --experiment checkerboard
 	$(BIN)/gaussreg-fast demo --out docs/demo --experiment frontier --full
+	$(BIN)/gaussreg-fast demo --out docs/demo --experiment personalisation \
+		--experiment reward-tuning
 	$(BIN)/python -m bench readme
 
 # What this machine does, in a minute (docs/benchmarks.md): a table and plots in bench-out/.

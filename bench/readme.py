@@ -17,6 +17,7 @@ from bench.noise_injection import BATCHES
 from bench.tables import table
 from gaussreg_fast.latent import checkerboard_report, frontier_report
 from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast.latent.finetune import personalisation_report, reward_tuning_report
 
 REPORT = "docs/report/report.json"
 
@@ -31,6 +32,14 @@ def demo_table() -> str:
 
 def frontier_table() -> str:
     return frontier_report.markdown(load("docs/demo/frontier.json"))
+
+
+def personalisation_table() -> str:
+    return personalisation_report.markdown(load("docs/demo/personalisation.json"))
+
+
+def reward_table() -> str:
+    return reward_tuning_report.markdown(load("docs/demo/reward-tuning.json"))
 
 
 def cpu_table() -> str:
@@ -171,9 +180,18 @@ MARKED = {
     ("docs/benchmarks.md", "report"): report_tables,
     ("docs/demo/README.md", "frontier"): frontier_table,
     ("docs/drift.md", "drift"): drift_table,
+    ("docs/finetuning.md", "personalisation"): personalisation_table,
+    ("docs/finetuning.md", "reward tuning"): reward_table,
     ("docs/control.md", "path_kl"): path_table,
     ("docs/demo/README.md", "learning rates"): learning_rates,
     ("docs/demo/README.md", "noise injection"): noise_injection,
+}
+
+DEMO = {
+    "demo": demo_table,
+    "frontier": frontier_table,
+    "personalisation": personalisation_table,
+    "reward-tuning": reward_table,
 }
 
 
@@ -202,7 +220,7 @@ def main(given: list[str] | None = None) -> int:
             sys.exit(f"{name} does not show the results")
         with atomic_path(ROOT / name) as temporary:
             temporary.write_text(page, encoding="utf-8")
-    for name, text in {"demo": demo_table, "frontier": frontier_table}.items():
+    for name, text in DEMO.items():
         path = ROOT / f"docs/demo/{name}.md"
         if check and path.read_text(encoding="utf-8") != text():
             sys.exit(f"docs/demo/{name}.md does not show docs/demo/{name}.json")

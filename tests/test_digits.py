@@ -64,6 +64,7 @@ def test_weights_are_small_and_nothing_else_is_shipped():
     assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) < 8e6
     assert {path.name for path in FILES.iterdir()} == {
         "pipeline",
+        "teacher",
         "classifiers.safetensors",
         "digits.safetensors",
         "training.json",

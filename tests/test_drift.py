@@ -556,3 +556,20 @@ def test_no_memory_beyond_the_base(backend):
         gf.parameter_drift(params, base, backend=backend).backward()
 
     assert resident(backward) < size * 1.15 + (0 if backend == "native" else size / 2)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [gf.parameter_drift, gf.parameter_drift_value_and_grad, gf.accumulate_parameter_drift,
+     lambda p, b: gf.parameter_drift_decay_(p, b, rate=0.1)],
+)  # fmt: skip
+def test_a_base_that_is_the_model_itself_is_refused(call):
+    """It would follow the model, and the drift stay 0."""
+    model = torch.nn.Linear(3, 2)
+    for base in (model.state_dict(), [p.detach() for p in model.parameters()]):
+        with pytest.raises(ValueError, match=r"base must be a copy.*params\[0\], 'weight'"):
+            call(model, base)
+    copies = [p.detach().clone() for p in model.parameters()]
+    call(model, copies)
+    model.weight.requires_grad_(False)  # what is not trained may be shared
+    call(model, [model.weight.detach(), copies[1]])

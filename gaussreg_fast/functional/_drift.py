@@ -56,10 +56,11 @@ def parameter_drift(
     Raises:
         TypeError: what is no dense floating-point tensor.
         ValueError: empty or mismatched lists (the first tensor that differs is named), a base that
-            requires grad, tensors on other devices, options out of range.
+            requires grad or shares the parameters' memory, tensors on other devices, options out of
+            range.
         RuntimeError: a backend that cannot run here.
     """
-    pair = tensor_lists.paired(params, base, ops.plain)
+    pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     if not pair.plain and ops.sharded((*pair.params, *pair.base)):
@@ -83,7 +84,7 @@ def parameter_drift_value_and_grad(
         The value, and gradients in the order of params, each of its parameter's shape, type and
         layout.
     """
-    pair = tensor_lists.paired(params, base, ops.plain)
+    pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _eager(pair, "parameter_drift_value_and_grad")
@@ -111,7 +112,7 @@ def accumulate_parameter_drift(
     Returns:
         The value over all of params.
     """
-    pair = tensor_lists.paired(params, base, ops.plain)
+    pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _eager(pair, "accumulate_parameter_drift")
@@ -163,7 +164,7 @@ def parameter_drift_decay_(
         reduction: see `parameter_drift`.
         backend: see `backends`.
     """
-    pair = tensor_lists.paired(params, base, ops.plain)
+    pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     rates = _rates(rate, len(scales))
@@ -217,6 +218,20 @@ def lora_drift(
     if form == "factors":
         return ops.drift(factors, [], scales, backend)
     return weight * ops.lora_product(left, right)
+
+
+def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
+    """Both lists, checked; the base is no alias of what is trained, by the first that is."""
+    pair = tensor_lists.paired(params, base, ops.plain)
+    if pair.plain and ops.eager(pair.params, True):
+        i = next((i for i, p in enumerate(pair.params) if p.requires_grad and p.numel()), None)
+        if i is not None and pair.params[i].data_ptr() == pair.base[i].data_ptr():
+            name = f"params[{i}]" if pair.names is None else f"params[{i}], {pair.names[i]!r},"
+            raise ValueError(
+                f"base must be a copy of params, but {name} and its base share their memory: "
+                f"`state_dict()` and `detach()` copy nothing, `ParameterDrift` and `clone()` do"
+            )
+    return pair
 
 
 def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:

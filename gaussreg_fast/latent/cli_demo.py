@@ -1,8 +1,10 @@
-"""`gaussreg-fast demo`: the two experiments, each a table, a picture and JSON."""
+"""`gaussreg-fast demo`: the experiments, each a table, a picture and JSON."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,23 +14,30 @@ from rich.console import Console
 from rich.table import Table
 
 from gaussreg_fast.latent import checkerboard, checkerboard_report
-from gaussreg_fast.latent.cli_progress import progress_bar
+from gaussreg_fast.latent.cli_progress import progress_bar, result_table
 from gaussreg_fast.latent.errors import InputError
 
 
 class Which(str, Enum):
     """The experiments."""
 
-    all = "all"
     checkerboard = "checkerboard"
     frontier = "frontier"
+    personalisation = "personalisation"
+    reward_tuning = "reward-tuning"
+
+
+GUARDS = (Which.checkerboard, Which.frontier)
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and JSON.")] = Path(
         "demo-out"
     ),
-    experiment: Annotated[Which, typer.Option(help="Which of the two.")] = Which.all,
+    experiment: Annotated[
+        list[Which],
+        typer.Option(help="Which; may be given more than once. By default the first two."),
+    ] = list(GUARDS),  # noqa: B006
     samples: Annotated[int, typer.Option(min=1, help="Checkerboards to optimise.")] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Per guard, on checkerboards.")] = 100,
     shuffles: Annotated[int, typer.Option(min=0, help="PRNO's, on checkerboards.")] = 100,
@@ -40,26 +49,24 @@ def demo(
         bool, typer.Option(help="Digits: 200 latents, 3 seeds, weights tuned anew; resumable.")
     ] = False,
 ) -> None:
-    """Rerun the experiments: which guard sees a checkerboard, which keeps a reward from hacking."""
+    """Rerun the experiments.
+
+    checkerboard: which guard sees a pattern. frontier: which keeps a reward from hacking.
+    personalisation: a new sign from four images, with and without parameter drift. reward-tuning:
+    reward against diversity under three divergences. The last two take one to three minutes each.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):  # better now than after a minute of computing
         raise InputError(f"{out}: not writable")
     console = Console()
-    if experiment is not Which.frontier:
+    if Which.checkerboard in experiment:
         _checkerboard(console, out, samples, iterations, shuffles, seed)
-    if experiment is not Which.checkerboard:
+    if Which.frontier in experiment:
         if full and latents is not None:
             raise InputError("--full has its own number of latents: leave --latents out")
         _frontier(console, out, latents or 20, full)
-
-
-def _table(title: str, caption: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
-    table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
-    for name in heads:
-        table.add_column(name, justify="left" if name == "guard" else "right")
-    for row in rows:
-        table.add_row(*row[: len(heads)])
-    return table
+    if {Which.personalisation, Which.reward_tuning} & set(experiment):
+        _finetune(console, out, experiment)
 
 
 def _wrote(console: Console, paths: list[Path]) -> None:
@@ -82,7 +89,7 @@ def _checkerboard(
     report = checkerboard_report
     result = report.as_json(outcomes, samples, seed)
     console.print(
-        _table(
+        result_table(
             f"Checkerboard recovery, {samples} latents of 4 x 64 x 64, means",
             "left: of the pattern; cos: to the start; p: of being white Gaussian noise",
             report.SHORT,
@@ -93,13 +100,8 @@ def _checkerboard(
 
 
 def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
-    try:
+    with _needing_digits():
         from gaussreg_fast.latent import frontier, frontier_report
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the digits experiment needs {error.name}: pip install 'gaussreg_fast[latent]', or "
-            "pass --experiment checkerboard"
-        ) from error
     design = frontier.FULL if full else frontier.Design(latents=latents)
     cells = out / "frontier-cells" if full else None
     if cells:
@@ -129,6 +131,27 @@ def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
     _wrote(console, frontier_report.save(result, curves, out))
 
 
+def _finetune(console: Console, out: Path, which: list[Which]) -> None:
+    with _needing_digits():
+        from gaussreg_fast.latent import cli_finetune
+    if Which.personalisation in which:
+        _wrote(console, cli_finetune.personalise(console, out))
+    if Which.reward_tuning in which:
+        _wrote(console, cli_finetune.tune_rewards(console, out))
+
+
+@contextmanager
+def _needing_digits() -> Iterator[None]:
+    """Says what to install where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the experiments on digits need {error.name}: pip install 'gaussreg_fast[latent]', or "
+            "pass --experiment checkerboard"
+        ) from error
+
+
 def _frontier_table(result: dict[str, Any]) -> Table:
     """Narrow enough for 80 columns; the whole is in the file."""
     from gaussreg_fast.latent import frontier_report
@@ -137,7 +160,7 @@ def _frontier_table(result: dict[str, Any]) -> Table:
     heads = ("guard", "reward", "agree", "cosine", "matched at", "against none there", "")
     rows = [[row[k] for k in keep] for row in frontier_report.table_rows(result)]
     design = result["design"]
-    return _table(
+    return result_table(
         f"Digits optimised for {design['reward']}, {design['latents']} per seed",
         "agree: held-out classifiers with the prompt, at the end; matched: where the reward is "
         f"{result['matched_reward']:.3f}; against none: held-out score there",

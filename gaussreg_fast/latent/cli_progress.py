@@ -1,9 +1,10 @@
-"""The progress bar of the commands that take a while."""
+"""What commands that take a while show: a progress bar, and a table in the end."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 
 def progress_bar(console: Console) -> Progress:
@@ -16,3 +17,13 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("{task.fields[state]}"),
         console=console,
     )
+
+
+def result_table(title: str, caption: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
+    """As many columns of the rows as there are heads, the first to the left."""
+    table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
+    for k, name in enumerate(heads):
+        table.add_column(name, justify="right" if k else "left")
+    for row in rows:
+        table.add_row(*row[: len(heads)])
+    return table

@@ -4,6 +4,7 @@ A tiny but real pipeline that runs where no model can be fetched: text encoder, 
 and scheduler in diffusers' format, trained by `train.py` on scikit-learn's digits and distilled to
 one step. `StableDiffusionPipeline.from_pretrained(PIPELINE)` loads it; it is to be called with
 `num_inference_steps=1, guidance_scale=0`. Its noise is 16 x 8 x 8, its images are 16 x 16.
+`UNet2DConditionModel.from_pretrained(TEACHER)` is what it was distilled from, for many steps.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from gaussreg_fast.latent.digits.words import PROMPTS
 if TYPE_CHECKING:
     from gaussreg_fast.latent.digits.rewards import DigitReward
 
-__all__ = ["PIPELINE", "PROMPTS", "REWARDS"]
+__all__ = ["PIPELINE", "PROMPTS", "REWARDS", "TEACHER"]
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 PIPELINE = WEIGHTS / "pipeline"
+TEACHER = WEIGHTS / "teacher"
 
 
 def _load(name: str) -> DigitReward:

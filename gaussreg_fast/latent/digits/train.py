@@ -162,6 +162,7 @@ def _pipeline(run: Run, digits: Digits, folder: Path) -> None:
         hidden = text_encoder(prompts.ids.to(run.device)).last_hidden_state
     student = _student(run, teacher, vae, hidden, prompts)
     _save_pipeline(folder, tokenizer, text_encoder, student, vae)
+    teacher.cpu().half().save_pretrained(folder.with_name("teacher"))
 
 
 def _student(

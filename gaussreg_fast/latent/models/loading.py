@@ -142,7 +142,7 @@ def _fetch_index(repository: str, revision: str | None) -> Path:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """No progress bars of loading from disk; the hub's, of downloading, stay."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -181,7 +181,7 @@ def _load_pipeline(
     known = inspect.signature(pipeline_class).parameters
     kwargs = {name: value for name, value in unwanted.items() if name in known}
     try:
-        with warnings.catch_warnings(), _without_bars():
+        with warnings.catch_warnings(), without_bars():
             # The name that all supported versions know.
             warnings.filterwarnings("ignore", message=".*torch_dtype. is deprecated")
             pipe = replaying(pipeline_class).from_pretrained(

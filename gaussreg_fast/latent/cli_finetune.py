@@ -1,0 +1,68 @@
+"""The fine-tuning examples of `gaussreg-fast demo`: each a table, a picture and JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from gaussreg_fast.latent.cli_progress import progress_bar, result_table
+from gaussreg_fast.latent.finetune import (
+    personalisation,
+    personalisation_report,
+    reward_tuning,
+    reward_tuning_report,
+)
+
+
+def personalise(console: Console, out: Path) -> list[Path]:
+    """Runs the personalisation example; the files written."""
+    arms = personalisation.ARMS
+    with progress_bar(console) as progress:
+        task = progress.add_task("loading", total=None, state="")
+        experiment = personalisation.Personalisation(personalisation.Design())
+        progress.update(task, total=len(arms) * experiment.design.measured[-1])
+        courses = []
+        for arm in arms:
+            progress.update(task, description=arm.name)
+            courses.append(experiment.run(arm, lambda: progress.advance(task)))
+    report = personalisation_report
+    result = report.as_json(experiment, courses)
+    console.print(
+        result_table(
+            f"A new sign from {experiment.design.images} images, with and without drift",
+            "distance: of the new sign's images to those not shown; known: of the ten digits",
+            ("kept near by", "distance", "known", "moved", "drift", "matched at", "known there"),
+            report.table_rows(result),
+        )
+    )
+    return report.save(result, courses, out)
+
+
+def tune_rewards(console: Console, out: Path) -> list[Path]:
+    """Runs the reward example; the files written."""
+    design = reward_tuning.Design()
+    arms = reward_tuning.arms(design)
+    with progress_bar(console) as progress:
+        task = progress.add_task("sampling", total=None, state="")
+        experiment = reward_tuning.RewardTuning(design)
+        progress.update(task, total=len(arms) * design.steps)
+        results = []
+        for arm in arms:
+            progress.update(task, description=arm.name)
+            tilt = experiment.tilt(arm)
+            unet = experiment.train(tilt, lambda: progress.advance(task))
+            results.append(reward_tuning_report.Result(arm, tilt, experiment.draw(unet)))
+    report = reward_tuning_report
+    result = report.as_json(experiment, results)
+    keep = (0, 1, 3, 5, 6, 8)
+    console.print(
+        result_table(
+            f"Fine-tuned for {design.reward}, every divergence for the same gain",
+            "effective: samples that count; gain: of the reward, in standard deviations; spread: "
+            "of a prompt's images, 1 before",
+            ("divergence, gain", "alpha", "effective", "gain", "spread", "right"),
+            [[row[k].partition(" (")[0] for k in keep] for row in report.table_rows(result)],
+        )
+    )
+    return report.save(result, results, out)

@@ -9,7 +9,7 @@ Importing the package touches no GPU, imports no triton and loads no compiled mo
 from importlib.metadata import PackageNotFoundError, version
 
 from gaussreg_fast.diagnostics import Diagnosis, diagnose
-from gaussreg_fast.drift import DriftDecay, ParameterDrift
+from gaussreg_fast.drift import DriftDecay, LoraDrift, ParameterDrift
 from gaussreg_fast.functional import (
     accumulate_parameter_drift,
     backends,
@@ -62,6 +62,7 @@ __all__ = [
     "GaussianityLoss",
     "KLLoss",
     "KurtosisLoss",
+    "LoraDrift",
     "MomentLoss",
     "NormLoss",
     "PRNOLoss",

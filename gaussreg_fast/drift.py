@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gaussreg_fast import checks, functional, tensor_lists
-from gaussreg_fast.functional import Tensors
+from gaussreg_fast.functional import Pairs, Tensors
 
 
 class ParameterDrift(nn.Module):
@@ -90,6 +90,34 @@ class ParameterDrift(nn.Module):
         """The options, and how many tensors there are."""
         options = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
         return f"{self.count} tensors, {options}"
+
+
+class LoraDrift(nn.Module):
+    """`lora_drift` with its options; the pairs come at the call.
+
+    Args:
+        weight: see `lora_drift`.
+        form: see `lora_drift`.
+        backend: see `lora_drift`.
+    """
+
+    def __init__(
+        self, *, weight: float = 1.0, form: str = "factors", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.weight = checks.weight("weight", weight)
+        self.form = checks.one_of("form", form, tensor_lists.LORA_FORMS)
+        self.backend = checks.one_of("backend", backend, checks.BACKENDS)
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        """The drift of the pairs (A, B), shape ()."""
+        return functional.lora_drift(
+            pairs, weight=self.weight, form=self.form, backend=self.backend
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"weight={self.weight!r}, form={self.form!r}, backend={self.backend!r}"
 
 
 class DriftDecay:

@@ -173,20 +173,26 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def distinct(paired: Paired) -> None:
-    """That no two parameters, which are to be written to, begin at the same memory."""
+    """That no two parameters, which are to be written to, have memory in common.
+
+    Of those with gaps between their numbers only the first number is looked at.
+    """
     params = paired.params
     if not paired.plain:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
-    memory = list(map(Tensor.data_ptr, params))
-    if len(set(memory)) == len(memory):
-        return
-    first: dict[int, int] = {}
-    for i, at in enumerate(memory):
-        if at and first.setdefault(at, i) != i:
+    starts = list(map(Tensor.data_ptr, params))
+    order = sorted(range(len(params)), key=starts.__getitem__)
+    end, last = 0, 0
+    for i in order:
+        if starts[i] < end and params[i].numel():
+            first, second = sorted((last, i))
             raise ValueError(
-                f"{_called('params', i, paired.names)} must not share memory with "
-                f"{_called('params', first[at], paired.names).rstrip(',')}"
+                f"{_called('params', second, paired.names)} must not share memory with "
+                f"{_called('params', first, paired.names).rstrip(',')}"
             )
+        if params[i].numel():
+            dense = paired.plain or params[i].is_contiguous()
+            end, last = starts[i] + (params[i].nbytes if dense else 1), i
 
 
 def gradients(paired: Paired) -> list[Tensor | None]:

@@ -14,6 +14,7 @@ before anything is computed.
 from gaussreg_fast.dispatch import backends
 from gaussreg_fast.functional._divergence import f_divergence, surrogate_reward
 from gaussreg_fast.functional._drift import (
+    Pairs,
     Tensors,
     accumulate_parameter_drift,
     lora_drift,
@@ -46,6 +47,7 @@ from gaussreg_fast.functional._permutation import permutation
 from gaussreg_fast.functional._projection import project_white_noise
 
 __all__ = [
+    "Pairs",
     "Tensors",
     "accumulate_parameter_drift",
     "backends",

@@ -34,27 +34,22 @@ def drift_in_place(
     of one device, and none float64.
     """
     with torch.no_grad():
-        value = _run(task, params, base, grads, scales, step, backend, plain)
+        value = _parts(task, (params, base, grads, scales), step, backend, plain)
     if task != "value":
         torch.autograd.graph.increment_version(params if task == "decay" else grads)
     return value
 
 
-def _run(
-    task: str,
-    params: Sequence[Tensor],
-    base: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    scales: Sequence[float],
-    step: float | Tensor,
-    backend: str,
-    plain: bool,
-) -> Tensor:
+_Lists = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[float]]
+
+
+def _parts(task: str, lists: _Lists, step: float | Tensor, backend: str, plain: bool) -> Tensor:
+    """The sum over what kernels take and what plain torch does; params, base, grads, scales."""
+    params, base, grads, scales = lists
     backend = resolve(backend, params[0].device)
     rest: Sequence[int] = range(len(params))
     parts = []
     if backend != "torch":
-        lists = params, base, grads, scales
         if plain and all(map(Tensor.is_contiguous, grads)):  # which are new, or checked
             taken = [True]
         else:
@@ -65,7 +60,7 @@ def _run(
             rest = [i for i, fits in enumerate(taken) if not fits]
             lists = tuple(list(compress(one, taken)) for one in lists)  # type: ignore[assignment]
         if lists[0]:
-            parts.append(_kernel(task, *lists, step, backend))
+            parts.append(_kernel(task, lists, step, backend))
     for i in rest:
         triple = params[i], base[i] if base else None, grads[i] if grads else None
         parts.append(scales[i] * _torch(task, *triple, scales[i] * step))
@@ -75,16 +70,9 @@ def _run(
     return torch.stack([part.to(dtype) for part in parts]).sum()
 
 
-def _kernel(
-    task: str,
-    params: Sequence[Tensor],
-    base: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    scales: Sequence[float],
-    step: float | Tensor,
-    backend: str,
-) -> Tensor:
+def _kernel(task: str, lists: _Lists, step: float | Tensor, backend: str) -> Tensor:
     """The same by the kernels, for tensors that they take."""
+    params, base, grads, scales = lists
     if backend == "native":
         value = native.drift(task, params, base or None, grads, scales, float(step))
         return torch.tensor(value, dtype=torch.float32, device="cpu")

@@ -43,7 +43,8 @@ def path_kl(dmu: Tensor, sigma: Tensor, *, backend: str = "auto") -> Tensor:
         backend: "auto", "triton", "native" or "torch"; see `backends`.
 
     Returns:
-        `(B,)` in nats, float32 (float64 for float64 dmu); zeros for T = 0.
+        `(B,)` in nats, float32 (float64 for float64 dmu); zeros for T = 0. NaN in dmu makes its
+        trajectory's NaN, an infinite number inf.
 
     Raises:
         TypeError: dmu or sigma is not a dense floating-point tensor.

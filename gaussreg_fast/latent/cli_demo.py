@@ -55,15 +55,16 @@ def demo(
     personalisation: a new sign from four images, with and without parameter drift. reward-tuning:
     reward against diversity under three divergences. The last two take one to three minutes each.
     """
+    # Better refused now than after a minute of computing.
+    if Which.frontier in experiment and full and latents is not None:
+        raise InputError("--full has its own number of latents: leave --latents out")
     out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):  # better now than after a minute of computing
+    if not os.access(out, os.W_OK):
         raise InputError(f"{out}: not writable")
     console = Console()
     if Which.checkerboard in experiment:
         _checkerboard(console, out, samples, iterations, shuffles, seed)
     if Which.frontier in experiment:
-        if full and latents is not None:
-            raise InputError("--full has its own number of latents: leave --latents out")
         _frontier(console, out, latents or 20, full)
     if {Which.personalisation, Which.reward_tuning} & set(experiment):
         _finetune(console, out, experiment)

@@ -60,6 +60,9 @@ def path_case(shape: tuple[int, int, int], seconds: float) -> dict[str, Any]:
         torch.testing.assert_close(got, gradient, rtol=1e-5, atol=0)
         calls[f"{name}, value"] = lambda f=function: f(dmu, sigma)
         calls[f"{name}, backward"] = lambda f=function: backward(f, dmu, sigma)
+    both = gf.path_kl_value_and_grad(dmu, sigma)
+    for got, right in zip(both, (want, gradient), strict=True):
+        torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=0)
     calls["ours, one pass"] = lambda: gf.path_kl_value_and_grad(dmu, sigma)
     steps, batch, size = shape
     times = common.best_times(calls, seconds)

@@ -3,12 +3,16 @@
 import json
 import sys
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from gaussreg_fast.latent import files
 from gaussreg_fast.latent.__main__ import main
-from gaussreg_fast.latent.digits import PROMPTS, REWARDS
+from gaussreg_fast.latent.digits import PROMPTS, REWARDS, WEIGHTS
+from gaussreg_fast.latent.digits.data import Digits
 from gaussreg_fast.latent.finetune import measures, personalisation, reward_tuning
 from gaussreg_fast.latent.finetune import personalisation_report as shown
 from gaussreg_fast.latent.finetune import reward_tuning_report as tilted
@@ -17,6 +21,7 @@ from gaussreg_fast.latent.finetune.personalisation import Arm, Personalisation
 from gaussreg_fast.latent.finetune.reward_tuning import KINDS, RewardTuning
 
 SMALL = partial(personalisation.Design, measured=(4, 20), per_prompt=4, ddim_steps=4)
+RATE = 5e-4  # learns in twenty steps
 TILTS = reward_tuning.Design(gains=(0.5, 1.0), pool=48, drawn=16, ddim_steps=4, steps=30)
 
 
@@ -45,8 +50,7 @@ def test_many_steps_draw_what_the_prompts_say(model):
     images = model.decode(latents)
     assert images.shape == (100, 1, 16, 16)
     assert measures.agreement(images, prompts).mean() > 0.85
-    spreads = [measures.spread(part) for part in images.chunk(10)]
-    assert min(spreads) > 0.1  # not ten times the same
+    assert measures.spreads(images).min() > 0.1  # not ten times the same
 
 
 def test_path_kl_of_the_sampler_is_that_of_its_means(model, other):
@@ -100,6 +104,25 @@ def test_training_lowers_the_denoising_loss(model):
     assert loss(0).mean() < 0.8 * before.mean()
 
 
+def test_the_pretrained_model_predicts_what_the_loss_wants(model):
+    """Of real digits it does far better than by predicting nothing."""
+    digits = Digits.load(WEIGHTS / "digits.safetensors")
+    clean, _ = model.encode(digits.images()[:64])
+    hidden = model.embed(PROMPTS)[digits.labels[:64]]
+
+    def loss(unet):
+        generator = torch.Generator().manual_seed(0)
+        return model.denoising_loss(unet, clean, hidden, generator).mean()
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x, times, hidden):
+            return SimpleNamespace(sample=torch.zeros_like(x))
+
+    with torch.no_grad():
+        assert loss(model.pretrained) < 0.45 * loss(Nothing())
+        assert 0.8 < loss(Nothing()) < 1.2  # v has unit variance, as noise and latents have
+
+
 def test_spread_and_nearest():
     images = torch.zeros(3, 1, 16, 16)
     images[1], images[2] = 1, 0.5
@@ -110,6 +133,29 @@ def test_spread_and_nearest():
     torch.testing.assert_close(found, torch.tensor([0, 0, 0.5]), atol=1e-6, rtol=0)
 
 
+def test_agreement_and_whose_image_is_nearer():
+    digits = Digits.load(WEIGHTS / "digits.safetensors")
+    real, labels = digits.images()[:200], digits.labels[:200]
+    right = [PROMPTS[label] for label in labels]
+    wrong = [PROMPTS[(label + 1) % 10] for label in labels]
+    assert measures.agreement(real, right).mean() > 0.95
+    assert measures.agreement(real, wrong).mean() < 0.05
+    mirrored = digits.images()[digits.labels == 7].flip(-1)
+    assert measures.nearer_to_prompt(real, right, mirrored).all()
+    signs = mirrored[::2]
+    prompts = (list(PROMPTS) * 20)[: len(signs)]
+    assert measures.nearer_to_prompt(signs, prompts, mirrored[1::2]).float().mean() < 0.1
+
+
+def test_intervals_of_means():
+    values = torch.cat([torch.full((40,), float(k)) for k in range(10)])
+    found = measures.mean_estimate(values)  # prompts differ, but nothing within them
+    assert [found[key] for key in ("value", "low", "high")] == pytest.approx([4.5] * 3)
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    found = measures.mean_estimate(values)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / 4000**0.5, rel=0.15)
+
+
 # ---------------------------------------------------------------- personalisation
 
 
@@ -117,7 +163,7 @@ def test_spread_and_nearest():
 def courses():
     ticks = []
     experiment = Personalisation(SMALL())
-    arms = (Arm(), Arm("penalty", 500), Arm("decay", 60))
+    arms = (Arm(lr=RATE), Arm("penalty", 500, RATE), Arm("decay", 60, RATE))
     result = [experiment.run(arm, lambda: ticks.append(0)) for arm in arms]
     assert len(ticks) == 3 * 20
     return experiment, result
@@ -129,35 +175,55 @@ def test_drift_keeps_the_model_nearer(courses):
         assert course.steps == [0, 4, 20]
         assert course.distance[0] == free.distance[0]
         assert course.drift[0] == course.moved[0] == 0
-        assert course.agreement[0] == free.agreement[0]
+        assert torch.equal(course.known[0], free.known[0])
         # It is learnt, whatever holds the model back.
         assert course.distance[-1] < 0.75 * course.distance[0]
     for kept in (penalty, decay):
         assert kept.drift[-1] < 0.5 * free.drift[-1]
         assert kept.moved[-1] < 0.9 * free.moved[-1]
+        assert kept.known[-1].mean() > free.known[-1].mean() + 0.1
     assert len(experiment.shown) == 4
     assert experiment.best_distance < free.distance[0]
+
+
+def test_the_same_seed_is_the_same_course(courses):
+    _, (free, *_) = courses
+    short = Personalisation(SMALL(measured=(4,)))
+    again = short.run(Arm(lr=RATE), lambda: None)
+    assert again.distance == free.distance[:2]
+    assert torch.equal(again.known[-1], free.known[1])
 
 
 def test_the_report_of_personalisation(courses, tmp_path):
     experiment, result = courses
     figures = shown.as_json(experiment, result)
-    paths = shown.save(figures, result, tmp_path)
+    paths = shown.save(figures, experiment, result, tmp_path)
     assert [p.name for p in paths] == [f"personalisation.{e}" for e in ("png", "md", "json")]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     read = json.loads(paths[2].read_text())
     assert shown.markdown(read) == paths[1].read_text()
     rows = shown.table_rows(read)
-    assert [row[0] for row in rows] == ["pretrained", "nothing", "penalty 500", "decay 60"]
+    names = ["pretrained", "nothing, lr 0.0005", "penalty 500", "decay 60"]
+    assert [row[0] for row in rows] == names
     first, best = read["arms"][0]["distance"][0], read["best_distance"]
-    assert read["matched_distance"] == pytest.approx(first + 0.8 * (best - first))
+    assert read["matched_distance"] == pytest.approx(first + 0.75 * (best - first))
+    assert read["arms"][0]["known_last"]["value"] == result[0].known[-1].mean().item()
 
 
-def test_where_the_matched_distance_is_not_reached(courses):
+def test_the_matched_distance_reached_and_not(courses, monkeypatch):
     experiment, result = courses
+    monkeypatch.setattr(shown, "LEARNT", 0.3)
     figures = shown.as_json(experiment, result)
-    figures["arms"][1]["steps_there"] = float("nan")
-    assert shown.table_rows(figures)[2][-2:] == ["not reached", ""]
+    arm, level = figures["arms"][0], figures["matched_distance"]
+    want = [np.interp(-level, -np.array(arm["distance"]), arm[name]) for name in ("steps", "known")]
+    assert (np.diff(arm["distance"]) < 0).all()  # as interpolation needs it
+    found = [arm["steps_there"], arm["known_there"]["value"]]
+    assert found == pytest.approx(want)
+    assert arm["known_there"]["low"] <= want[1] <= arm["known_there"]["high"]
+    monkeypatch.setattr(shown, "LEARNT", 5.0)
+    figures = json.loads(files.json_text(shown.as_json(experiment, result)))
+    assert figures["arms"][0]["steps_there"] is None
+    assert shown.table_rows(figures)[1][-3:-1] == ["not reached", ""]
 
 
 # ---------------------------------------------------------------- reward tuning
@@ -197,7 +263,7 @@ def test_training_earns_reward(tuning, tmp_path):
     for arm in (reward_tuning.Arm(), reward_tuning.Arm("gamma", 1.0)):
         tilt = tuning.tilt(arm)
         unet = tuning.train(tilt, lambda: ticks.append(0))
-        results.append(tilted.Result(arm, tilt, tuning.draw(unet)))
+        results.append(tilted.Result(arm, tilt, tuning.draw(unet), 1.0))
     assert len(ticks) == 2 * TILTS.steps
     control, trained = (result.sampled for result in results)
     assert (trained.reward - control.reward).mean() > 0.3 * tuning.scale
@@ -216,7 +282,9 @@ def test_training_earns_reward(tuning, tmp_path):
                 assert interval["value"] == pytest.approx(values.mean().item(), rel=1e-5)
     weights = figures["arms"][1]["weights"]
     assert weights["gain"] == pytest.approx(1.0, rel=1e-3)
-    assert 0 < weights["effective"] < 1
+    shares = results[1].tilt.weights.view(10, -1) / TILTS.pool
+    assert weights["effective"] == pytest.approx((1 / (shares**2).sum(1)).mean() / TILTS.pool)
+    assert figures["arms"][0]["weights"]["effective"] == pytest.approx(1)
     assert weights["kl"] > 0
 
 
@@ -247,5 +315,6 @@ def test_the_command_runs_both(monkeypatch, tmp_path, capsys):
     }
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all(name in output.replace("\n", "") for name in names)
-    assert "decay 30" in output
+    assert "decay 50" in output
+    assert max(map(len, output.splitlines())) <= 80 + len(str(tmp_path))
     assert "forward_kl, 0.5" in output

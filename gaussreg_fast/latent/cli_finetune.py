@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -32,11 +33,11 @@ def personalise(console: Console, out: Path) -> list[Path]:
         result_table(
             f"A new sign from {experiment.design.images} images, with and without drift",
             "distance: of the new sign's images to those not shown; known: of the ten digits",
-            ("kept near by", "distance", "known", "moved", "drift", "matched at", "known there"),
-            report.table_rows(result),
+            ("kept near by", "distance", "known", "spread", "matched at", "known there", "seconds"),
+            [[_value(row[k]) for k in (0, 1, 2, 3, 6, 7, 8)] for row in report.table_rows(result)],
         )
     )
-    return report.save(result, courses, out)
+    return report.save(result, experiment, courses, out)
 
 
 def tune_rewards(console: Console, out: Path) -> list[Path]:
@@ -50,9 +51,11 @@ def tune_rewards(console: Console, out: Path) -> list[Path]:
         results = []
         for arm in arms:
             progress.update(task, description=arm.name)
+            began = time.perf_counter()
             tilt = experiment.tilt(arm)
-            unet = experiment.train(tilt, lambda: progress.advance(task))
-            results.append(reward_tuning_report.Result(arm, tilt, experiment.draw(unet)))
+            sampled = experiment.draw(experiment.train(tilt, lambda: progress.advance(task)))
+            seconds = time.perf_counter() - began
+            results.append(reward_tuning_report.Result(arm, tilt, sampled, seconds))
     report = reward_tuning_report
     result = report.as_json(experiment, results)
     keep = (0, 1, 3, 5, 6, 8)
@@ -62,7 +65,12 @@ def tune_rewards(console: Console, out: Path) -> list[Path]:
             "effective: samples that count; gain: of the reward, in standard deviations; spread: "
             "of a prompt's images, 1 before",
             ("divergence, gain", "alpha", "effective", "gain", "spread", "right"),
-            [[row[k].partition(" (")[0] for k in keep] for row in report.table_rows(result)],
+            [[_value(row[k]) for k in keep] for row in report.table_rows(result)],
         )
     )
     return report.save(result, results, out)
+
+
+def _value(cell: str) -> str:
+    """A cell without its interval."""
+    return cell.partition(" (")[0]

@@ -196,19 +196,21 @@ def picture(result: Mapping[str, Any], curves: AllCurves) -> Figure:
     axes[1].legend(fontsize="x-small")
     lines = below.subplots(len(arms) + 1, 1)
     start = curves[BASELINE][0][PICTURES][:, 0]
-    _strip(lines[0], start, "start")
+    strip(lines[0], start, "start")
     for axis, arm in zip(lines[1:], arms, strict=True):
         own, when = curves[arm["name"]][0][PICTURES], arm["reached"]["value"]
         last = own.shape[1] - 1
         at = last if np.isnan(when) else round(when)
-        _strip(axis, own[:, at], f"{arm['name']}, {at}")
+        strip(axis, own[:, at], f"{arm['name']}, {at}")
     above.suptitle("Reward against what was not optimised; dotted: the matched reward")
     below.suptitle("The same noises at the matched reward, after so many iterations", fontsize=10)
     return figure
 
 
-def _strip(axis: Any, images: np.ndarray, label: str) -> None:
-    axis.imshow(np.concatenate(list(images), axis=1), cmap="gray", vmin=0, vmax=255)
+def strip(axis: Any, images: np.ndarray, label: str) -> None:
+    """Images (n, H, W) side by side, uint8 or in [0, 1]."""
+    white = 255 if images.dtype == np.uint8 else 1
+    axis.imshow(np.concatenate(list(images), axis=1), cmap="gray", vmin=0, vmax=white)
     axis.set(xticks=[], yticks=[])
     axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
 

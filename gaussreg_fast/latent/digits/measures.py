@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.latent.digits.classifiers import load_classifier, log_probabilities
-from gaussreg_fast.latent.digits.data import Digits
+from gaussreg_fast.latent.digits.data import SIZE, Digits
 from gaussreg_fast.latent.digits.words import PROMPTS
 
 
@@ -40,22 +40,32 @@ def draw(pipeline: Path, per_prompt: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat(images).float().cpu(), labels
 
 
+def nearest(grey: Tensor, references: Tensor) -> Tensor:
+    """(B,) distance, root mean square over pixels, to the nearest of the references."""
+    return torch.cdist(grey.flatten(1), references.flatten(1)).amin(1) / SIZE
+
+
+def spread(grey: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean distance, root mean square, of two images; of those drawn by `weights` (B,) if given.
+
+    Of two different ones: what is drawn twice counts no less for that.
+    """
+    flat = grey.flatten(1)
+    distances = torch.cdist(flat, flat) / SIZE
+    w = torch.ones(len(grey)) if weights is None else weights.float()
+    pairs = (w[:, None] * w).fill_diagonal_(0)
+    return (pairs * distances).sum() / pairs.sum()
+
+
 def diversity(grey: Tensor, labels: Tensor) -> list[float]:
-    """For each digit the mean distance, root mean square over pixels, between two of its images."""
-    pixels = grey[0].numel()
-    return [
-        (torch.pdist(grey[labels == digit].flatten(1)).mean() / pixels**0.5).item()
-        for digit in range(10)
-    ]
+    """For each digit the `spread` of its images."""
+    return [spread(grey[labels == digit]).item() for digit in range(10)]
 
 
 def nearest_distance(grey: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
     """Mean distance, root mean square, of an image to the nearest real one of its digit."""
-    distances = [
-        torch.cdist(grey[labels == d].flatten(1), real[real_labels == d].flatten(1)).amin(dim=1)
-        for d in range(10)
-    ]
-    return (torch.cat(distances).mean() / grey[0].numel() ** 0.5).item()
+    distances = [nearest(grey[labels == d], real[real_labels == d]) for d in range(10)]
+    return torch.cat(distances).mean().item()
 
 
 def measure(weights: Path, test: Tensor, per_prompt: int, seed: int) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class DigitsModel:
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """(n, 16, 64), what the UNet attends to."""
-        hidden: Tensor = self._pipe.encode_prompt(list(prompts), "cpu", 1, False)[0]
+        hidden: Tensor = self._pipe.encode_prompt(
+            list(prompts), device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )[0]
         return hidden
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ class DigitsModel:
         seed: int,
         base: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Latents drawn by DDIM, and the path KL of each from what `base` would draw.
+        """Latents drawn by DDIM without guidance, and each one's path KL from what `base` draws.
 
         The path KL leaves the last step out: it adds no noise. The same seed is the same noise,
         in the start and on the way, for every model.

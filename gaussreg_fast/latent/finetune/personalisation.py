@@ -8,8 +8,10 @@ classifiers, and by the pretrained model's images of the same noises.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -18,7 +20,13 @@ from torch import Tensor, nn
 from gaussreg_fast import DriftDecay, ParameterDrift, parameter_drift
 from gaussreg_fast.latent.digits import PROMPTS, WEIGHTS
 from gaussreg_fast.latent.digits.data import Digits
-from gaussreg_fast.latent.finetune.measures import agreement, nearest, spread
+from gaussreg_fast.latent.finetune.measures import (
+    agreement,
+    every_prompt,
+    nearer_to_prompt,
+    nearest,
+    spreads,
+)
 from gaussreg_fast.latent.finetune.model import DigitsModel
 
 SEVEN = 7
@@ -31,18 +39,17 @@ class Design:
     Attributes:
         prompt: of the new sign; "sks" means nothing to the model.
         images: of the new sign that the model is shown.
-        measured: after how many steps of AdamW with `lr`; the last is the end. Dense in the
-            beginning, for stopping early is the guard that costs nothing.
+        measured: after how many steps of AdamW; the last is the end. Dense in the beginning, for
+            stopping early is the guard that costs nothing.
         batch: noised copies of the images in a step.
         per_prompt: images drawn for each of the ten prompts at a measurement; for the new one
             twice as many.
-        ddim_steps: of the sampler.
+        ddim_steps: of the sampler, without guidance.
     """
 
     prompt: str = "a handwritten sks seven"
     images: int = 4
-    measured: tuple[int, ...] = (5, 10, 20, 40, 80, 150)
-    lr: float = 5e-4
+    measured: tuple[int, ...] = (10, 20, 40, 80, 160, 240)
     batch: int = 16
     per_prompt: int = 16
     ddim_steps: int = 8
@@ -54,20 +61,28 @@ class Arm:
     """What keeps the model near its base: nothing, a penalty in the loss, or decoupled decay.
 
     Attributes:
-        how: "nothing"; "penalty", `ParameterDrift` with `reduction="tensor_mean"`, the scale of
-            P&P's published weights; "decay", `DriftDecay` with "sum", the same pull on all.
+        how: "penalty" is `ParameterDrift` with `reduction="tensor_mean"`, the scale of P&P's
+            published weights; "decay" is `DriftDecay` with "sum", the same pull on all.
+        lr: of AdamW. A smaller one is a guard, too: it forgets less.
     """
 
-    how: str = "nothing"
+    how: Literal["nothing", "penalty", "decay"] = "nothing"
     weight: float = 0.0
+    lr: float = 1e-4
 
     @property
     def name(self) -> str:
         """As in the table."""
-        return f"{self.how} {self.weight:g}" if self.weight else self.how
+        return f"{self.how} {self.weight:g}" if self.weight else f"{self.how}, lr {self.lr:g}"
 
 
-ARMS = (Arm(), Arm("penalty", 50), Arm("penalty", 200), Arm("decay", 10), Arm("decay", 30))
+ARMS = (
+    Arm(lr=5e-4),
+    Arm(lr=1e-4),
+    Arm(lr=5e-5),
+    Arm("penalty", 200),
+    Arm("decay", 50),
+)
 
 
 @dataclass
@@ -77,21 +92,24 @@ class Course:
     Attributes:
         steps: (K,) that the arm had been trained for.
         distance: (K,) of the new sign's images to the nearest that was not shown.
-        spread: (K,) mean distance of two of the new sign's images.
-        agreement: (K, 10) of the classifiers, by digit.
+        known: (K, 10 n) of the ten prompts' images, prompt by prompt: the share of the classifiers
+            that find the prompt's digit in it; 0 if it is nearer to the new sign.
+        spread: (K,) mean distance of two images of a digit.
         moved: (K,) of the digits' images from the pretrained model's, root mean square.
         drift: (K,) of the parameters, `parameter_drift` of weight 1 and "sum".
         pictures: (12, 16, 16), one of each digit and two of the new sign, at the end.
+        seconds: of the training and its measurements.
     """
 
     arm: Arm
     steps: list[int] = field(default_factory=list)
     distance: list[float] = field(default_factory=list)
+    known: list[Tensor] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
-    agreement: list[list[float]] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
     drift: list[float] = field(default_factory=list)
     pictures: Tensor = field(default_factory=lambda: torch.empty(0))
+    seconds: float = 0.0
 
 
 class Personalisation:
@@ -99,6 +117,7 @@ class Personalisation:
 
     Attributes:
         shown, held_out: mirrored sevens, (n, 1, 16, 16), that the model sees and does not see.
+        before: the pretrained model's images of what every measurement draws.
     """
 
     def __init__(self, design: Design) -> None:
@@ -115,7 +134,7 @@ class Personalisation:
         n = design.per_prompt
         digits_of = self.model.embed(PROMPTS).repeat_interleave(n, 0)
         self._drawn = torch.cat([digits_of, concept.expand(2 * n, -1, -1)])
-        self._before = self._draw(self.model.pretrained)
+        self.before = self._draw(self.model.pretrained)
 
     @property
     def best_distance(self) -> float:
@@ -124,10 +143,13 @@ class Personalisation:
 
     def run(self, arm: Arm, advance: Callable[[], None]) -> Course:
         """Fine-tunes the UNet; `advance` is called after every step."""
+        began = time.perf_counter()
         design, unet, base = self.design, self.model.copy(), self.model.pretrained
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=design.lr, weight_decay=0)
-        drift = ParameterDrift(unet, weight=arm.weight, reduction="tensor_mean")
-        if arm.how == "decay":
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=arm.lr, weight_decay=0)
+        penalty = None
+        if arm.how == "penalty":
+            penalty = ParameterDrift(unet, weight=arm.weight, reduction="tensor_mean")
+        elif arm.how == "decay":
             DriftDecay(optimizer, unet, base, weight=arm.weight)
         generator = torch.Generator().manual_seed(design.seed)
         course = Course(arm)
@@ -135,13 +157,14 @@ class Personalisation:
         for step in range(1, design.measured[-1] + 1):
             optimizer.zero_grad()
             self._loss(unet, generator).backward()
-            if arm.how == "penalty":
-                drift.accumulate(unet)
+            if penalty is not None:
+                penalty.accumulate(unet)
             nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()
             if step in design.measured:
                 self._measure(unet, step, course)
             advance()
+        course.seconds = time.perf_counter() - began
         return course
 
     def _loss(self, unet: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
@@ -159,15 +182,20 @@ class Personalisation:
         return self.model.decode(latents)
 
     def _measure(self, unet: UNet2DConditionModel, step: int, course: Course) -> None:
-        n = self.design.per_prompt
         images = self._draw(unet)
-        digits, concept = images[: 10 * n], images[10 * n :]
-        prompts = [prompt for prompt in PROMPTS for _ in range(n)]
-        difference = digits - self._before[: 10 * n]
+        count = len(PROMPTS) * self.design.per_prompt
+        digits, concept = images[:count], images[count:]
+        prompts = every_prompt(self.design.per_prompt)
+        own = nearer_to_prompt(digits, prompts, self.held_out)
         course.steps.append(step)
         course.distance.append(nearest(concept, self.held_out).mean().item())
-        course.spread.append(spread(concept).item())
-        course.agreement.append(agreement(digits, prompts).view(10, n).mean(1).tolist())
-        course.moved.append(difference.square().mean((1, 2, 3)).sqrt().mean().item())
+        course.known.append(agreement(digits, prompts) * own)
+        course.spread.append(spreads(digits).mean().item())
+        moved = (digits - self.before[:count]).square().mean((1, 2, 3)).sqrt()
+        course.moved.append(moved.mean().item())
         course.drift.append(parameter_drift(unet, self.model.pretrained).item())
-        course.pictures = images[::n, 0]
+        course.pictures = self.pick(images)
+
+    def pick(self, images: Tensor) -> Tensor:
+        """The first image of each digit, and the first two of the new sign, (12, 16, 16)."""
+        return images[:: self.design.per_prompt, 0]

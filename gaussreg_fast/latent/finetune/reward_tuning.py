@@ -2,9 +2,10 @@
 
 Of all models q, the one with the most reward less alpha times D_f(q || p) is the pretrained p
 tilted by weights of the reward, exp(rt / alpha) with the surrogate reward rt. Samples of p are
-drawn, weighted, and the embedded digits model is trained on them by their weights. Every
-divergence gets the alpha at which its weights earn the same reward, so what differs is what they
-leave of p: its diversity, what the prompts ask for, its paths.
+drawn, weighted, and the embedded digits model is trained on them by their weights: the optimum is
+that of stochastic control, the way to it is plain regression. Every divergence gets the alpha at
+which its weights earn the same reward, so what differs is what they leave of p: its diversity,
+what the prompts ask for, its paths.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from gaussreg_fast import surrogate_reward
 from gaussreg_fast.latent.digits import PROMPTS, REWARDS
 from gaussreg_fast.latent.digits.stages import fit
-from gaussreg_fast.latent.finetune.measures import agreement, spread
+from gaussreg_fast.latent.finetune.measures import agreement, every_prompt
 from gaussreg_fast.latent.finetune.model import DigitsModel
 
 KINDS = ("kl", "gamma", "forward_kl")
@@ -103,14 +104,6 @@ class Sampled:
     agreement: Tensor
     path_kl: Tensor
 
-    def spread(self, weights: Tensor | None = None) -> Tensor:
-        """(10,) mean distance of two images of a prompt, drawn by weights (N,) if given."""
-        parts = self.images.chunk(len(PROMPTS))
-        if weights is None:
-            return torch.stack([spread(part) for part in parts])
-        chunks = weights.chunk(len(PROMPTS))
-        return torch.stack([spread(part, w) for part, w in zip(parts, chunks, strict=True)])
-
 
 class RewardTuning:
     """The experiment: p's samples, their tilts, and models trained on them.
@@ -181,7 +174,7 @@ class RewardTuning:
         steps = self.design.ddim_steps
         latents, kl = self.model.sample(unet, hidden, steps=steps, eta=1.0, seed=seed, base=base)
         images = self.model.decode(latents)
-        prompts = [prompt for prompt in PROMPTS for _ in range(each)]
+        prompts = every_prompt(each)
         reward = REWARDS[self.design.reward]()(images.expand(-1, 3, -1, -1), prompts)
         if kl is None:
             kl = torch.zeros(len(images))

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gaussreg_fast import f_divergence
 from gaussreg_fast.latent.checkerboard_report import machine, save_as
+from gaussreg_fast.latent.finetune.measures import estimate, mean_estimate, resamples, spreads
+from gaussreg_fast.latent.frontier_report import strip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gaussreg_fast.latent.finetune.reward_tuning import Arm, RewardTuning, Sampled, Tilt
 
-DRAWS = 500
 COLUMNS = (
     "divergence, gain", "alpha", "weights: spread", "effective samples", "KL",
-    "trained: gain", "spread", "reward's deviation", "digits right", "path KL",
+    "trained: gain", "spread", "reward's deviation", "digits right", "path KL", "seconds",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ class Result:
     arm: Arm
     tilt: Tilt
     sampled: Sampled
+    seconds: float
 
 
 def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, An
     multiples of p's own. `low` and `high` bound 95 % intervals, bootstrap over the samples.
     """
     before, scale = experiment.before, experiment.scale
+    spread_before = spreads(before.images).mean().item()
     return {
         "experiment": "reward tuning",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -56,12 +58,13 @@ def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, An
                 **asdict(result.arm),
                 "weights": _of_weights(experiment, result.tilt),
                 "trained": {
-                    "gain": _interval(_means(result.sampled.reward, before.reward) / scale),
-                    "spread": _interval(_spreads(result.sampled) / before.spread().mean()),
+                    "gain": mean_estimate((result.sampled.reward - before.reward) / scale),
+                    "spread": _spread(result.sampled.images, spread_before),
                     "deviation": _deviation(result.sampled.reward) / scale,
-                    "agreement": _interval(_means(result.sampled.agreement)),
-                    "path_kl": _interval(_means(result.sampled.path_kl)),
+                    "agreement": mean_estimate(result.sampled.agreement),
+                    "path_kl": mean_estimate(result.sampled.path_kl),
                 },
+                "seconds": result.seconds,
             }
             for result in results
         ],
@@ -76,7 +79,7 @@ def _of_weights(experiment: RewardTuning, tilt: Tilt) -> dict[str, float]:
     return {
         "alpha": tilt.alpha,
         "gain": earned.item() / experiment.scale,
-        "spread": (pool.spread(weights).mean() / pool.spread().mean()).item(),
+        "spread": (spreads(pool.images, weights).mean() / spreads(pool.images).mean()).item(),
         "effective": (1 / shares.square().sum(1)).mean().item() / experiment.design.pool,
         "kl": f_divergence(log_ratio, "kl").item(),
         "forward_kl": f_divergence(log_ratio, "forward_kl").item(),
@@ -88,33 +91,10 @@ def _deviation(reward: Tensor) -> float:
     return reward.view(10, -1).std(1).mean().item()
 
 
-def _means(values: Tensor, before: Tensor | None = None) -> Tensor:
-    """The mean, and means of resamples, (1 + DRAWS,); less that before, noise by noise."""
-    if before is not None:
-        values = values - before
-    return torch.cat([values.mean()[None].double(), values.double()[_resamples(values)].mean(1)])
-
-
-def _resamples(values: Tensor) -> Tensor:
-    """(DRAWS, N) indices: each prompt's samples drawn from that prompt's."""
-    each = len(values) // 10
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(each, (DRAWS, 10, each), generator=generator)
-    return (drawn + each * torch.arange(10)[:, None]).flatten(1)
-
-
-def _spreads(sampled: Sampled) -> Tensor:
-    """The mean spread within a prompt, and of resamples, (1 + DRAWS,)."""
-    drawn = _resamples(sampled.reward)
-    counts = torch.zeros(drawn.shape, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(counts))  # how often each is in a resample
-    spreads = [sampled.spread(), *map(sampled.spread, counts)]
-    return torch.stack([spread.mean().double() for spread in spreads])
-
-
-def _interval(values: Tensor) -> dict[str, float]:
-    low, high = np.quantile(values[1:].numpy(), [0.025, 0.975])
-    return {"value": values[0].item(), "low": float(low), "high": float(high)}
+def _spread(images: Tensor, before: float) -> dict[str, float]:
+    """The mean spread within a prompt, of that before, with its interval."""
+    draws = [spreads(images, counts).mean().item() / before for counts in resamples(len(images))]
+    return estimate(spreads(images).mean().item() / before, draws)
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -135,6 +115,7 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
                 f"{trained['deviation']:.2f}",
                 f"{100 * trained['agreement']['value']:.0f} %",
                 _cell(trained["path_kl"], ".1f"),
+                f"{arm['seconds']:.0f}",
             ]
         )
     return rows
@@ -195,9 +176,7 @@ def picture(result: dict[str, Any], results: Sequence[Result]) -> Figure:
     for axis, row in zip(axes, results, strict=True):
         each = len(row.sampled.images) // 10
         shown = row.sampled.images[:, 0].view(10, each, *row.sampled.images.shape[2:])[:, :2]
-        axis.imshow(np.concatenate(list(shown.flatten(0, 1).numpy()), axis=1), cmap="gray")
-        axis.set(xticks=[], yticks=[])
-        axis.set_ylabel(row.arm.name, rotation=0, ha="right", va="center", fontsize="small")
+        strip(axis, shown.flatten(0, 1).numpy(), row.arm.name)
     above.suptitle("Fine-tuning on a reward: KL, gamma and forward KL at the same reward")
     below.suptitle("Two images of each prompt, of the same noises", fontsize=10)
     return figure

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -180,19 +181,21 @@ def distinct(paired: Paired) -> None:
     params = paired.params
     if not paired.plain:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
-    starts = list(map(Tensor.data_ptr, params))
-    order = sorted(range(len(params)), key=starts.__getitem__)
+    sizes = list(map(mul, map(Tensor.numel, params), map(Tensor.element_size, params)))
+    if not paired.plain:
+        sizes = [n if p.is_contiguous() else min(n, 1) for n, p in zip(sizes, params, strict=True)]
     end, last = 0, 0
-    for i in order:
-        if starts[i] < end and params[i].numel():
+    starts = map(Tensor.data_ptr, params)
+    for start, size, i in sorted(zip(starts, sizes, range(len(sizes)), strict=True)):
+        if not size:
+            continue
+        if start < end:
             first, second = sorted((last, i))
             raise ValueError(
                 f"{_called('params', second, paired.names)} must not share memory with "
                 f"{_called('params', first, paired.names).rstrip(',')}"
             )
-        if params[i].numel():
-            dense = paired.plain or params[i].is_contiguous()
-            end, last = starts[i] + (params[i].nbytes if dense else 1), i
+        end, last = start + size, i
 
 
 def gradients(paired: Paired) -> list[Tensor | None]:

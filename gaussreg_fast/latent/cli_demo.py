@@ -53,7 +53,7 @@ def demo(
 
     checkerboard: which guard sees a pattern. frontier: which keeps a reward from hacking.
     personalisation: a new sign from four images, with and without parameter drift. reward-tuning:
-    reward against diversity under three divergences. The last two take one to three minutes each.
+    reward against diversity under three divergences. The last two take some two minutes each.
     """
     # Better refused now than after a minute of computing.
     if Which.frontier in experiment and full and latents is not None:

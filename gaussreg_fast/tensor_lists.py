@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -174,28 +173,20 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def distinct(paired: Paired) -> None:
-    """That no two parameters, which are to be written to, have memory in common.
-
-    Of those with gaps between their numbers only the first number is looked at.
-    """
+    """That no two parameters, which are to be written to, begin at the same memory."""
     params = paired.params
     if not paired.plain:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
-    sizes = list(map(mul, map(Tensor.numel, params), map(Tensor.element_size, params)))
-    if not paired.plain:
-        sizes = [n if p.is_contiguous() else min(n, 1) for n, p in zip(sizes, params, strict=True)]
-    end, last = 0, 0
-    starts = map(Tensor.data_ptr, params)
-    for start, size, i in sorted(zip(starts, sizes, range(len(sizes)), strict=True)):
-        if not size:
-            continue
-        if start < end:
-            first, second = sorted((last, i))
+    memory = list(map(Tensor.data_ptr, params))
+    if len(set(memory)) == len(memory):
+        return
+    first: dict[int, int] = {}
+    for i, at in enumerate(memory):
+        if at and first.setdefault(at, i) != i:
             raise ValueError(
-                f"{_called('params', second, paired.names)} must not share memory with "
-                f"{_called('params', first, paired.names).rstrip(',')}"
+                f"{_called('params', i, paired.names)} must not share memory with "
+                f"{_called('params', first[at], paired.names).rstrip(',')}"
             )
-        end, last = start + size, i
 
 
 def gradients(paired: Paired) -> list[Tensor | None]:

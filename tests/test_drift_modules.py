@@ -247,19 +247,6 @@ def test_a_backend_that_cannot_take_the_type():
         gf.parameter_drift(double, P, backend="triton")
 
 
-def test_views_of_one_buffer_must_not_overlap():
-    buffer, base = torch.ones(4, 9), torch.zeros(9)
-    flat = buffer.view(-1)
-    with pytest.raises(ValueError, match=r"params\[1\] must not share memory with params\[0\]"):
-        gf.parameter_drift_decay_([flat[5:14], flat[:6]], [base, base[:6]], rate=0.1)
-    assert (buffer == 1).all()
-    # Side by side, in turns, or empty at the same place.
-    left, right = buffer[:, :4], buffer[:, 4:]
-    lists = [left, right, flat[:0]], [torch.zeros(4, 4), torch.zeros(4, 5), base[:0]]
-    gf.parameter_drift_decay_(*lists, rate=0.5)
-    torch.testing.assert_close(buffer, torch.full((4, 9), math.exp(-1)))
-
-
 def test_lora_drift_as_a_module():
     pairs = [(torch.randn(2, 5), torch.randn(3, 2)), (torch.randn(1, 4), torch.randn(6, 1))]
     for form in ("factors", "product"):

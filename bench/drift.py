@@ -222,8 +222,10 @@ def tasks(
 def verify(calls: dict[str, dict[str, Callable[[], Any]]], params: list[Tensor]) -> None:
     """That all competitors compute the same value and gradients."""
     for task, named in calls.items():
+        if task == "decay":  # see `verify_decay`
+            continue
         seen: list[Tensor] | None = None
-        for name, call in named.items() if task != "decay" else ():
+        for name, call in named.items():
             for p in params:
                 p.grad = None
             result = call()

@@ -163,7 +163,7 @@ class DriftDecay:
         }
         for i, p in enumerate(self.params):
             if id(p) not in known:
-                name = f"params[{i}]" if names is None else f"params[{i}], {names[i]!r},"
+                name = tensor_lists.called("params", i, names)
                 raise ValueError(f"{name} must be a parameter of the optimiser")
         self._groups = [known[id(p)] for p in self.params]
         self._hook = optimizer.register_step_post_hook(self._decay)

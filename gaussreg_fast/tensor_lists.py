@@ -86,7 +86,7 @@ def paired(
     if len(left) != len(right):
         i = min(len(left), len(right))
         longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
-        name = _called(longer, i, names if longer == "params" else base_names)
+        name = called(longer, i, names if longer == "params" else base_names)
         raise ValueError(f"{shorter} ends at {i} tensors: it has none for {name}")
     return Paired(names, left, right, False)
 
@@ -107,14 +107,14 @@ def _fits(p: Any, b: Any, device: Any) -> bool:
     )
 
 
-def _called(name: str, i: int, names: list[str] | None) -> str:
+def called(name: str, i: int, names: list[str] | None) -> str:
     """params[3], 'mid.weight'."""
     return f"{name}[{i}]" if names is None else f"{name}[{i}], {names[i]!r},"
 
 
 def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
     """Says what is wrong with a parameter and its base that do not fit."""
-    name, base = _called("params", i, names), _called("base", i, names)
+    name, base = called("params", i, names), called("base", i, names)
     checks.floating(name, p)
     checks.floating(base, b)
     if p.shape != b.shape:
@@ -145,7 +145,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     left: list[Tensor] = []
     right: list[Tensor] = []
     for i, pair in enumerate(items):
-        place = _called("pairs", i, names)
+        place = called("pairs", i, names)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{place} must be (A, B), got {type(pair).__name__}")
         a, b = pair
@@ -184,8 +184,8 @@ def distinct(paired: Paired) -> None:
     for i, at in enumerate(memory):
         if at and first.setdefault(at, i) != i:
             raise ValueError(
-                f"{_called('params', i, paired.names)} must not share memory with "
-                f"{_called('params', first[at], paired.names).rstrip(',')}"
+                f"{called('params', i, paired.names)} must not share memory with "
+                f"{called('params', first[at], paired.names).rstrip(',')}"
             )
 
 
@@ -200,7 +200,7 @@ def gradients(paired: Paired) -> list[Tensor | None]:
         found.append(grad)
         if grad is None:
             if p.requires_grad and not p.is_leaf:
-                raise ValueError(f"{_called('params', i, paired.names)} must be a leaf for a .grad")
+                raise ValueError(f"{called('params', i, paired.names)} must be a leaf for a .grad")
         elif (
             grad.layout is not torch.strided
             or grad.dtype != p.dtype
@@ -209,7 +209,7 @@ def gradients(paired: Paired) -> list[Tensor | None]:
             or (type(grad) not in checks.ORDINARY and _placement(grad) != _placement(p))
         ):
             raise ValueError(
-                f"the gradient of {_called('params', i, paired.names)} must be dense, {p.dtype}, "
+                f"the gradient of {called('params', i, paired.names)} must be dense, {p.dtype}, "
                 f"not itself recorded and sharded like it, got {grad.dtype}, {grad.layout}"
             )
     return found

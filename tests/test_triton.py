@@ -10,7 +10,7 @@ import random
 import against_reference
 import pytest
 import torch
-from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS
+from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS, SPLITS_OF_2048
 
 import gaussreg_fast as gf
 from gaussreg_fast import config, dispatch
@@ -167,15 +167,7 @@ def test_statistics_options(compare, case):
     check_statistics(compare, x, **rest)
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        config.Large((8, 4, 1), (4, 4, 4), 32, 1, 1),  # one program: its edge is row N1 / 2
-        config.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
-        config.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
-    ],
-    ids=["32x64", "128x16", "64x32"],
-)
+@pytest.mark.parametrize("parameters", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, parameters):
     monkeypatch.setitem(config.LARGE, 2048, parameters)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from against_reference import SPLITS_OF_2048
 from torch.library import opcheck
 
 import gaussreg_fast as gf
@@ -62,15 +63,7 @@ def test_65536_numbers_in_three_launches(compare):
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        config.Large((8, 4, 1), (4, 4, 4), 32, 1, 1),  # one program: its edge is row N1 / 2
-        config.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
-        config.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
-    ],
-    ids=["32x64", "128x16", "64x32"],
-)
+@pytest.mark.parametrize("parameters", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, parameters):
     monkeypatch.setitem(config.LARGE, 2048, parameters)

@@ -226,7 +226,7 @@ def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
     if pair.plain and ops.eager(pair.params, True):
         i = next((i for i, p in enumerate(pair.params) if p.requires_grad and p.numel()), None)
         if i is not None and pair.params[i].data_ptr() == pair.base[i].data_ptr():
-            name = f"params[{i}]" if pair.names is None else f"params[{i}], {pair.names[i]!r},"
+            name = tensor_lists.called("params", i, pair.names)
             raise ValueError(
                 f"base must be a copy of params, but {name} and its base share their memory: "
                 f"`state_dict()` and `detach()` copy nothing, `ParameterDrift` and `clone()` do"

@@ -17,24 +17,28 @@ from bench.cases import Case
 from gaussreg_fast import native
 
 STAGE_SIZES = (4096, 16384, 65536, 262144)
-FIRST = 16  # points of the transform that go with the gather and the scatter
 PER_BIN = 20
 
 # Stage of the CPU pipeline -> (bytes, operations) of one sample of D numbers.
 CPU_STAGES: dict[str, Callable[[int], tuple[float, float]]] = {
     "permutation table": lambda d: (4 * d, 0),
-    "gather, moments, 16 points": lambda d: (12 * d, 3 * d + _transform(d, FIRST)),
-    "forward transform": lambda d: (8 * d, _transform(d, d // 2 / FIRST)),
+    "gather, moments, first passes": lambda d: (12 * d, 3 * d + _transform(d, _first(d))),
+    "other passes forward": lambda d: (8 * d, _transform(d, d // 2 / _first(d))),
     "directions": lambda d: (10 * d, PER_BIN * d / 2),
     "block means": lambda d: (2 * d, d / 2),
     "adjoint of directions": lambda d: (8 * d, PER_BIN * d / 2),
-    "backward transform": lambda d: (8 * d, _transform(d, d // 2 / FIRST)),
-    "16 points, scatter": lambda d: (16 * d, 4 * d + _transform(d, FIRST)),
+    "other passes back": lambda d: (8 * d, _transform(d, d // 2 / _first(d))),
+    "last passes, scatter": lambda d: (16 * d, 4 * d + _transform(d, _first(d))),
     "whole sample after the table": lambda d: loss_and_gradient(d),
     "bare gather": lambda d: (12 * d, 0),
     "bare scatter": lambda d: (12 * d, 0),
     "bare copy": lambda d: (8 * d, 0),
 }
+
+
+def _first(dimension: int) -> int:
+    """Points of the transform that are done as a sample is read: 16, from 4096 on 8 times 16."""
+    return 16 if dimension < 4096 else 128
 
 
 def _transform(dimension: int, points: float) -> float:

@@ -89,12 +89,28 @@ def loss(
     x = _rows(x)
     value = x.new_empty(() if scalar else x.shape[0])
     grad = None if gradient is None else torch.empty_like(x)
-    _run(
-        "loss", x, permutation, {"loss": value, "grad": grad}, orders=orders, form=form,
-        power_weight=power_weight, block_size=block_size, target=target,
-        power=statistic == "power", scale=scale,
-    )  # fmt: skip
+    power = statistic == "power"
+    quick = None
+    if permutation.index is None and _EXCHANGE is not None:
+        quick = _loss_of(form, power_weight, block_size, target, power, *orders)
+    if not quick or not quick(
+        x, value, grad, permutation.seed, permutation.per_sample, scale, torch.get_num_threads()
+    ):
+        _run(
+            "loss", x, permutation, {"loss": value, "grad": grad}, orders=orders, form=form,
+            power_weight=power_weight, block_size=block_size, target=target, power=power,
+            scale=scale,
+        )  # fmt: skip
     return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+
+
+@functools.lru_cache(maxsize=64)
+def _loss_of(
+    form: str, power_weight: float, block_size: int, target: float, power: bool, *orders: int
+) -> Any:
+    """A loss that C++ computes of tensors, if they are plain and of a size that it transforms."""
+    options = form, power_weight, block_size, target, power
+    return module().Loss(_EXCHANGE, _TYPES, *options, orders)
 
 
 def statistics(

@@ -89,6 +89,66 @@ def test_a_job_of_a_size_without_a_plan_is_refused():
         native.module().time_stages(100, x.data_ptr(), x.data_ptr(), 1)
 
 
+# ---------------------------------------------------------------- tensors that C++ reads itself
+
+needs_exchange = pytest.mark.skipif(
+    native._EXCHANGE is None, reason="torch without the exchange API"
+)
+OPTIONS = "root", 25.0, 16, 0.886, False, 1, 2
+MISFITS = {
+    "dimensions": {"x": torch.zeros(64)},
+    "empty": {"x": torch.zeros(0, 64), "loss": torch.zeros(0), "grad": torch.zeros(0, 64)},
+    "strides": {"x": torch.zeros(64, 2).T, "grad": torch.zeros(2, 64)},
+    "type": {"x": torch.zeros(2, 64, dtype=torch.float16)},
+    "float64": {"x": torch.zeros(2, 64, dtype=torch.float64)},
+    "size": {"x": torch.zeros(2, 100), "grad": torch.zeros(2, 100)},
+    "block": {"x": torch.zeros(2, 16), "grad": torch.zeros(2, 16)},
+    "no tensor": {"x": [[0.0] * 64] * 2},
+    "another device": {"x": torch.zeros(2, 64, device="meta")},
+    "losses": {"loss": torch.zeros(3)},
+    "type of losses": {"loss": torch.zeros(2, dtype=torch.float64)},
+    "shape of the gradient": {"grad": torch.zeros(64, 2)},
+    "type of the gradient": {"grad": torch.zeros(2, 64, dtype=torch.bfloat16)},
+}
+
+
+@needs_exchange
+@pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
+def test_tensors_that_do_not_fit_are_left_alone(misfit):
+    plain = {"x": torch.randn(2, 64), "loss": torch.zeros(2), "grad": torch.zeros(2, 64)}
+    loss = native._loss_of(*OPTIONS)
+    rest = {"seed": 5, "per_sample": False, "scale": 1.0, "threads": 1}
+    assert loss(**plain, **rest)
+    assert plain["loss"].all()
+    assert plain["grad"].any()
+    tensors = {**plain, "loss": torch.zeros(2), "grad": torch.zeros(2, 64), **misfit}
+    assert not loss(**tensors, **rest)
+    for name in ("loss", "grad"):
+        assert not tensors[name].any()
+
+
+@needs_exchange
+def test_orders_and_forms_that_make_no_sense():
+    with pytest.raises(ValueError, match="orders"):
+        native._loss_of("root", 25.0, 16, 0.886, False, 9)
+    with pytest.raises(ValueError, match="unknown form cubed"):
+        native._loss_of("cubed", 25.0, 16, 0.886, False, 1)
+
+
+@needs_exchange
+@pytest.mark.parametrize("options", [{}, {"permutation": "per_sample"}, {"power_weight": 0.0}])
+@pytest.mark.parametrize("shape", [(1, 64), (3, 4, 8, 8), (2, 100), (2, 3, 16, 64)], ids=str)
+def test_the_same_bits_without_the_exchange_api(monkeypatch, shape, options):
+    x = torch.randn(shape)
+    quick = gf.gaussianity_value_and_grad(x, seed=3, reduction="none", **options)
+    monkeypatch.setattr(native, "_EXCHANGE", None)
+    slow = gf.gaussianity_value_and_grad(x, seed=3, reduction="none", **options)
+    assert all(torch.equal(a, b) for a, b in zip(quick, slow, strict=True))
+
+
+# ---------------------------------------------------------------- forks
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_forked_while_a_plan_is_made_does_not_wait_for_it():

@@ -7,191 +7,54 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
-#include <new>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "bind_path.h"
 #include "bind_drift.h"
-#include "job.h"
+#include "bind_loss.h"
+#include "bind_path.h"
+#include "memory.h"
+#include "request.h"
 
 namespace nb = nanobind;
 using namespace gaussreg;
 
 namespace {
 
-using Address = std::uintptr_t;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Working memory, on cache lines. Each thread keeps its last piece, if that is not too large: new
-// pages would cost as much as the kernels do.
-class Memory {
- public:
-  explicit Memory(std::int64_t bytes) {
-    const std::size_t rounded = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
-    Piece& kept = last();
-    if (kept.bytes >= rounded) {
-      piece_ = std::exchange(kept, Piece{});
-      return;
-    }
-    piece_ = {static_cast<char*>(std::aligned_alloc(kLine, rounded)), rounded};
-    if (!piece_.base) throw std::bad_alloc();
-  }
-  ~Memory() {
-    Piece& kept = last();
-    if (piece_.bytes <= kKept && piece_.bytes > kept.bytes) std::swap(kept, piece_);
-    std::free(piece_.base);
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  char* get() const { return piece_.base; }
-
- private:
-#ifdef GAUSSREG_ASAN  // new memory for each call: what it holds, and what is poisoned, is forgotten
-  static constexpr std::size_t kLine = 64, kKept = 0;
-#else
-  static constexpr std::size_t kLine = 64, kKept = std::size_t{32} << 20;
-#endif
-  struct Piece {
-    char* base = nullptr;
-    std::size_t bytes = 0;
-  };
-  struct Last : Piece {
-    ~Last() { std::free(base); }
-  };
-  static Piece& last() {
-    static thread_local Last piece;
-    return piece;
-  }
-
-  Piece piece_;
-};
-
-Form form_of(const std::string& name) {
-  static const std::pair<const char*, Form> forms[] = {
-      {"root", Form::kRoot}, {"absolute", Form::kAbsolute}, {"squared", Form::kSquared},
-      {"kl", Form::kKl},     {"kurtosis", Form::kKurtosis}, {"norm", Form::kNorm}};
-  for (const auto& [known, form] : forms)
-    if (name == known) return form;
-  throw std::invalid_argument("unknown form " + name);
-}
-
-Orders orders_of(const std::vector<int>& list) {
-  Orders orders;
-  for (const int n : list) {
-    if (n < 1 || n > kMaxOrder || orders.count == kMaxOrder)
-      throw std::invalid_argument("orders must be at most 8 of 1..8");
-    orders.order[orders.count++] = n;
-    orders.highest = std::max(orders.highest, n);
-  }
-  return orders;
-}
-
-Task task_of(const std::string& name) {
-  static const std::pair<const char*, Task> tasks[] = {{"loss", Task::kLoss},
-                                                       {"statistics", Task::kStatistics},
-                                                       {"pullback", Task::kPullback},
-                                                       {"project", Task::kProject}};
-  for (const auto& [known, task] : tasks)
-    if (name == known) return task;
-  throw std::invalid_argument("unknown task " + name);
-}
-
-// Threads that have some ten microseconds of work each: less is not worth waking them for.
-int useful_threads(std::int64_t elements, int threads) {
-  constexpr std::int64_t kGrain = 8192;
-  const std::int64_t pieces = std::max<std::int64_t>(1, elements / kGrain);
-  return static_cast<int>(std::min<std::int64_t>(std::min(threads, kMaxTeam), pieces));
-}
-
-// What Python asks for. Addresses of results that are not wanted are 0.
-struct Request {
+// Of addresses; 0 for results that are not wanted.
+Request request(const std::string& task, std::int64_t batch, std::int64_t size, Address x,
+                const std::vector<int>& orders, const std::string& form, double power_weight,
+                std::int64_t block_size, double target, bool power, double scale,
+                std::int64_t seed, bool seeded, Address index, bool per_sample, Address loss,
+                Address grad, Address moments, Address amplitudes, Address grad_moments,
+                Address grad_amplitudes, int threads) {
   Job job{};
-  int threads;
-
-  Request(const std::string& task, std::int64_t batch, std::int64_t size, Address x,
-          const std::vector<int>& orders, const std::string& form, double power_weight,
-          std::int64_t block_size, double target, bool power, double scale, std::int64_t seed,
-          bool seeded, Address index, bool per_sample, Address loss, Address grad, Address moments,
-          Address amplitudes, Address grad_moments, Address grad_amplitudes, int threads_) {
-    job.task = task_of(task);
-    job.batch = batch;
-    job.size = size;
-    job.x = at<const float>(x);
-    job.orders = orders_of(orders);
-    if (job.task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
-    job.form = form_of(form);
-    job.power_weight = power_weight;
-    job.block_size = block_size;
-    job.target = target;
-    job.power = power;
-    job.scale = scale;
-    job.permutation = {index    ? Permutation::Source::kIndex
-                       : seeded ? Permutation::Source::kSeed
-                                : Permutation::Source::kNone,
-                       per_sample, static_cast<std::uint64_t>(seed), at<const std::int64_t>(index)};
-    job.loss = at<float>(loss);
-    job.grad = at<float>(grad);
-    job.moments = at<float>(moments);
-    job.amplitudes = at<float>(amplitudes);
-    job.grad_moments = at<const float>(grad_moments);
-    job.grad_amplitudes = at<const float>(grad_amplitudes);
-    threads = useful_threads(batch * size, threads_);
-  }
-
-  void fused() const {
-    const Kernels& k = kernels();
-    if (!has_plan(job.size)) throw std::invalid_argument("size must have a plan");
-    const Plan& p = plan(job.size);
-    Workspace work = k.fused_workspace(job);
-    work.slots = job.batch >= threads ? threads : 1;
-    const Memory memory(work.shared_bytes + work.slots * work.slot_bytes);
-    work.base = memory.get();
-    parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
-  }
-
-  void moments() const {
-    const Kernels& k = kernels();
-    const Memory memory(k.moments_workspace);
-    parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
-  }
-
-  // The general path shares out samples, never a part of one.
-  int members() const { return static_cast<int>(std::min<std::int64_t>(threads, job.batch)); }
-
-  void gather(Address table, Address permuted, Address means) const {
-    const Kernels& k = kernels();  // may throw, which a thread of the team must not
-    parallel(members(), [&](const Team& team) {
-      k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<Means>(means), team);
-    });
-  }
-
-  void spectrum(Address spectra, Address means) const {
-    const Kernels& k = kernels();
-    const std::int64_t each = (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float));
-    const Memory memory(members() * each);
-    auto* work = reinterpret_cast<float*>(memory.get());
-    parallel(members(), [&](const Team& team) {
-      k.spectrum(job, at<float>(spectra), at<const Means>(means), work, team);
-    });
-  }
-
-  void scatter(Address table, Address permuted, Address means) const {
-    const Kernels& k = kernels();
-    parallel(members(), [&](const Team& team) {
-      k.scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
-                at<const Means>(means), team);
-    });
-  }
-};
+  job.task = task_of(task);
+  job.batch = batch;
+  job.size = size;
+  job.x = at<const float>(x);
+  job.orders = orders_of(orders);
+  if (job.task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
+  job.form = form_of(form);
+  job.power_weight = power_weight;
+  job.block_size = block_size;
+  job.target = target;
+  job.power = power;
+  job.scale = scale;
+  job.permutation = {index    ? Permutation::Source::kIndex
+                     : seeded ? Permutation::Source::kSeed
+                              : Permutation::Source::kNone,
+                     per_sample, static_cast<std::uint64_t>(seed), at<const std::int64_t>(index)};
+  job.loss = at<float>(loss);
+  job.grad = at<float>(grad);
+  job.moments = at<float>(moments);
+  job.amplitudes = at<float>(amplitudes);
+  job.grad_moments = at<const float>(grad_moments);
+  job.grad_amplitudes = at<const float>(grad_amplitudes);
+  return {job, useful_threads(batch * size, threads)};
+}
 
 // Seconds of each stage of the loss and gradient of a sample x, on one thread.
 std::vector<std::pair<std::string, double>> time_stages(std::int64_t size, Address x, Address grad,
@@ -267,10 +130,7 @@ NB_MODULE(_native, m) {
   bind_path(m);
 
   nb::class_<Request>(m, "Job", "Samples, what is wanted of them, and the kernels to get it.")
-      .def(nb::init<const std::string&, std::int64_t, std::int64_t, Address,
-                    const std::vector<int>&, const std::string&, double, std::int64_t, double,
-                    bool, double, std::int64_t, bool, Address, bool, Address, Address, Address,
-                    Address, Address, Address, int>(),
+      .def(nb::new_(&request),
            nb::arg("task"), nb::arg("batch"), nb::arg("size"), nb::arg("x"), nb::kw_only(),
            nb::arg("orders"), nb::arg("form") = "root", nb::arg("power_weight") = 0.0,
            nb::arg("block_size") = 0, nb::arg("target") = 0.0, nb::arg("power") = false,
@@ -286,5 +146,6 @@ NB_MODULE(_native, m) {
            "General path: from spectra to results, and to spectra of the gradient.")
       .def("scatter", &Request::scatter, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
            without_gil, "General path: the gradient by x.");
+  bind_loss(m);
   bind_drift(m);
 }

@@ -11,6 +11,7 @@
 
 namespace gaussreg::GAUSSREG_ISA {
 
+// `stride`: blocks from one input of a butterfly to the next.
 template <int N, int S>
 static void middle_pass(float* z, std::int64_t stride, const float* roots, std::int64_t begin,
                         std::int64_t end) {
@@ -64,9 +65,8 @@ static void last_pass(float* z, const Plan& plan, float* re, float* im, std::int
 }
 
 template <int S>
-static void pass(float* z, std::int64_t n, const Plan::Pass& p, std::int64_t begin,
+static void pass(float* z, std::int64_t stride, const Plan::Pass& p, std::int64_t begin,
                  std::int64_t end) {
-  const std::int64_t stride = n / p.radix;
   switch (p.radix) {
     case 2: return middle_pass<2, S>(z, stride, p.roots.data(), begin, end);
     case 4: return middle_pass<4, S>(z, stride, p.roots.data(), begin, end);
@@ -96,31 +96,31 @@ static void transform(float* z, const Plan& plan, std::size_t depth, std::int64_
         transform<S>(z, plan, depth + 1, first + i * part, part, re, im);
   };
   if (S > 0) parts();
-  pass<S>(z + first * 2 * L, n, p, 0, part);
+  pass<S>(z + first * 2 * L, part, p, 0, part);
   if (S < 0) parts();
 }
 
-// The whole of it, by a team: the widest pass is shared out, then the parts it leaves.
+// The widest pass in a column of tiles; nothing where it has no columns.
 template <int S>
-static void transform(float* z, const Plan& plan, float* re, float* im, const Team& team) {
-  if (team.size() == 1 || plan.passes.size() == 1) {
-    if (team.rank() == 0) transform<S>(z, plan, 0, 0, plan.blocks, re, im);
-    team.barrier();
-    return;
-  }
+static void column_pass(float* z, const Plan& plan, std::int64_t column) {
+  if (!plan.has_columns()) return;
   const Plan::Pass& widest = plan.passes[0];
   const std::int64_t part = plan.blocks / widest.radix;
-  const auto [begin, end] = team.share(part);
-  const auto parts = [&] {
-    const auto [from, to] = team.share(widest.radix);
-    for (std::int64_t i = from; i < to; ++i)
-      transform<S>(z, plan, 1, i * part, part, re, im);
-    team.barrier();
-  };
-  if (S > 0) parts();
-  pass<S>(z, plan.blocks, widest, begin, end);
+  pass<S>(z, part, widest, column * L, column * L + L);
+}
+
+// The rest of it, by a team: the parts that the widest pass leaves, or the whole by one of them.
+template <int S>
+static void transform(float* z, const Plan& plan, float* re, float* im, const Team& team) {
+  if (plan.has_columns()) {
+    const int radix = plan.passes[0].radix;
+    const std::int64_t part = plan.blocks / radix;
+    const auto [begin, end] = team.share(radix);
+    for (std::int64_t i = begin; i < end; ++i) transform<S>(z, plan, 1, i * part, part, re, im);
+  } else if (team.rank() == 0) {
+    transform<S>(z, plan, 0, 0, plan.blocks, re, im);
+  }
   team.barrier();
-  if (S < 0) parts();
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

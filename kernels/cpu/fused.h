@@ -113,37 +113,49 @@ GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
               : body(std::integral_constant<D, D::kUnit>{}, std::false_type{});
 }
 
-// x to blocks and sums of powers, for some tiles.
+// Tiles, column by column; a column's widest pass finds its blocks in the first cache.
+template <class Body>
+GAUSSREG_INLINE void each_tile(const Plan& plan, std::int64_t column, Body&& body) {
+  for (std::int64_t t = column; t < plan.tiles; t += plan.columns) body(t);
+}
+
+// x to blocks and sums of powers, for some columns of tiles.
 template <int K>
-static void load_tiles(const Job& job, const Plan& plan, const std::int32_t* table, const float* x,
-                       const Slot& slot, Team::Range tiles, Partial& mine) {
+static void load_columns(const Job& job, const Plan& plan, const std::int32_t* table,
+                         const float* x, const Slot& slot, Team::Range columns, Partial& mine) {
   alignas(64) float scratch[kTile];
   PowerSums<K> sums;
   const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
-  for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
-    float* values = slot.kept ? slot.kept + t * kTile : scratch;
-    gather_tile(plan, table, t, x, values);
-    if (scale != 1)
-      for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
-    load_tile<K>(plan, t, values, slot.z, sums);
+  for (std::int64_t c = columns.begin; c < columns.end; ++c) {
+    each_tile(plan, c, [&](std::int64_t t) {
+      float* values = slot.kept ? slot.kept + t * kTile : scratch;
+      gather_tile(plan, table, t, x, values);
+      if (scale != 1)
+        for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
+      load_tile<K>(plan, t, MadeRoots{plan, t}, values, slot.z, sums);
+    });
+    column_pass<-1>(slot.z, plan, c);
   }
   sums.write(mine.sums);
 }
 
 // Blocks to the gradient by x, through the table, if there is one.
 template <int K>
-static void unload_tiles(const Job& job, const Plan& plan, const std::int32_t* table,
-                         const Slot& slot, const float* coefficient, Team::Range tiles,
-                         float* out) {
+static void unload_columns(const Job& job, const Plan& plan, const std::int32_t* table,
+                           const Slot& slot, const float* coefficient, Team::Range columns,
+                           float* out) {
   alignas(64) float values[kTile];
-  for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
-    unload_tile(plan, t, slot.z, values);
-    const float* kept = slot.kept + t * kTile;
-    if constexpr (K > 0)
-      if (job.task != Task::kProject)
-        for (int i = 0; i < kTile; i += W)
-          store(values + i, load(values + i) + polynomial<K>(load(kept + i), coefficient));
-    scatter_tile(plan, table, t, values, out);
+  for (std::int64_t c = columns.begin; c < columns.end; ++c) {
+    column_pass<+1>(slot.z, plan, c);
+    each_tile(plan, c, [&](std::int64_t t) {
+      unload_tile(plan, t, MadeRoots{plan, t}, slot.z, values);
+      const float* kept = slot.kept + t * kTile;
+      if constexpr (K > 0)
+        if (job.task != Task::kProject)
+          for (int i = 0; i < kTile; i += W)
+            store(values + i, load(values + i) + polynomial<K>(load(kept + i), coefficient));
+      scatter_tile(plan, table, t, values, out);
+    });
   }
 }
 
@@ -174,13 +186,14 @@ static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, 
 template <int K>
 static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
                    const Slot& slot, const std::int32_t* table, const Team& team) {
-  const Team::Range tiles = team.share(plan.tiles);
-  load_tiles<K>(job, plan, table, job.x + index * job.size, slot, tiles, partials[team.rank()]);
+  const Team::Range columns = team.share(plan.columns);
+  load_columns<K>(job, plan, table, job.x + index * job.size, slot, columns,
+                  partials[team.rank()]);
   team.barrier();
   float coefficient[kMaxOrder];
   pass_spectrum(job, plan, index, partials, slot, slot.z, coefficient, team);
   if (job.grad)
-    unload_tiles<K>(job, plan, table, slot, coefficient, tiles, job.grad + index * job.size);
+    unload_columns<K>(job, plan, table, slot, coefficient, columns, job.grad + index * job.size);
   team.barrier();
 }
 
@@ -194,9 +207,14 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
   interleave(x, job.size, slot.group);
   alignas(64) float values[kGroup * kTile];
   PowerSums<K> sums[kGroup];
-  for (std::int64_t t = 0; t < plan.tiles; ++t) {
-    gather_tiles(plan, table, t, slot.group, values);
-    for (int s = 0; s < count; ++s) load_tile<K>(plan, t, values + s * kTile, z(s), sums[s]);
+  for (std::int64_t c = 0; c < plan.columns; ++c) {
+    each_tile(plan, c, [&](std::int64_t t) {
+      gather_tiles(plan, table, t, slot.group, values);
+      const KeptRoots root(plan, t);
+      for (int s = 0; s < count; ++s)
+        load_tile<K>(plan, t, root, values + s * kTile, z(s), sums[s]);
+    });
+    for (int s = 0; s < count; ++s) column_pass<-1>(z(s), plan, c);
   }
   float coefficient[kGroup][kMaxOrder] = {};
   for (int s = 0; s < count; ++s) {
@@ -204,9 +222,13 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
     pass_spectrum(job, plan, first + s, partials, slot, z(s), coefficient[s], Team(0, 1));
   }
   if (!job.grad) return;
-  for (std::int64_t t = 0; t < plan.tiles; ++t) {
-    for (int s = 0; s < count; ++s) unload_tile(plan, t, z(s), values + s * kTile);
-    scatter_tiles(plan, table, t, values, slot.group);
+  for (std::int64_t c = 0; c < plan.columns; ++c) {
+    for (int s = 0; s < count; ++s) column_pass<+1>(z(s), plan, c);
+    each_tile(plan, c, [&](std::int64_t t) {
+      const KeptRoots root(plan, t);
+      for (int s = 0; s < count; ++s) unload_tile(plan, t, root, z(s), values + s * kTile);
+      scatter_tiles(plan, table, t, values, slot.group);
+    });
   }
   separate<K>(slot.group, x, count, coefficient, job.size, job.grad + first * job.size);
 }

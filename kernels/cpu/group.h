@@ -53,16 +53,24 @@ static void scatter_tiles(const Plan& plan, const std::int32_t* table, std::int6
   }
 }
 
-// group[i][s] + polynomial_s(x[s][i]) to out, sample by sample, for the first `count` of them.
+// group[i][s] + polynomial_s(x[s][i]) to out, sample by sample, for the first `count` of them. A
+// line of the cache at a time: samples often lie apart by a power of two, in one set of it.
 template <int K>
 static void separate(const float* group, const float* const* x, int count,
                      const float (*coefficient)[kMaxOrder], std::int64_t size, float* out) {
-  for (std::int64_t i = 0; i < size; i += kGroup) {
-    vg square[kGroup];
-    for (int k = 0; k < kGroup; ++k) square[k] = load<vg>(group + (i + k) * kGroup);
-    transpose<kGroup>(square);
-    for (int s = 0; s < kGroup; ++s) square[s] += polynomial<K>(load<vg>(x[s] + i), coefficient[s]);
-    for (int s = 0; s < count; ++s) store(out + s * size + i, square[s]);
+  constexpr int kPart = 128;
+  for (std::int64_t i = 0; i < size; i += kPart) {
+    alignas(64) float apart[kGroup][kPart];
+    for (int j = 0; j < kPart; j += kGroup) {
+      vg square[kGroup];
+      for (int k = 0; k < kGroup; ++k) square[k] = load<vg>(group + (i + j + k) * kGroup);
+      transpose<kGroup>(square);
+      for (int s = 0; s < kGroup; ++s) store(apart[s] + j, square[s]);
+    }
+    for (int s = 0; s < count; ++s)
+      for (int j = 0; j < kPart; j += W)
+        store(out + s * size + i + j,
+              load(apart[s] + j) + polynomial<K>(load(x[s] + i + j), coefficient[s]));
   }
 }
 

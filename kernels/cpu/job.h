@@ -110,10 +110,18 @@ struct Kernels {
   void (*drift)(const DriftJob& job, const Team& team);
 };
 
-constexpr const char* kStages[] = {
-    "permutation table", "gather, moments, 16 points", "forward transform", "directions",
-    "block means",       "adjoint of directions",      "backward transform",
-    "16 points, scatter", "whole sample after the table", "bare gather", "bare scatter", "bare copy"};
+constexpr const char* kStages[] = {"permutation table",
+                                   "gather, moments, first passes",
+                                   "other passes forward",
+                                   "directions",
+                                   "block means",
+                                   "adjoint of directions",
+                                   "other passes back",
+                                   "last passes, scatter",
+                                   "whole sample after the table",
+                                   "bare gather",
+                                   "bare scatter",
+                                   "bare copy"};
 
 // The best set this processor can run; or the one that the environment variable
 // GAUSSREG_FAST_ISA names (for tests), an exception where it cannot run.

@@ -68,21 +68,25 @@ struct Feistel {
 template <bool inverse, class T>
 static void permute(const Feistel& network, std::int64_t size, std::int64_t begin, std::int64_t end,
                     T* out) {
-  constexpr int N = 5;  // vectors at a time: enough to hide a multiplication, few enough for registers
+  constexpr int N = 6;  // vectors at a time: enough to hide a multiplication, few enough for registers
   constexpr int kPart = N * W * 4;
   const bool all_inside = size == std::int64_t{1} << (network.low_bits + network.high_bits);
   vu lanes;
   for (int i = 0; i < W; ++i) lanes[i] = static_cast<std::uint32_t>(i);
-  std::uint32_t value[kPart], where[kPart];
+  std::uint32_t local[kPart], where[kPart];
   for (std::int64_t start = begin; start < end; start += kPart) {
     const int count = static_cast<int>(end - start < kPart ? end - start : kPart);
     T* part = out + (start - begin);
+    // Straight to where they belong, where they fill it and need no cycle walking.
+    const bool straight = sizeof(T) == 4 && all_inside && count == kPart;
+    std::uint32_t* value = straight ? reinterpret_cast<std::uint32_t*>(part) : local;
     for (int k = 0; k < count; k += N * W) {
       vu index[N];
       for (int i = 0; i < N; ++i) index[i] = lanes + static_cast<std::uint32_t>(start + k + i * W);
       network.apply<N, inverse>(index);
       for (int i = 0; i < N; ++i) store(value + k + i * W, index[i]);
     }
+    if (straight) continue;
     for (int k = 0; k < count; ++k) part[k] = static_cast<T>(value[k]);
     // Cycle walking: the network permutes 0..2^bits-1; go on with those that fell outside.
     if (all_inside) continue;

@@ -69,6 +69,8 @@ std::unique_ptr<const Plan> make(std::int64_t size) {
     n /= radix;
     step *= radix;
   }
+  const std::int64_t widest = p.blocks / p.passes[0].radix;
+  p.columns = p.passes.size() > 1 && widest % 16 == 0 ? widest / 16 : p.tiles;
 
   for (std::int64_t t = 0; t < p.tiles; ++t)
     for (int k = 0; k < 16; ++k)

@@ -14,6 +14,9 @@ struct Plan {
   std::int64_t blocks;  // R
   std::int64_t tiles;   // of 16 consecutive r; one, part of it unused, where R < 16
   int lanes;            // used in a tile: min(16, R)
+  // Tiles c, c + columns, .. hold all that butterflies 16 c .. 16 c + 15 of the widest pass take. As
+  // many as tiles, where that pass has no such columns.
+  std::int64_t columns;
 
   struct Pass {
     int radix;
@@ -28,6 +31,8 @@ struct Plan {
   std::vector<float> bin_roots;  // [R / 2] pairs exp(-2 pi i 16 p / D)
   float bin_re[16];              // exp(-2 pi i l / D)
   float bin_im[16];
+
+  bool has_columns() const { return columns < tiles; }
 };
 
 // Whether the fused kernels take samples of this size: a power of two from 64 to 2^24.

@@ -30,16 +30,16 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   take_shared(job, work.base, shared);
   take_slot(job, work.slot(0), slot);
   const std::int32_t* table = shared.table;
-  const Team::Range tiles{0, plan.tiles};
+  const Team::Range columns{0, plan.columns};
   const float coefficient[kMaxOrder] = {};
-  const auto each_tile = [&](auto&& body) {
+  const auto every_tile = [&](auto&& body) {
     for (std::int64_t t = 0; t < plan.tiles; ++t) body(t);
   };
   const auto time = [&](auto&& body) { *seconds++ = best_of(repeats, body); };
 
   time([&] { fill_table(job.permutation, job.size, 0, shared.table, team); });
   time([&] {
-    load_tiles<2>(job, plan, table, job.x, slot, tiles, *shared.partials);
+    load_columns<2>(job, plan, table, job.x, slot, columns, *shared.partials);
   });
   time([&] { transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
@@ -52,15 +52,15 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
   time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] {
-    unload_tiles<2>(job, plan, table, slot, coefficient, tiles, job.grad);
+    unload_columns<2>(job, plan, table, slot, coefficient, columns, job.grad);
   });
   time([&] { sample<2>(job, plan, 0, shared.partials, slot, table, team); });
   // Bare movement: the gather and the scatter alone, a copy.
   time([&] {
-    each_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });
+    every_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });
   });
   time([&] {
-    each_tile([&](std::int64_t t) {
+    every_tile([&](std::int64_t t) {
       scatter_tile(plan, table, t, slot.kept + t * kTile, job.grad);
     });
   });

@@ -97,6 +97,25 @@ GAUSSREG_INLINE Complex tile_root(const Plan& plan, std::int64_t tile, int k, in
          Complex{load(plan.lane_re[k] + column * W), load(plan.lane_im[k] + column * W)};
 }
 
+// A tile's roots: made as they are needed, or kept for the samples of a group, who share them.
+struct MadeRoots {
+  const Plan& plan;
+  std::int64_t tile;
+  Complex operator()(int k, int column) const { return tile_root(plan, tile, k, column); }
+};
+
+class KeptRoots {
+ public:
+  KeptRoots(const Plan& plan, std::int64_t tile) {
+    for (int k = 0; k < L; ++k)
+      for (int c = 0; c < COLS; ++c) store_block(rows_[k], c, tile_root(plan, tile, k, c));
+  }
+  Complex operator()(int k, int column) const { return load_block(rows_[k], column); }
+
+ private:
+  alignas(64) float rows_[L][2 * L];
+};
+
 // Between the tile's rows k (lanes r) and its blocks r (lanes k).
 template <bool forward>
 GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows, float* z) {
@@ -125,9 +144,9 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
 }
 
 // The permuted x of a tile to its blocks.
-template <int K>
-static void load_tile(const Plan& plan, std::int64_t tile, const float* values, float* z,
-                      PowerSums<K>& sums) {
+template <int K, class Root>
+static void load_tile(const Plan& plan, std::int64_t tile, const Root& root, const float* values,
+                      float* z, PowerSums<K>& sums) {
   alignas(64) float rows[kTile];
   PowerPart<K> part;
   for (int c = 0; c < COLS; ++c)
@@ -137,18 +156,20 @@ static void load_tile(const Plan& plan, std::int64_t tile, const float* values, 
           part.add(a.re, a.im);
           return a;
         },
-        [&](int k, Complex a) { store_block(rows + k * 2 * L, c, turn<-1>(a, tile_root(plan, tile, k, c))); });
+        [&](int k, Complex a) { store_block(rows + k * 2 * L, c, turn<-1>(a, root(k, c))); });
   sums.add(part);
   turn_tile<true>(plan, tile, rows, z);
 }
 
 // Blocks to the gradient by the permuted x, in `values`.
-static void unload_tile(const Plan& plan, std::int64_t tile, float* z, float* values) {
+template <class Root>
+static void unload_tile(const Plan& plan, std::int64_t tile, const Root& root, float* z,
+                        float* values) {
   alignas(64) float rows[kTile];
   turn_tile<false>(plan, tile, rows, z);
   for (int c = 0; c < COLS; ++c)
     dft16<+1>(
-        [&](int k) { return turn<+1>(load_block(rows + k * 2 * L, c), tile_root(plan, tile, k, c)); },
+        [&](int k) { return turn<+1>(load_block(rows + k * 2 * L, c), root(k, c)); },
         [&](int l, Complex a) { store_block(values + l * 2 * L, c, a); });
 }
 

@@ -1,0 +1,92 @@
+#include "request.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "memory.h"
+
+namespace gaussreg {
+
+Form form_of(const std::string& name) {
+  static const std::pair<const char*, Form> forms[] = {
+      {"root", Form::kRoot}, {"absolute", Form::kAbsolute}, {"squared", Form::kSquared},
+      {"kl", Form::kKl},     {"kurtosis", Form::kKurtosis}, {"norm", Form::kNorm}};
+  for (const auto& [known, form] : forms)
+    if (name == known) return form;
+  throw std::invalid_argument("unknown form " + name);
+}
+
+Orders orders_of(const std::vector<int>& list) {
+  Orders orders;
+  for (const int n : list) {
+    if (n < 1 || n > kMaxOrder || orders.count == kMaxOrder)
+      throw std::invalid_argument("orders must be at most 8 of 1..8");
+    orders.order[orders.count++] = n;
+    orders.highest = std::max(orders.highest, n);
+  }
+  return orders;
+}
+
+Task task_of(const std::string& name) {
+  static const std::pair<const char*, Task> tasks[] = {{"loss", Task::kLoss},
+                                                       {"statistics", Task::kStatistics},
+                                                       {"pullback", Task::kPullback},
+                                                       {"project", Task::kProject}};
+  for (const auto& [known, task] : tasks)
+    if (name == known) return task;
+  throw std::invalid_argument("unknown task " + name);
+}
+
+int useful_threads(std::int64_t elements, int threads) {
+  constexpr std::int64_t kGrain = 8192;
+  const std::int64_t pieces = std::max<std::int64_t>(1, elements / kGrain);
+  return static_cast<int>(std::min<std::int64_t>(std::min(threads, kMaxTeam), pieces));
+}
+
+void Request::fused() const {
+  const Kernels& k = kernels();
+  if (!has_plan(job.size)) throw std::invalid_argument("size must have a plan");
+  const Plan& p = plan(job.size);
+  Workspace work = k.fused_workspace(job);
+  work.slots = job.batch >= threads ? threads : 1;
+  const Memory memory(work.shared_bytes + work.slots * work.slot_bytes);
+  work.base = memory.get();
+  parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
+}
+
+void Request::moments() const {
+  const Kernels& k = kernels();
+  const Memory memory(k.moments_workspace);
+  parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
+}
+
+// The general path shares out samples, never a part of one.
+int Request::members() const { return static_cast<int>(std::min<std::int64_t>(threads, job.batch)); }
+
+void Request::gather(Address table, Address permuted, Address means) const {
+  const Kernels& k = kernels();  // may throw, which a thread of the team must not
+  parallel(members(), [&](const Team& team) {
+    k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<Means>(means), team);
+  });
+}
+
+void Request::spectrum(Address spectra, Address means) const {
+  const Kernels& k = kernels();
+  const std::int64_t each = (job.size / 2 + 1) * static_cast<std::int64_t>(sizeof(float));
+  const Memory memory(members() * each);
+  auto* work = reinterpret_cast<float*>(memory.get());
+  parallel(members(), [&](const Team& team) {
+    k.spectrum(job, at<float>(spectra), at<const Means>(means), work, team);
+  });
+}
+
+void Request::scatter(Address table, Address permuted, Address means) const {
+  const Kernels& k = kernels();
+  parallel(members(), [&](const Team& team) {
+    k.scatter(job, at<const std::int32_t>(table), at<const float>(permuted),
+              at<const Means>(means), team);
+  });
+}
+
+}  // namespace gaussreg

@@ -93,7 +93,9 @@ def with_backward(loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], T
 
     def call() -> Tensor:
         x.grad = None
-        value = loss(x).sum()
+        value = loss(x)
+        if value.dim():
+            value = value.sum()
         value.backward()
         return value
 

@@ -48,11 +48,12 @@ def floating(name: str, x: Any) -> None:
     """A dense tensor of real floating-point numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype in DTYPES and x.layout == torch.strided:
+        return
     if x.layout != torch.strided or x.is_quantized:
         kind = "quantised" if x.is_quantized else str(x.layout)
         raise TypeError(f"{name} must be a dense tensor, got a {kind} one")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
 
 
 _shape, _dtype, _layout = attrgetter("shape"), attrgetter("dtype"), attrgetter("layout")
@@ -83,14 +84,15 @@ def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
 def latents(x: Any, name: str = "x") -> int:
     """A batch (B, *latent) of real floating-point samples. Returns D, the numbers per sample."""
     floating(name, x)
-    if x.dim() < 2:
+    shape = x.shape
+    if len(shape) < 2:
         raise ValueError(
             f"{name} must have shape (B, *latent) with at least two dimensions, got "
-            f"{tuple(x.shape)}; write {name}[None] for a single sample"
+            f"{tuple(shape)}; write {name}[None] for a single sample"
         )
-    dimension = math.prod(x.shape[1:])
+    dimension = x.numel() // shape[0] if shape[0] else math.prod(shape[1:])
     if dimension == 0:
-        raise ValueError(f"{name} must have at least one number per sample, got {tuple(x.shape)}")
+        raise ValueError(f"{name} must have at least one number per sample, got {tuple(shape)}")
     if dimension > MAX_DIMENSION:
         raise ValueError(f"{name} must have at most 2**31 numbers per sample, got {dimension}")
     return dimension

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -254,6 +255,38 @@ def test_default_draws_and_generators(name):
     assert torch.equal(torch.get_rng_state(), state)  # the default generator was left alone
     assert not torch.equal(*drawn)
     assert torch.equal(call(generator=generator.manual_seed(4)), drawn[0])
+
+
+def test_backends_draw_the_same_seeds():
+    """From torch's generator, and in the same state afterwards, whoever computes."""
+    x = noise(2, 64)
+    able = [name for name, state in gf.backends().items() if state == "available"]
+
+    def two(backend):
+        torch.manual_seed(9)
+        losses = [gf.gaussianity_loss(x, backend=backend, reduction="none") for _ in range(2)]
+        return torch.stack(losses), torch.rand(1)
+
+    want, following = two("torch")
+    assert not torch.equal(want[0], want[1])
+    for backend in able:
+        losses, after = two(backend)
+        torch.testing.assert_close(losses, want, rtol=1e-5, atol=0)
+        assert torch.equal(after, following)
+
+
+def test_draws_in_inference_mode_and_in_other_threads():
+    x = noise(2, 64)
+
+    def draw():
+        with torch.inference_mode():
+            first = gf.gaussianity_loss(x)
+        losses = torch.stack([first, gf.gaussianity_loss(x), gf.gaussianity_loss(x)])
+        assert len(set(losses.tolist())) == 3
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(draw) for _ in range(2)]:
+            done.result()
 
 
 @pytest.mark.parametrize("dimension", [64, 101])

@@ -297,6 +297,43 @@ def test_retained_graph(call):
         value.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1.0, -2.5])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_upstream_gradients_of_every_reduction(compare, batch, reduction, factor, dtype):
+    """Scaled in place or not at all where nobody can see it; added to what is there already."""
+    x = noise(batch, 64, dtype=dtype)
+    _, unit = gf.gaussianity_value_and_grad(x.float(), seed=3, reduction=reduction)
+    for before in (None, torch.ones_like(x)):
+        z = x.clone().requires_grad_()
+        z.grad = None if before is None else before.clone()
+        (factor * gf.gaussianity_loss(z, seed=3, reduction=reduction)).sum().backward()
+        want = factor * unit + (0 if before is None else 1)
+        compare.vectors(z.grad, want, 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps)
+
+
+def test_a_gradient_that_was_handed_on_is_nobody_elses():
+    """At a factor of 1 backward gives away the stored gradient: later calls do not change it."""
+    x = noise(1, 64).requires_grad_()
+    value = gf.gaussianity_loss(x, seed=3)
+    (kept,) = torch.autograd.grad(value, x, retain_graph=True)
+    copy = kept.clone()
+    value.backward()
+    x.grad.zero_()
+    again = gf.gaussianity_loss(x, seed=3)
+    again.backward()
+    assert torch.equal(kept, copy)
+    assert torch.equal(x.grad, copy)
+
+
+def test_tensors_that_leaked_from_a_transform(call):
+    leaked = []
+    x = noise(2, 64)
+    torch.func.grad(lambda z: (leaked.append(z), z.sum())[1])(x)
+    assert torch.equal(call(leaked[0]), call(x))
+
+
 def test_hooks_and_inner_tensors(call):
     """Inputs that are results of other operations, hooks on them, and several uses of one."""
     w = noise(2, 64, dtype=torch.float64).requires_grad_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, dispatch
+from gaussreg_fast import checks, dispatch, ops
 
 Seed = int | Tensor | None
 
@@ -16,27 +16,24 @@ def check_backend(backend: str, x: Tensor) -> None:
     dispatch.require(backend, x)
 
 
-def seed_tensor(seed: Seed, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """The seed as an int64 tensor on the device; drawn there if none was given."""
-    if isinstance(seed, Tensor):
-        return seed
-    if seed is not None:
-        return torch.full((1,), int(seed), dtype=torch.int64, device=device)
-    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device, generator=generator)
-
-
-def draw(
+def asked(
     permutation: str | Tensor,
     seed: Seed,
     generator: torch.Generator | None,
-    device: torch.device,
-) -> tuple[Tensor | None, Tensor | None, bool]:
-    """`permutation=` and its seeds -> (seed, explicit index, one permutation per sample?)."""
+    x: Tensor,
+    dimension: int,
+) -> ops.Draw:
+    """Validates `permutation=`, `seed=` and `generator=`; nothing is drawn yet."""
+    checks.permutation(permutation, x, dimension)
+    if seed is not None or generator is not None:
+        checks.seed(seed, generator, x.device)
     if isinstance(permutation, Tensor):
-        return None, permutation, False
+        return ops.Draw(table=permutation)
     if permutation == "none":
-        return None, None, False
-    return seed_tensor(seed, generator, device), None, permutation == "per_sample"
+        return ops.NONE
+    if seed is None and generator is None:
+        return ops.SHARED if permutation == "shared" else ops.PER_SAMPLE
+    return ops.Draw(True, permutation == "per_sample", seed, generator)
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:

@@ -9,34 +9,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, ops, reference
-from gaussreg_fast.functional._common import Seed, check_backend, draw
+from gaussreg_fast import checks, dispatch, ops, reference
+from gaussreg_fast.functional._common import Seed, asked, check_backend
 
 
 def _checked(
-    power_weight: float,
     form: str,
+    power_weight: float,
     block_size: int,
     target: str,
     statistic: str,
     reduction: str,
+    backend: str,
     precision: str,
-) -> tuple[float, int, float]:
-    """Validates what does not depend on x. Returns power_weight, block_size and the target."""
+    moments: bool,
+    *orders: int,
+) -> tuple[Any, ...]:
+    """Validates what does not depend on x; `orders` only where `moments` are wanted.
+
+    Returns the operator's arguments from the orders to the reduction.
+    """
+    order_list = checks.orders(orders) if moments else []
     block_size = checks.spectrum(block_size, statistic, target)
     checks.one_of("form", form, checks.FORMS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.one_of("backend", backend, checks.BACKENDS)
     checks.one_of("precision", precision, checks.PRECISIONS)
     power_weight = checks.weight("power_weight", power_weight)
-    return power_weight, block_size, reference.block_target(target, statistic)
+    mu = reference.block_target(target, statistic)
+    return order_list, form, power_weight, block_size, mu, statistic, reduction
 
 
-_remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)
+_remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is no order
 
 
 def _gaussianity_options(
     x: Tensor,
-    orders: Sequence[int],
+    orders: Sequence[int] | None,
     power_weight: float,
     form: str,
     block_size: int,
@@ -49,35 +58,27 @@ def _gaussianity_options(
     backend: str,
     precision: str,
     gradient: str = "",
+    moments: bool = True,
 ) -> tuple[Any, ...]:
     """Validates, and returns the arguments of the operator that follow x."""
     dimension = checks.latents(x)
-    numbers = (power_weight, form, block_size, target, statistic, reduction, precision)
+    if type(orders) is not tuple:
+        orders = tuple(checks.orders(orders)) if moments else ()
+    key = (
+        form, power_weight, block_size, target, statistic, reduction, backend, precision, moments,
+        *orders,
+    )  # fmt: skip
     try:
-        check = _checked if torch.compiler.is_compiling() else _remembered
-        power_weight, block_size, mu = check(*numbers)
+        terms = _checked(*key) if torch.compiler.is_compiling() else _remembered(*key)
     except TypeError:  # what cannot be hashed has not been checked yet
-        power_weight, block_size, mu = _checked(*numbers)
-    checks.permutation(permutation, x, dimension)
-    checks.seed(seed, generator, x.device)
-    check_backend(backend, x)
-    drawn: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
-    if power_weight:
-        checks.long_enough(dimension, block_size)
-        drawn = draw(permutation, seed, generator, x.device)
-    return (
-        *drawn,
-        orders,
-        form,
-        power_weight,
-        block_size,
-        mu,
-        statistic,
-        reduction,
-        gradient or _stored(x),
-        backend,
-        precision,
-    )
+        terms = _checked(*key)
+    dispatch.require(backend, x)
+    draw = asked(permutation, seed, generator, x, dimension)
+    if terms[2]:  # the power spectrum's weight
+        checks.long_enough(dimension, terms[3])
+    else:
+        draw = ops.NONE
+    return draw, *terms, gradient or _stored(x), backend, precision
 
 
 def _stored(x: Tensor) -> str:
@@ -132,7 +133,7 @@ def gaussianity_loss(
         The loss, float32 (float64 for float64 x): a scalar, or (B,).
     """
     options = _gaussianity_options(
-        x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
+        x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
     return ops.loss(x, *options)[0]
@@ -165,10 +166,12 @@ def gaussianity_value_and_grad(
         autograd graph.
     """
     options = _gaussianity_options(
-        x, checks.orders(orders), power_weight, form, block_size, target, statistic, permutation,
+        x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision, gradient="reduced",
     )  # fmt: skip
-    return ops.loss(x.detach() if x.requires_grad else x, *options)
+    value, grad = ops.loss(x.detach() if x.requires_grad else x, *options)
+    assert grad is not None
+    return value, grad
 
 
 def permuted_statistics(
@@ -197,12 +200,12 @@ def permuted_statistics(
     order_list = checks.orders(orders)
     block_size = checks.spectrum(block_size, statistic)
     checks.long_enough(dimension, block_size)
-    checks.permutation(permutation, x, dimension)
-    checks.seed(seed, generator, x.device)
     check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    drawn = draw(permutation, seed, generator, x.device)
-    return ops.statistics(x, *drawn, order_list, block_size, statistic, backend, precision)
+    draw = asked(permutation, seed, generator, x, dimension)
+    return ops.statistics(
+        x, *draw.tensors(x.device), order_list, block_size, statistic, backend, precision
+    )
 
 
 def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backend: str) -> Tensor:
@@ -210,7 +213,7 @@ def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backe
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend, x)
     return ops.loss(
-        x, None, None, False, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
+        x, ops.NONE, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
         _stored(x), backend, "fp32",
     )[0]  # fmt: skip
 
@@ -249,8 +252,8 @@ def power_spectrum_loss(
     About 0.0924 for white noise at block_size 16. Arguments are those of `gaussianity_loss`.
     """
     options = _gaussianity_options(
-        x, [], 1.0, "root", block_size, target, statistic, permutation, seed, generator,
-        reduction, backend, precision,
+        x, None, 1.0, "root", block_size, target, statistic, permutation, seed, generator,
+        reduction, backend, precision, moments=False,
     )  # fmt: skip
     return ops.loss(x, *options)[0]
 

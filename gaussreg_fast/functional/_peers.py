@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
-from gaussreg_fast.functional._common import Seed, draw, reduce, seed_tensor
+from gaussreg_fast.functional._common import Seed, asked, reduce
 
 
 def covariance_loss(
@@ -24,9 +24,7 @@ def covariance_loss(
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.permutation(permutation, x, dimension)
-    checks.seed(seed, generator, x.device)
-    drawn = draw(permutation, seed, generator, x.device)
+    drawn = asked(permutation, seed, generator, x, dimension).tensors(x.device)
     return reduce(ops.covariance(x, ops.index(*drawn, x.shape[0], dimension, "auto")), reduction)
 
 
@@ -60,6 +58,6 @@ def prno_loss(
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
     checks.seed(seed, generator, x.device)
-    drawn = seed_tensor(seed, generator, x.device)
+    drawn = ops.seed_tensor(seed, generator, x.device)
     index = ops.permutation(drawn, dimension, shuffles, False, "auto") if shuffles else None
     return reduce(ops.prno(x, index, factor), reduction)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
-from gaussreg_fast.functional._common import seed_tensor
 
 
 def permutation(
@@ -33,4 +32,4 @@ def permutation(
     if seed is None:
         raise TypeError("seed must be an int or an int64 tensor, got None")
     checks.seed(seed, None, device)
-    return ops.permutation(seed_tensor(seed, None, device), D, 0, inverse, "auto")
+    return ops.permutation(ops.seed_tensor(seed, None, device), D, 0, inverse, "auto")

@@ -11,6 +11,7 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
+from gaussreg_fast.ops._draw import NONE, PER_SAMPLE, SHARED, Draw, seed_tensor
 from gaussreg_fast.ops._drift import drift, lora_product
 from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
@@ -23,6 +24,10 @@ from gaussreg_fast.ops._statistics import statistics
 from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
+    "NONE",
+    "PER_SAMPLE",
+    "SHARED",
+    "Draw",
     "covariance",
     "drift",
     "drift_in_place",
@@ -37,6 +42,7 @@ __all__ = [
     "plain",
     "prno",
     "project_white_noise",
+    "seed_tensor",
     "sharded",
     "sharded_drift",
     "shards",

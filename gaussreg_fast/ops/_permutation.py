@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gaussreg_fast import checks, native, reference
 from gaussreg_fast.dispatch import resolve
+from gaussreg_fast.ops._draw import Draw
 from gaussreg_fast.ops._registry import direct, register
 
 
@@ -103,11 +104,10 @@ def permutation_for(seed: Tensor | None, index: Tensor | None, per_sample: bool)
     return launch.Permutation(seed, index, per_sample)
 
 
-def native_permutation(
-    seed: Tensor | None, index: Tensor | None, per_sample: bool
-) -> native.Permutation:
+def native_permutation(draw: Draw) -> native.Permutation:
     """Within an implementation: the permutation as `native` takes it."""
+    index = draw.table
     if index is not None:
         index = index.to(torch.int64, copy=True)  # nobody changes it while C++ reads
         checks.bijection(index)
-    return native.Permutation(None if seed is None else int(seed.item()), index, per_sample)
+    return native.Permutation(draw.number(), index, draw.per_sample)

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from gaussreg_fast import native, reference
 from gaussreg_fast.dispatch import resolve
+from gaussreg_fast.ops._draw import drawn
 from gaussreg_fast.ops._permutation import index_for, native_permutation, permutation_for
 from gaussreg_fast.ops._registry import (
     as_rows,
@@ -54,7 +55,7 @@ def _statistics(
         if native_takes(x, backend):
             return native.statistics(
                 x,
-                native_permutation(seed, index, per_sample),
+                native_permutation(drawn(seed, index, per_sample)),
                 orders=orders,
                 block_size=block_size,
                 statistic=statistic,
@@ -116,7 +117,7 @@ def _statistics_backward(
         if native_takes(x, backend):
             return native.pullback(
                 x,
-                native_permutation(seed, index, per_sample),
+                native_permutation(drawn(seed, index, per_sample)),
                 grad_m,
                 grad_a,
                 orders=orders,

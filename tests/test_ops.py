@@ -61,7 +61,7 @@ TABLE = torch.stack(
     ids=["shared", "per_sample", "explicit", "none"],
 )
 def test_opcheck_loss(seed, index, per_sample, reduction):
-    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", reduction, "stored", "auto", "fp32")
+    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", reduction, "kept", "auto", "fp32")
     x = noise(2, 4, 25).requires_grad_()
     opcheck(OPS.loss.default, (x, seed, index, per_sample, *options))
 

@@ -431,7 +431,7 @@ def test_function_transforms():
 def test_opcheck():
     x = noise(2, 64).requires_grad_()
     seed = torch.tensor([5], device=DEVICE)
-    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "stored", "triton", "fp32")
+    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "kept", "triton", "fp32")
     opcheck(OPS.loss.default, (x, seed, None, False, *options))
     options = (seed, None, True, [4, 1], 16, "amplitude", "triton", "fp32")
     opcheck(OPS.statistics.default, (x, *options))

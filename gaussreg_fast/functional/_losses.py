@@ -83,7 +83,7 @@ def _gaussianity_options(
 
 def _stored(x: Tensor) -> str:
     """Whether the operator is to keep a gradient for backward."""
-    return "stored" if x.requires_grad and torch.is_grad_enabled() else "none"
+    return "kept" if x.requires_grad and torch.is_grad_enabled() else "none"
 
 
 def gaussianity_loss(

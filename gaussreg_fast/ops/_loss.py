@@ -43,16 +43,16 @@ def _loss(
 ) -> tuple[Tensor, Tensor | None]:
     """The reduced loss, and a gradient (None for "none").
 
-    "stored" is the gradient of the *unreduced* loss, for a backward that scales it; of float16 it
-    stays in float32, since it would underflow before a gradient scaler's factor reaches it.
-    "reduced" is the gradient of the reduced loss, in x's type.
+    "reduced" is the gradient of the reduced loss, in x's type. "kept" is for a backward that
+    scales it: that of float16 stays in float32, since it would underflow before a gradient
+    scaler's factor reaches it.
     """
     backend = resolve(backend, x.device, x.dtype)
     batch = x.shape[0]
     if batch == 0:
         return _zeros(x, reduction, gradient)
     dtype = _gradient_dtype(x, gradient)
-    scale = 1 / batch if gradient == "reduced" and reduction == "mean" else 1.0
+    scale = 1 / batch if reduction == "mean" else 1.0
     if native_takes(x, backend):
         loss, grad = native.loss(
             x,
@@ -99,7 +99,7 @@ def _loss(
 def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:
     if gradient == "none":
         return None
-    return torch.float32 if gradient == "stored" and x.dtype == torch.float16 else x.dtype
+    return torch.float32 if gradient == "kept" and x.dtype == torch.float16 else x.dtype
 
 
 def _zeros(x: Tensor, reduction: str, gradient: str) -> tuple[Tensor, Tensor | None]:
@@ -150,15 +150,12 @@ def _last_use(upstream: Tensor) -> bool:
 
 
 def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
-    """The stored per-sample gradient times the upstream one, in x's dtype.
+    """The stored gradient times the upstream one, in x's dtype.
 
     In its `last` use the stored one is overwritten: a backward needs no memory of its own.
     """
-    batch = grad.shape[0]
     if reduction == "none":
-        upstream = upstream.reshape(batch, *[1] * (grad.dim() - 1))
-    elif reduction == "mean" and batch > 1:
-        upstream = upstream / batch
+        upstream = upstream.reshape(grad.shape[0], *[1] * (grad.dim() - 1))
     scaled = grad.mul_(upstream) if last else grad * upstream
     return scaled if scaled.dtype == x.dtype else scaled.to(x.dtype)
 
@@ -203,7 +200,7 @@ class _LossEager(_SingleLevelFunction):
         assert grad is not None
         ctx.save_for_backward(x, grad)
         ctx.reduction = options[_REDUCTION]
-        ctx.unscaled = grad.dtype == x.dtype and (grad.shape[0] == 1 or ctx.reduction == "sum")
+        ctx.same_type = grad.dtype == x.dtype
         ctx.own = not _hooks(True)  # that is: nobody else gets to see what is saved
         return loss
 
@@ -211,7 +208,7 @@ class _LossEager(_SingleLevelFunction):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         x, grad = ctx.saved_tensors
         last = ctx.own and _last_use(upstream[0])
-        if last and ctx.unscaled and _scales_by_one(upstream[0]):
+        if last and ctx.same_type and _scales_by_one(upstream[0]):
             return grad, None
         return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
 

@@ -113,10 +113,14 @@ GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
               : body(std::integral_constant<D, D::kUnit>{}, std::false_type{});
 }
 
-// Tiles, column by column; a column's widest pass finds its blocks in the first cache.
+// The tiles of a column, whose widest pass finds their blocks in the first cache.
 template <class Body>
-GAUSSREG_INLINE void each_tile(const Plan& plan, std::int64_t column, Body&& body) {
-  for (std::int64_t t = column; t < plan.tiles; t += plan.columns) body(t);
+GAUSSREG_INLINE void each_tile(const Plan& plan, const std::int32_t* table, std::int64_t column,
+                               Body&& body) {
+  for (std::int64_t t = column; t < plan.tiles; t += plan.columns) {
+    expect_tile(plan, table, t + plan.columns);
+    body(t);
+  }
 }
 
 // x to blocks and sums of powers, for some columns of tiles.
@@ -127,7 +131,7 @@ static void load_columns(const Job& job, const Plan& plan, const std::int32_t* t
   PowerSums<K> sums;
   const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
   for (std::int64_t c = columns.begin; c < columns.end; ++c) {
-    each_tile(plan, c, [&](std::int64_t t) {
+    each_tile(plan, table, c, [&](std::int64_t t) {
       float* values = slot.kept ? slot.kept + t * kTile : scratch;
       gather_tile(plan, table, t, x, values);
       if (scale != 1)
@@ -147,7 +151,7 @@ static void unload_columns(const Job& job, const Plan& plan, const std::int32_t*
   alignas(64) float values[kTile];
   for (std::int64_t c = columns.begin; c < columns.end; ++c) {
     column_pass<+1>(slot.z, plan, c);
-    each_tile(plan, c, [&](std::int64_t t) {
+    each_tile(plan, table, c, [&](std::int64_t t) {
       unload_tile(plan, t, MadeRoots{plan, t}, slot.z, values);
       const float* kept = slot.kept + t * kTile;
       if constexpr (K > 0)
@@ -208,7 +212,7 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
   alignas(64) float values[kGroup * kTile];
   PowerSums<K> sums[kGroup];
   for (std::int64_t c = 0; c < plan.columns; ++c) {
-    each_tile(plan, c, [&](std::int64_t t) {
+    each_tile(plan, table, c, [&](std::int64_t t) {
       gather_tiles(plan, table, t, slot.group, values);
       const KeptRoots root(plan, t);
       for (int s = 0; s < count; ++s)
@@ -224,7 +228,7 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
   if (!job.grad) return;
   for (std::int64_t c = 0; c < plan.columns; ++c) {
     for (int s = 0; s < count; ++s) column_pass<+1>(z(s), plan, c);
-    each_tile(plan, c, [&](std::int64_t t) {
+    each_tile(plan, table, c, [&](std::int64_t t) {
       const KeptRoots root(plan, t);
       for (int s = 0; s < count; ++s) unload_tile(plan, t, root, z(s), values + s * kTile);
       scatter_tiles(plan, table, t, values, slot.group);

@@ -19,6 +19,15 @@ GAUSSREG_INLINE T* row_of(const Plan& plan, T* table, std::int64_t tile, int l) 
   return table + 2 * (l * plan.blocks + tile * L);
 }
 
+// Asks for a tile's part of a table, which its order in columns hides from the processor.
+GAUSSREG_INLINE void expect_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile) {
+  if (!table || tile >= plan.tiles) return;
+  for (int l = 0; l < L; ++l) {
+    __builtin_prefetch(row_of(plan, table, tile, l));
+    __builtin_prefetch(row_of(plan, table, tile, l) + L);
+  }
+}
+
 // gather_tile without permutation.
 static void read_tile(const Plan& plan, std::int64_t tile, const float* x, float* values) {
   for (int l = 0; l < L; ++l) {

@@ -90,7 +90,7 @@ def latents(x: Any, name: str = "x") -> int:
             f"{name} must have shape (B, *latent) with at least two dimensions, got "
             f"{tuple(shape)}; write {name}[None] for a single sample"
         )
-    dimension = x.numel() // shape[0] if shape[0] else math.prod(shape[1:])
+    dimension = math.prod(shape[1:])
     if dimension == 0:
         raise ValueError(f"{name} must have at least one number per sample, got {tuple(shape)}")
     if dimension > MAX_DIMENSION:

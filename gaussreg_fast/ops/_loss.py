@@ -50,7 +50,7 @@ def _loss(
     backend = resolve(backend, x.device, x.dtype)
     batch = x.shape[0]
     if batch == 0:
-        return _zeros(x, reduction, gradient)
+        return _results(x, reduction, gradient, x.new_zeros)
     dtype = _gradient_dtype(x, gradient)
     scale = 1 / batch if reduction == "mean" else 1.0
     if native_takes(x, backend):
@@ -102,27 +102,27 @@ def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:
     return torch.float32 if gradient == "kept" and x.dtype == torch.float16 else x.dtype
 
 
-def _zeros(x: Tensor, reduction: str, gradient: str) -> tuple[Tensor, Tensor | None]:
-    """Of an empty batch."""
-    loss = x.new_zeros((0,) if reduction == "none" else (), dtype=result_dtype(x))
+def _results(x: Tensor, reduction: str, gradient: str, new: Any) -> tuple[Tensor, Tensor | None]:
+    """`new` tensors like those of `_loss`."""
+    loss = new((x.shape[0],) if reduction == "none" else (), dtype=result_dtype(x))
     dtype = _gradient_dtype(x, gradient)
-    return loss, None if dtype is None else x.new_zeros(x.shape, dtype=dtype)
+    return loss, None if dtype is None else new(x.shape, dtype=dtype)
+
+
+def _tensors(loss: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As the operator returns them: an operator cannot return None."""
+    return loss, loss.new_empty(0) if grad is None else grad
 
 
 def _loss_of_tensors(
     x: Tensor, seed: Tensor | None, index: Tensor | None, per_sample: bool, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    """The operator: "none" gives an empty gradient."""
-    loss, grad = _loss(x, drawn(seed, index, per_sample), *options)
-    return loss, loss.new_empty(0) if grad is None else grad
+    return _tensors(*_loss(x, drawn(seed, index, per_sample), *options))
 
 
 def _loss_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     *_, reduction, gradient, _, _ = options
-    shape = (x.shape[0],) if reduction == "none" else ()
-    loss = x.new_empty(shape, dtype=result_dtype(x))
-    dtype = _gradient_dtype(x, gradient)
-    return loss, x.new_empty(0 if dtype is None else x.shape, dtype=dtype or loss.dtype)
+    return _tensors(*_results(x, reduction, gradient, x.new_empty))
 
 
 _loss_op = register(

@@ -131,11 +131,19 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
+def _float(value: Any) -> float:
+    """A number as a float, inf where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def weight(name: str, value: Any) -> float:
     """A finite number of at least 0."""
     if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = _float(value)
     if not 0 <= number < math.inf:  # NaN fails too; torch.compile cannot trace math.isfinite
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return number
@@ -292,7 +300,7 @@ def schedule(
             return
         ends = [v.item() for v in torch.aminmax(value.detach())]
     elif isinstance(value, (int, float, Real)) and not isinstance(value, bool):
-        ends = [float(value)]
+        ends = [_float(value)]
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(value).__name__}")
     for end in ends:
@@ -329,7 +337,7 @@ def strictly_between(name: str, value: Any, low: float, high: float) -> float:
     """A number low < value < high; high may be infinite."""
     if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    if not low < float(value) < high:
+    if not low < _float(value) < high:
         raise ValueError(f"{name} must be above {low:g} and below {high:g}, got {value!r}")
     return float(value)
 
@@ -338,6 +346,6 @@ def within(name: str, value: Any, low: float, high: float) -> float:
     """A number low < value <= high."""
     if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    if not low < float(value) <= high:
+    if not low < _float(value) <= high:
         raise ValueError(f"{name} must be above {low:g} and at most {high:g}, got {value!r}")
     return float(value)

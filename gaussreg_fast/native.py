@@ -264,11 +264,13 @@ def drift(
 
 def _rows(x: Tensor) -> Tensor:
     """x as contiguous float32; x itself where it is that."""
-    if x.dtype == torch.float32 and x.is_contiguous():
+    if x.storage_offset() and not x.untyped_storage().nbytes():  # its address is not 0
+        raise RuntimeError("the storage of a tensor was freed")
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
         return x
     if not x.is_floating_point():
         raise TypeError(f"x must be of a floating-point type, got {x.dtype}")
-    return x.detach().to(torch.float32).contiguous()
+    return x.detach().resolve_neg().to(torch.float32).contiguous()
 
 
 def _run(

@@ -78,7 +78,7 @@ BAD_OPTIONS = [
 BAD_OPTIONS += [([*WHOLE, "moment_loss"], "form", ValueError, bad) for bad in ("cube", "", None, 2)]
 BAD_OPTIONS += [
     (WHOLE, "power_weight", ValueError, bad)
-    for bad in (-1.0, math.nan, math.inf, -math.inf, "25", None)
+    for bad in (-1.0, math.nan, math.inf, -math.inf, 10**400, "25", None)
 ]
 BAD_OPTIONS += [
     ([*SPECTRAL, "project_white_noise"], "block_size", ValueError, bad)

@@ -43,10 +43,10 @@ def test_fake_tensor_mode_computes_nothing(loss):
         assert loss(x).shape == loss(x).shape
 
 
-def loss_op(x, index=None, block_size=16):
+def loss_op(x, index=None, block_size=16, gradient="reduced"):
     return OPS.loss(
         x, None, index, False, [1, 2], "root", 25.0, block_size, 0.886, "amplitude", "mean",
-        "reduced", "native", "fp32",
+        gradient, "native", "fp32",
     )  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def loss_op(x, index=None, block_size=16):
             ValueError,
         ),
         (lambda x: OPS.project_white_noise(x, 7, "native"), ValueError),
+        (lambda x: loss_op(x, gradient="stored"), ValueError),
     ],
 )  # fmt: skip
 def test_operators_called_by_hand_are_guarded(call, error):
@@ -78,6 +79,17 @@ def test_memory_that_was_freed_is_refused():
     x.untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="no memory"):
         gf.gaussianity_loss(x)
+    for loss in LOSSES.values():
+        view = torch.randn(200)[3:131].view(2, 64)
+        view.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="freed"):
+            loss(view)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_negated_views_are_read_as_what_they_stand_for(loss):
+    x = 1 + torch.randn(2, 64)
+    assert torch.equal(loss(torch._neg_view(x)), loss(-x))
 
 
 def test_a_job_of_a_size_without_a_plan_is_refused():

@@ -332,6 +332,18 @@ def test_tensors_that_leaked_from_a_transform(call):
     x = noise(2, 64)
     torch.func.grad(lambda z: (leaked.append(z), z.sum())[1])(x)
     assert torch.equal(call(leaked[0]), call(x))
+    if call not in (CALLS["statistics"], CALLS["covariance"], CALLS["prno"]):
+        with torch.no_grad():
+            assert torch.equal(call(leaked[0]), call(x))
+
+
+def test_compiled_autograd_of_an_eager_loss(call):
+    torch.compiler.reset()
+    x = noise(2, 64).requires_grad_()
+    value = call(x)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: value.backward(), backend="aot_eager")()
+    torch.testing.assert_close(x.grad, gradient(call, x))
 
 
 def test_hooks_and_inner_tensors(call):

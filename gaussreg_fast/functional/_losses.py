@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, dispatch, ops, reference
 from gaussreg_fast.functional._common import Seed, asked, check_backend
+
+
+class _Terms(NamedTuple):
+    """Arguments of the operator, from the orders to the reduction."""
+
+    orders: tuple[int, ...]
+    form: str
+    power_weight: float
+    block_size: int
+    target: float
+    statistic: str
+    reduction: str
 
 
 def _checked(
@@ -24,12 +36,9 @@ def _checked(
     precision: str,
     moments: bool,
     *orders: int,
-) -> tuple[Any, ...]:
-    """Validates what does not depend on x; `orders` only where `moments` are wanted.
-
-    Returns the operator's arguments from the orders to the reduction.
-    """
-    order_list = checks.orders(orders) if moments else []
+) -> _Terms:
+    """Validates what does not depend on x; `orders` only where `moments` are wanted."""
+    orders = tuple(checks.orders(orders)) if moments else ()
     block_size = checks.spectrum(block_size, statistic, target)
     checks.one_of("form", form, checks.FORMS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
@@ -37,7 +46,7 @@ def _checked(
     checks.one_of("precision", precision, checks.PRECISIONS)
     power_weight = checks.weight("power_weight", power_weight)
     mu = reference.block_target(target, statistic)
-    return order_list, form, power_weight, block_size, mu, statistic, reduction
+    return _Terms(orders, form, power_weight, block_size, mu, statistic, reduction)
 
 
 _remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is no order
@@ -74,14 +83,14 @@ def _gaussianity_options(
         terms = _checked(*key)
     dispatch.require(backend, x)
     draw = asked(permutation, seed, generator, x, dimension)
-    if terms[2]:  # the power spectrum's weight
-        checks.long_enough(dimension, terms[3])
+    if terms.power_weight:
+        checks.long_enough(dimension, terms.block_size)
     else:
         draw = ops.NONE
-    return draw, *terms, gradient or _stored(x), backend, precision
+    return draw, *terms, gradient or _kept(x), backend, precision
 
 
-def _stored(x: Tensor) -> str:
+def _kept(x: Tensor) -> str:
     """Whether the operator is to keep a gradient for backward."""
     return "kept" if x.requires_grad and torch.is_grad_enabled() else "none"
 
@@ -214,7 +223,7 @@ def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backe
     check_backend(backend, x)
     return ops.loss(
         x, ops.NONE, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
-        _stored(x), backend, "fp32",
+        _kept(x), backend, "fp32",
     )[0]  # fmt: skip
 
 

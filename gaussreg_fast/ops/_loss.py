@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import _SingleLevelFunction
 
 from gaussreg_fast import native, reference
 from gaussreg_fast.dispatch import resolve
@@ -99,6 +98,8 @@ def _loss(
 def _gradient_dtype(x: Tensor, gradient: str) -> torch.dtype | None:
     if gradient == "none":
         return None
+    if gradient not in ("kept", "reduced"):  # of a graph that another version made, say
+        raise ValueError(f"gradient must be 'none', 'kept' or 'reduced', got {gradient!r}")
     return torch.float32 if gradient == "kept" and x.dtype == torch.float16 else x.dtype
 
 
@@ -138,6 +139,7 @@ _loss_op = register(
 _REDUCTION = -4  # place of that option
 
 
+_unwrapped = torch._C._functorch.unwrap_if_dead
 _graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 _hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 
@@ -150,9 +152,9 @@ def _last_use(upstream: Tensor) -> bool:
 
 
 def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
-    """The stored gradient times the upstream one, in x's dtype.
+    """The kept gradient times the upstream one, in x's dtype.
 
-    In its `last` use the stored one is overwritten: a backward needs no memory of its own.
+    In its `last` use the kept one is overwritten: a backward needs no memory of its own.
     """
     if reduction == "none":
         upstream = upstream.reshape(grad.shape[0], *[1] * (grad.dim() - 1))
@@ -187,12 +189,8 @@ class _LossOp(Function):
         return only_first(ctx, first_order(_scale(x, grad, upstream[0], ctx.reduction, False), x))
 
 
-class _LossEager(_SingleLevelFunction):
-    """The same for eager calls, in the fewest steps: a third of what the operator's costs.
-
-    It derives from what is beneath `Function`, whose `apply` first looks whether a transform of
-    torch.func is at work: here there is none.
-    """
+class _LossEager(Function):
+    """The same for eager calls, in the fewest steps: a third of what the operator's costs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, options: tuple) -> Tensor:
@@ -211,6 +209,10 @@ class _LossEager(_SingleLevelFunction):
         if last and ctx.same_type and _scales_by_one(upstream[0]):
             return grad, None
         return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
+
+
+# Past `Function.apply`, which first looks whether a transform of torch.func is at work.
+_apply_eager = super(Function, _LossEager).apply
 
 
 def _save_gradient(ctx: Any, inputs: tuple, grad: Tensor) -> None:
@@ -232,7 +234,7 @@ def loss(x: Tensor, draw: Draw, *options: Any) -> tuple[Tensor, Tensor | None]:
     if not direct(x):
         call = _LossOp.apply if transformed() else _loss_op
         return call(x, *draw.tensors(x.device), *options)
+    x = _unwrapped(x)  # if it leaked from a transform that has ended
     if x.requires_grad and torch.is_grad_enabled():
-        x = torch._C._functorch.unwrap_if_dead(x)  # if it leaked from a transform that has ended
-        return _LossEager.apply(x, (draw, *options)), None  # type: ignore[attr-defined]
+        return _apply_eager(x, (draw, *options)), None
     return _loss(x, draw, *options)

@@ -4,7 +4,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,16 +22,8 @@ class Loss {
  public:
   Loss(nb::handle exchange, nb::tuple types, const std::string& form, double power_weight,
        std::int64_t block_size, double target, bool power, const std::vector<int>& orders)
-      : reader_(exchange, types) {
-    options_.task = Task::kLoss;
-    options_.orders = orders_of(orders);
-    options_.orders.highest = std::max(options_.orders.highest, 1);
-    options_.form = form_of(form);
-    options_.power_weight = power_weight;
-    options_.block_size = block_size;
-    options_.target = target;
-    options_.power = power;
-  }
+      : reader_(exchange, types),
+        options_(options_of(Task::kLoss, form, power_weight, block_size, target, power, orders)) {}
 
   // False where a tensor does not fit, or the kernels do not take the size: nothing is done then.
   bool operator()(nb::handle x, nb::handle loss, nb::handle grad,
@@ -74,7 +65,7 @@ class Loss {
 
  private:
   TensorReader reader_;
-  Job options_{};
+  Job options_;
 };
 
 }  // namespace

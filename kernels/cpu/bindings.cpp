@@ -1,5 +1,6 @@
-// The Python face of the CPU kernels. It takes raw addresses: shapes, dtypes, contiguity and
-// options are validated in Python, by gaussreg_fast/native.py.
+// The Python face of the CPU kernels. Here it takes raw addresses: shapes, dtypes, contiguity and
+// options are validated in Python, by gaussreg_fast/native.py. What reads tensors itself is elsewhere
+// (bind_loss.cpp, bind_drift.cpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -30,18 +31,10 @@ Request request(const std::string& task, std::int64_t batch, std::int64_t size, 
                 std::int64_t seed, bool seeded, Address index, bool per_sample, Address loss,
                 Address grad, Address moments, Address amplitudes, Address grad_moments,
                 Address grad_amplitudes, int threads) {
-  Job job{};
-  job.task = task_of(task);
+  Job job = options_of(task_of(task), form, power_weight, block_size, target, power, orders);
   job.batch = batch;
   job.size = size;
   job.x = at<const float>(x);
-  job.orders = orders_of(orders);
-  if (job.task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
-  job.form = form_of(form);
-  job.power_weight = power_weight;
-  job.block_size = block_size;
-  job.target = target;
-  job.power = power;
   job.scale = scale;
   job.permutation = {index    ? Permutation::Source::kIndex
                      : seeded ? Permutation::Source::kSeed

@@ -38,6 +38,20 @@ Task task_of(const std::string& name) {
   throw std::invalid_argument("unknown task " + name);
 }
 
+Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,
+               double target, bool power, const std::vector<int>& orders) {
+  Job job{};
+  job.task = task;
+  job.form = form_of(form);
+  job.power_weight = power_weight;
+  job.block_size = block_size;
+  job.target = target;
+  job.power = power;
+  job.orders = orders_of(orders);
+  if (task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
+  return job;
+}
+
 int useful_threads(std::int64_t elements, int threads) {
   constexpr std::int64_t kGrain = 8192;
   const std::int64_t pieces = std::max<std::int64_t>(1, elements / kGrain);

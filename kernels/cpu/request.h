@@ -21,6 +21,10 @@ Task task_of(const std::string& name);
 Form form_of(const std::string& name);
 Orders orders_of(const std::vector<int>& list);
 
+// What a task is, without its tensors.
+Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,
+               double target, bool power, const std::vector<int>& orders);
+
 // Threads that have some ten microseconds of work each: less is not worth waking them for.
 int useful_threads(std::int64_t elements, int threads);
 

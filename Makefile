@@ -1,5 +1,5 @@
 # make demo        the two experiments, from nothing to tables and pictures in demo-out/
-# make test        the tests, from nothing
+# make test        the tests, from nothing, but for the slow ones; make test-slow: those
 # make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # make bench       a report on this machine's speed; make bench-check: is anything slower?
@@ -14,15 +14,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
-.PHONY: demo test lint resources record-resources launches record-launches readme measure \
+.PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	bench bench-check record-baseline clean \
 	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
 
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8
+
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -100,13 +98,6 @@ def latents(x: Any, name: str = "x") -> int:
 
 def orders(value: Any) -> list[int]:
     """A non-empty set of moment orders within 1..8."""
-    if type(value) is tuple and not torch.compiler.is_compiling():
-        with contextlib.suppress(TypeError):  # what cannot be hashed
-            return list(_remembered_orders(*value))
-    return _orders(value)
-
-
-def _orders(value: Any) -> list[int]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"orders must be a sequence of integers, got {value!r}")
     result = sorted(value) if isinstance(value, (set, frozenset)) else list(value)
@@ -117,11 +108,6 @@ def _orders(value: Any) -> list[int]:
     if not result or len(set(result)) != len(result):
         raise ValueError(f"orders must be non-empty and without repetition, got {value!r}")
     return result
-
-
-@functools.lru_cache(maxsize=64, typed=True)  # the type of each: True is no order, though it is 1
-def _remembered_orders(*value: Any) -> list[int]:
-    return _orders(value)
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:
@@ -136,14 +122,18 @@ def _float(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf
+        return math.inf if value > 0 else -math.inf
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return _float(value)
 
 
 def weight(name: str, value: Any) -> float:
     """A finite number of at least 0."""
-    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    number = _float(value)
+    number = _number(name, value)
     if not 0 <= number < math.inf:  # NaN fails too; torch.compile cannot trace math.isfinite
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return number
@@ -335,17 +325,15 @@ def rewards(reward: Any, group: Any) -> None:
 
 def strictly_between(name: str, value: Any, low: float, high: float) -> float:
     """A number low < value < high; high may be infinite."""
-    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not low < _float(value) < high:
+    number = _number(name, value)
+    if not low < number < high:
         raise ValueError(f"{name} must be above {low:g} and below {high:g}, got {value!r}")
-    return float(value)
+    return number
 
 
 def within(name: str, value: Any, low: float, high: float) -> float:
     """A number low < value <= high."""
-    if not isinstance(value, (int, float, Real)) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not low < _float(value) <= high:
+    number = _number(name, value)
+    if not low < number <= high:
         raise ValueError(f"{name} must be above {low:g} and at most {high:g}, got {value!r}")
-    return float(value)
+    return number

@@ -232,8 +232,8 @@ def loss(x: Tensor, draw: Draw, *options: Any) -> tuple[Tensor, Tensor | None]:
     Where x requires grad, the loss is differentiable and the second result means nothing.
     """
     if not direct(x):
-        call = _LossOp.apply if transformed() else _loss_op
-        return call(x, *draw.tensors(x.device), *options)
+        tensors = draw.tensors(x.device)
+        return (_LossOp.apply if transformed() else _loss_op)(x, *tensors, *options)
     x = _unwrapped(x)  # if it leaked from a transform that has ended
     if x.requires_grad and torch.is_grad_enabled():
         return _apply_eager(x, (draw, *options)), None

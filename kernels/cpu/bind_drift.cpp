@@ -15,6 +15,7 @@
 
 #include "drift_job.h"
 #include "job.h"
+#include "named.h"
 #include "tensors.h"
 
 namespace nb = nanobind;
@@ -29,9 +30,7 @@ DriftTask task_of(const std::string& name) {
                                                             {"gradient", DriftTask::kGradient},
                                                             {"accumulate", DriftTask::kAccumulate},
                                                             {"decay", DriftTask::kDecay}};
-  for (const auto& [known, task] : tasks)
-    if (name == known) return task;
-  throw std::invalid_argument("unknown task " + name);
+  return named(tasks, "task", name);
 }
 
 Number number_of(int code) {

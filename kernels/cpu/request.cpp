@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "memory.h"
+#include "named.h"
 
 namespace gaussreg {
 
@@ -12,9 +13,7 @@ Form form_of(const std::string& name) {
   static const std::pair<const char*, Form> forms[] = {
       {"root", Form::kRoot}, {"absolute", Form::kAbsolute}, {"squared", Form::kSquared},
       {"kl", Form::kKl},     {"kurtosis", Form::kKurtosis}, {"norm", Form::kNorm}};
-  for (const auto& [known, form] : forms)
-    if (name == known) return form;
-  throw std::invalid_argument("unknown form " + name);
+  return named(forms, "form", name);
 }
 
 Orders orders_of(const std::vector<int>& list) {
@@ -33,9 +32,7 @@ Task task_of(const std::string& name) {
                                                        {"statistics", Task::kStatistics},
                                                        {"pullback", Task::kPullback},
                                                        {"project", Task::kProject}};
-  for (const auto& [known, task] : tasks)
-    if (name == known) return task;
-  throw std::invalid_argument("unknown task " + name);
+  return named(tasks, "task", name);
 }
 
 Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,

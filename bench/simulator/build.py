@@ -1,0 +1,144 @@
+"""Compiles the interpreter, once for each change, compiler and processor."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.simulator.instructions import generated_cases, generated_header
+
+SOURCES = Path(__file__).resolve().parent / "interpreter"
+PARTS = 4  # as many as interpreter/arithmetic.h has
+# Without the two of floating point, compilers leave loops with a choice in them unvectorised; with
+# contraction they would fuse what PTX rounds twice.
+FLAGS = (
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-fPIC", "-fno-strict-aliasing", "-Wall"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"),
+)
+
+
+class CompilerMissing(Exception):
+    """There is no C++ compiler to build the simulator with, or it cannot build it."""
+
+
+def library(fields: str) -> ctypes.CDLL:
+    """Returns the interpreter, built if need be.
+
+    Args:
+        fields: the C++ that describes its structures.
+
+    Raises:
+        CompilerMissing: there is none that can build it.
+    """
+    generated = {"generated.h": generated_header(), "fields.inc": fields}
+    generated |= {f"cases_{k}.inc": generated_cases(k, PARTS) for k in range(PARTS)}
+    compiler = _compiler()
+    target = _target()
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())}
+    key = hashlib.sha256()
+    for part in (_version(compiler), _processor(), *FLAGS, *target, *(texts | generated).values()):
+        key.update(part.encode() + b"\0")
+    path = cache_folder() / f"interpreter-{key.hexdigest()[:24]}.so"
+    if not path.exists():
+        _build(compiler, (*FLAGS, *target), texts | generated, path)
+    return ctypes.CDLL(str(path))
+
+
+def cache_folder() -> Path:
+    """Returns the folder that keeps what was built."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "gaussreg_fast" / "simulator"
+
+
+def _compiler() -> tuple[str, ...]:
+    named = os.environ.get("CXX", "").split()
+    if named and shutil.which(named[0]):
+        return tuple(named)
+    for name in ("g++", "c++", "clang++"):
+        if found := shutil.which(name):
+            return (found,)
+    raise CompilerMissing("the simulator needs a C++ compiler: no g++, c++ or clang++ is found")
+
+
+@functools.cache
+def _version(compiler: Sequence[str]) -> str:
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
+
+
+def _target() -> tuple[str, ...]:
+    """Returns the flags for the fastest code of this processor."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return ("-march=native",)
+    return ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ()
+
+
+@functools.cache
+def _processor() -> str:
+    """Returns what tells processors apart whose code differs: a cache may be shared by many."""
+    text = f"{platform.system()} {platform.machine()} {platform.libc_ver()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{text} {platform.node()}"  # unknown: for this machine alone
+    names = (
+        "flags",
+        "Features",
+        "model name",
+        "cpu family",
+        "model",
+        "CPU implementer",
+        "CPU part",
+    )
+    kept = {line for line in lines if line.split(":")[0].strip() in names}
+    return "\n".join([text, *sorted(kept)])
+
+
+def _build(
+    compiler: Sequence[str], flags: Sequence[str], texts: dict[str, str], path: Path
+) -> None:
+    """Compiles in a temporary folder beside `path`, which then takes its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
+        folder = Path(name)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        units = [(file[:-4], []) for file in texts if file.endswith(".cpp")]
+        units = [unit for unit in units if unit[0] != "arithmetic"]
+        units += [("arithmetic", [f"-DPART={k}"]) for k in range(PARTS)]
+        commands = []
+        objects = []
+        for k, (unit, defined) in enumerate(units):
+            objects.append(f"{k}.o")
+            commands.append([*compiler, *flags, *defined, "-c", f"{unit}.cpp", "-o", objects[-1]])
+        _run(commands, folder)
+        _run([[*compiler, *flags, "-shared", *objects, "-o", "interpreter.so"]], folder)
+        os.replace(folder / "interpreter.so", path)
+
+
+def _run(commands: Sequence[Sequence[str]], folder: Path) -> None:
+    """Runs commands, as many at a time as there are processors."""
+    waiting, running = list(commands), []
+    failed = ""
+    while waiting or running:
+        while waiting and not failed and len(running) < max(1, os.cpu_count() or 1):
+            command = waiting.pop()  # the last are the longest
+            pipe = subprocess.PIPE
+            running.append(subprocess.Popen(command, cwd=folder, stderr=pipe, text=True))
+        if failed:
+            waiting = []
+        if not running:
+            break
+        process = running.pop(0)
+        _, errors = process.communicate()
+        if process.returncode and not failed:
+            failed = errors.strip() or f"exit code {process.returncode}"
+    if failed:
+        raise CompilerMissing(f"the C++ compiler cannot build the simulator:\n{failed}")

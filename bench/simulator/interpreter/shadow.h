@@ -1,0 +1,72 @@
+// Shadow memory: who wrote and who read each cell last, and what that is in conflict with.
+#pragma once
+#include <cstdlib>
+
+#include "findings.h"
+
+// When something happens. Barriers of the program part epochs; those of the warp part its phases,
+// and what only brings its lanes together, as a shuffle does, its meetings.
+struct Moment {
+  u32 program;  // counted from 1: 0 is nobody
+  u32 epoch;
+  u32 step;
+  s32 instruction;
+  s32 warp;
+  u32 phase;
+  u32 meeting;
+};
+
+struct Cell {
+  struct Writer {
+    u32 program, epoch, step, phase, meeting;
+    s32 instruction;
+    u16 warp;
+    u16 lane;
+  } writer;
+  struct Reader {
+    u32 program, epoch, warps, phase, meeting;
+    s32 instruction;
+    u16 warp;
+    u8 lane;
+    bool several_lanes, several_programs;
+  } reader;
+};
+
+// The cells of one piece of memory.
+class Shadow {
+ public:
+  Shadow(bool shared, u64 address, u64 bytes, int cell, Findings& findings)
+      : shared_(shared), cell_(cell), first_(address / cell), findings_(findings) {
+    const u64 count = (address + bytes) / cell - first_ + 1;
+    cells_ = (Cell*)std::calloc(count, sizeof(Cell));  // pages come as they are used
+    if (!cells_) throw std::bad_alloc();
+  }
+  Shadow(Shadow&& other) noexcept
+      : shared_(other.shared_), cell_(other.cell_), first_(other.first_), cells_(other.cells_),
+        findings_(other.findings_) {
+    other.cells_ = nullptr;
+  }
+  Shadow(const Shadow&) = delete;
+  ~Shadow() { std::free(cells_); }
+
+  void read(const Moment& now, int lane, u64 address, int size);
+  // `before` is what the memory holds, `data` what is about to be written.
+  void write(const Moment& now, int lane, u64 address, int size, const u8* before, const u8* data);
+
+ private:
+  void check_read(const Cell& cell, const Moment& now, int lane, u64 address);
+  void note_read(Cell& cell, const Moment& now, int lane);
+  void check_write(const Cell& cell, const Moment& now, int lane, Finding& finding, bool same);
+  void check_readers(const Cell& cell, const Moment& now, int lane, Finding& finding);
+  void report(int kind, Finding finding, s32 other, int other_warp, int other_lane);
+  // The kinds of global memory come in the order of those of shared memory.
+  int kind(int of_shared) const {
+    return shared_ ? of_shared : of_shared + GLOBAL_UNWRITTEN - SHARED_UNWRITTEN;
+  }
+
+  bool shared_;
+  int cell_;
+  u64 first_;
+  Cell* cells_;
+  Findings& findings_;
+};

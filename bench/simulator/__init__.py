@@ -119,8 +119,8 @@ def simulated(
 
     simulation = Simulation(schedule or Schedule(), edit)
     with (
-        mock.patch.object(dispatch, "interpreted", lambda: True),
-        mock.patch.object(dispatch, "triton_state", lambda: "available"),
+        mock.patch.object(dispatch, "interpreted", return_value=True),
+        mock.patch.object(dispatch, "triton_state", return_value="available"),
         simulation.memory.watched(),
         pretended(arch, execute=simulation.execute),
     ):

@@ -26,7 +26,7 @@ def _in_pieces(case: Case) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if case.pieces:
             for name in ("table_rows", "large_chunk", "chunk"):
-                stack.enter_context(mock.patch.object(config, name, lambda *_: 1))
+                stack.enter_context(mock.patch.object(config, name, return_value=1))
         yield
 
 
@@ -50,7 +50,7 @@ def _input(case: Case, memory: Memory) -> Tensor:
     return memory.placed(x) if case.layout == "plain" else laid_out(x, case.layout)
 
 
-def _permutation_of(case: Case) -> tuple[Any, Tensor | None]:
+def permutation_of(case: Case) -> tuple[Any, Tensor | None]:
     """The argument of a call, and the index (B or 1, D) that it stands for."""
     d, batch = case.dimension, case.batch
     if case.permutation == "none":
@@ -63,7 +63,7 @@ def _permutation_of(case: Case) -> tuple[Any, Tensor | None]:
     return (index if case.permutation == "indices" else index[0]), index
 
 
-def _upstream(case: Case) -> tuple[Tensor, Tensor]:
+def upstream(case: Case) -> tuple[Tensor, Tensor]:
     """Gradients by the moments and by the block amplitudes."""
     blocks = -(-(case.dimension // 2) // case.block_size)
     generator = _generator(1)
@@ -73,7 +73,7 @@ def _upstream(case: Case) -> tuple[Tensor, Tensor]:
     )
 
 
-def _weights(case: Case) -> Tensor:
+def weights(case: Case) -> Tensor:
     """Upstream gradients of unreduced losses, none of them 1."""
     return torch.linspace(0.5, 2.0, case.batch)
 
@@ -86,14 +86,14 @@ def _sample_call(case: Case, memory: Memory) -> Results:
     if case.task in ("kl", "kurtosis", "norm"):
         function = {"kl": gf.kl_loss, "kurtosis": gf.kurtosis_loss, "norm": gf.norm_loss}[case.task]
         return _differentiated(lambda z: function(z, reduction="none", **options), x, case)
-    options |= {"permutation": _permutation_of(case)[0], "seed": SEED}
+    options |= {"permutation": permutation_of(case)[0], "seed": SEED}
     spectral = {"block_size": case.block_size, "statistic": case.statistic, **options}
     if case.task in ("statistics", "pullback"):
         z = x.detach().requires_grad_(case.task == "pullback")
         moments, blocks = gf.permuted_statistics(z, orders=case.orders, **spectral)
         if case.task == "statistics":
             return {"moments": moments, "blocks": blocks}
-        torch.autograd.backward((moments, blocks), _upstream(case))
+        torch.autograd.backward((moments, blocks), upstream(case))
         assert z.grad is not None
         return {"gradient": z.grad}
     if case.task == "moments":
@@ -115,12 +115,12 @@ def _differentiated(function: Any, x: Tensor, case: Case) -> Results:
     """Values (B,) and the gradient for upstream gradients that are not 1."""
     z = x.detach().requires_grad_()
     value = function(z)
-    value.backward(_weights(case))
+    value.backward(weights(case))
     assert z.grad is not None
     return {"value": value.detach(), "gradient": z.grad}
 
 
-def _lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]:
+def lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]:
     """Parameters, base, gradients before the call and weights of tensors of odd sizes."""
     generator, mixed = _generator(3), case.dtype == "mixed"
     dtype = torch.float32 if mixed else getattr(torch, case.dtype)
@@ -136,16 +136,30 @@ def _lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[f
     return params, base, grads, [1.0, 0.5, 2.0, 0.25, 3.0]
 
 
+def lora_factors(case: Case) -> tuple[Tensor, Tensor]:
+    """A (r, n) and B (m, r)."""
+    generator = _generator(3)
+    a = torch.randn(4, case.dimension, generator=generator)
+    return a, torch.randn(7, 4, generator=generator)
+
+
 def _drift(case: Case, memory: Memory) -> Results:
-    params, base, grads, _ = _lists(case)
+    params, base, grads, _ = lists(case)
     task = case.task.split()[1]
+    memory.indirect = True  # the kernel reads a table of addresses
+    if task == "lora":
+        a, b = (memory.placed(x).requires_grad_() for x in lora_factors(case))
+        value = gf.lora_drift([(a, b)], weight=2.0, backend="triton")
+        value.backward()
+        assert a.grad is not None
+        assert b.grad is not None
+        return {"value": value.detach(), "tensor 0": a.grad, "tensor 1": b.grad}
     offset = int(case.task.endswith("unaligned"))
 
     def put(x: Tensor) -> Tensor:
         return memory.placed(torch.cat([x[:1].expand(offset), x]))[offset:]
 
     params, base, grads = ([put(x) for x in some] for some in (params, base, grads))
-    memory.indirect = True  # the kernel reads a table of addresses
     options: dict[str, Any] = {"backend": "triton"}
     if task == "decay":
         gf.parameter_drift_decay_(params, base, rate=0.25, **options)
@@ -162,7 +176,7 @@ def _drift(case: Case, memory: Memory) -> Results:
     return {"value": value, **{f"tensor {k}": g for k, g in enumerate(found)}}
 
 
-def _path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     generator, steps, batch = _generator(3), 7, 3
     dmu = torch.randn(steps, batch, case.dimension, generator=generator)
     columns = (steps, batch) if case.permutation == "per_sample" else (steps,)
@@ -171,7 +185,7 @@ def _path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _path(case: Case, memory: Memory) -> Results:
-    dmu, sigma, upstream = _path_inputs(case)
+    dmu, sigma, upstream = path_inputs(case)
     dmu, sigma = memory.placed(dmu), memory.placed(sigma)
     if case.task == "path_both":
         value, gradient = gf.path_kl_value_and_grad(dmu, sigma, backend="triton")

@@ -1,4 +1,4 @@
-"""The calls that are simulated: every path, task, permutation, type, form, layout and bad number."""
+"""The calls that are simulated: every path, task, permutation, type, form and layout."""
 
 from __future__ import annotations
 
@@ -99,6 +99,7 @@ def _relatives() -> list[Case]:
         types = ("float32", "bfloat16", "float16", "mixed")
         cases += [Case(4099, task=f"drift {task}", dtype=t) for t in types]
     cases += [Case(50000, task="drift gradient"), Case(50001, task="drift gradient unaligned")]
+    cases.append(Case(1001, task="drift lora"))
     for d in (1000, 16384):
         for task in ("path_value", "path_backward", "path_both"):
             cases += [Case(d, task=task, dtype=dtype) for dtype in ("float32", "bfloat16")]

@@ -57,8 +57,7 @@ def _by_sample(case: Case, name: str, got: Tensor, want: Tensor) -> Errors:
     others, middle = [0, 2], slice(1, 2)
     found = {name: _relative(got[others], want[others])}
     if case.fill in ("nan", "inf"):
-        found[f"{name} is not NaN"] = float(not got[1].isnan().all())
-        found[f"{name} is not NaN"] *= math.inf if found[f"{name} is not NaN"] else 0.0
+        found[f"{name} is not NaN"] = 0.0 if got[1].isnan().all() else math.inf
     elif case.fill in ("zeros", "constant") or (case.task == "projection" and case.fill == "tiny"):
         # Bins that are 0, or the rounding of 0, have no direction to compare.
         found[f"{name} of {case.fill}"] = 0.0 if got[1].isfinite().all() else math.inf
@@ -83,7 +82,7 @@ def _of_samples(case: Case) -> Results:
         return {"projection": reference.project_white_noise(rows, case.block_size)}
     if case.task in ("kl", "kurtosis", "norm"):
         return _by_moments(case, rows)
-    _, index = calls._permutation_of(case)
+    _, index = calls.permutation_of(case)
     if index is not None:
         index = index.expand(rows.shape)
     if case.task in ("statistics", "pullback"):
@@ -92,7 +91,7 @@ def _of_samples(case: Case) -> Results:
         moments, blocks, _ = reference.permuted_statistics(z, index, *options)
         if case.task == "statistics":
             return {"moments": moments, "blocks": blocks}
-        torch.autograd.backward((moments, blocks), [g.double() for g in calls._upstream(case)])
+        torch.autograd.backward((moments, blocks), [g.double() for g in calls.upstream(case)])
         assert z.grad is not None
         return {"gradient": z.grad}
     return _of_loss(case, rows, index)
@@ -117,7 +116,7 @@ def _of_loss(case: Case, rows: Tensor, index: Tensor | None) -> Results:
         assert bare is not None
         gradient[1] = bare[1]
     if case.task in ("backward", "moments", "spectrum"):
-        gradient = gradient * calls._weights(case).double()[:, None]
+        gradient = gradient * calls.weights(case).double()[:, None]
     return {"value": value, "gradient": gradient}
 
 
@@ -132,13 +131,17 @@ def _by_moments(case: Case, rows: Tensor) -> Results:
         value = (m[4] / m[2] ** 2 - 3) ** 2
     else:
         value = size * m[2] / 2 - (size - 1) * (size * m[2]).log() / 2
-    value.backward(calls._weights(case).double())
+    value.backward(calls.weights(case).double())
     assert z.grad is not None
     return {"value": value.detach(), "gradient": z.grad}
 
 
 def _drift(case: Case) -> Results:
-    params, base, before, _ = calls._lists(case)
+    if case.task == "drift lora":
+        a, b = (x.double() for x in calls.lora_factors(case))
+        value = 2 * ((a * a).sum() + (b * b).sum())
+        return {"value": value, "tensor 0": 4 * a, "tensor 1": 4 * b}
+    params, base, before, _ = calls.lists(case)
     task = case.task.split()[1]
     gaps = [p.double() - b.double() for p, b in zip(params, base, strict=True)]
     value = 2 * sum((gap * gap).sum() for gap in gaps)
@@ -153,7 +156,7 @@ def _drift(case: Case) -> Results:
 
 
 def _path(case: Case) -> Results:
-    dmu, sigma, upstream = calls._path_inputs(case)
+    dmu, sigma, upstream = calls.path_inputs(case)
     s = (sigma if sigma.dim() == 2 else sigma[:, None]).double()[..., None]
     z = dmu.double()
     value = ((z / s) ** 2).sum((0, 2)) / 2

@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "describe",
     "execute",
+    "ready",
 ]
 
 STEPS = 100_000_000  # instructions of a program's warps, before it counts as endless
@@ -177,6 +178,15 @@ def execute(
     finally:
         core.simulator_free(machine)
     return Execution(findings_of(found), barriers, **counters)
+
+
+def ready() -> None:
+    """Builds the interpreter if need be: once, before processes ask for it side by side.
+
+    Raises:
+        CompilerMissing: there is no compiler that can.
+    """
+    _core()
 
 
 @functools.cache

@@ -57,10 +57,10 @@ def main(given: Sequence[str]) -> int:
     gpu = bounds.device(options.device)
     import triton
 
-    from bench.simulator.core import CompilerMissing, library
+    from bench.simulator.core import CompilerMissing, ready
 
     try:
-        library()
+        ready()
     except CompilerMissing as error:
         raise BadInput(str(error)) from None
     release = triton.__version__

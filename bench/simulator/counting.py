@@ -22,7 +22,10 @@ CLASSES = (
     ("SHFL", ("shfl", "redux")),
     ("BAR", ("bar", "barrier")),
     ("FMA", ("fma.",)),
-    ("MUFU", ("rsqrt", "sqrt", "rcp", "ex2", "lg2", "sin", "cos", "tanh", "div.full", "div.approx")),
+    (
+        "MUFU",
+        ("rsqrt", "sqrt", "rcp", "ex2", "lg2", "sin", "cos", "tanh", "div.full", "div.approx"),
+    ),
     (
         "FADD/FMUL",
         ("add.f", "add.rn", "add.ftz", "sub.f", "sub.rn", "sub.ftz", "mul.f", "mul.rn", "mul.ftz",
@@ -115,6 +118,8 @@ def label(file: str, line: int) -> str:
     """A line by its file, function and text: what stays the same when lines above it move."""
     lines, functions = _source(file)
     function = next((name for a, b, name in reversed(functions) if a <= line <= b), "?")
+    while 0 < line <= len(lines) and not lines[line - 1].strip():
+        line -= 1  # an empty line within a statement
     text = lines[line - 1].strip() if 0 < line <= len(lines) else f"line {line}"
     return f"{Path(file).name} {function}: {text}"
 

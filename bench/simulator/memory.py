@@ -75,7 +75,7 @@ class Memory:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, `torch.empty`, `empty_like` and `new_empty` give uninitialised tensors of here."""
+        """Within, `torch.empty`, `empty_like` and `new_empty` give tensors of this memory."""
         empty, like, new = torch.empty, torch.empty_like, torch.Tensor.new_empty
 
         def on_cpu(device: Any) -> bool:

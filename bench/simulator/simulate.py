@@ -55,10 +55,10 @@ def main(given: Sequence[str]) -> int:
 
     from bench.simulator import own, running
     from bench.simulator.cases import CASES, QUICK
-    from bench.simulator.core import CompilerMissing, library
+    from bench.simulator.core import CompilerMissing, ready
 
     try:
-        library()  # built once, before processes ask for it side by side
+        ready()  # built once, before processes ask for it side by side
     except CompilerMissing as error:
         raise BadInput(str(error)) from None
     if options.kernel:

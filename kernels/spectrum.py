@@ -49,6 +49,7 @@ def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
     if POWER:
         return square * (SCALE * SCALE), 2 * SCALE * SCALE
     else:
-        # Below the smallest normal number rsqrt takes its argument for 0 and answers inf.
-        inverse = tl.where(square < 1.1754944e-38, 0.0, tl.rsqrt(square))
+        # Amplitudes below 1e-18 count as 0, as in every backend: their squares leave float32.
+        FLOOR: tl.constexpr = 1e-18 / SCALE
+        inverse = tl.where(square < FLOOR * FLOOR, 0.0, tl.rsqrt(square))
         return square * inverse * SCALE, inverse * SCALE

@@ -11,11 +11,12 @@ import torch
 from against_reference import check_loss, check_statistics, noise
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch
+from gaussreg_fast import config, dispatch, reference
 
 # The interpreter computes with numpy, which warns of what is selected away.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 BACKENDS = [name for name, state in gf.backends().items() if state == "available"]
+FLOOR = reference.FLOOR
 
 
 @pytest.fixture(params=BACKENDS)
@@ -81,3 +82,66 @@ def test_structured_samples(compare, backend, size, name):
         check_statistics(
             compare, x, backend, kind="none", orders=(2,), block_size=8, statistic="amplitude"
         )
+
+
+# ---------------------------------------------------------------- the floor of float32
+
+
+def expected(x, block_size=16):
+    """Block amplitudes, and the gradient of their sum, in float64, of bins below the floor none.
+
+    x of one sample that no bin of is so near the floor that rounding decides.
+    """
+    rows = x.double()
+    y = reference.compact_spectrum(rows)
+    length = y.abs()
+    assert ((length / FLOOR - 1).abs() > 1e-5).all()
+    y = torch.where(length < FLOOR, 0, y)
+    sizes = reference.block_sizes(y.shape[-1], block_size, rows)
+    share = (1 / sizes).repeat_interleave(block_size)[: y.shape[-1]]
+    grad = reference.compact_adjoint(torch.sgn(y) * share, rows.shape[-1])
+    return reference.block_means(y.abs(), block_size), grad, length < FLOOR
+
+
+def statistics(x, backend):
+    """Block amplitudes, and the gradient of their sum."""
+    z = x.detach().requires_grad_()
+    options = {"orders": (2,), "permutation": "none", "backend": backend}
+    _, a = gf.permuted_statistics(z, **options)
+    return a.detach(), torch.autograd.grad(a.sum(), z)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_amplitudes_below_the_floor_count_as_zero(compare, backend, size, dtype):
+    """The same bins in every backend: some are above the floor, some below it."""
+    x = on_device((FLOOR * noise(1, size, seed=1)).to(dtype), backend)
+    a, grad = statistics(x, backend)
+    want_a, want_grad, below = expected(x.cpu())
+    assert 0.1 < below.double().mean() < 0.9
+    compare.vectors(a, want_a, 1e-5, "value")
+    compare.vectors(grad, want_grad, 1e-4 if dtype == torch.float32 else 2**-8)
+
+
+def test_samples_below_the_floor_have_no_spectrum(backend, size):
+    """Nor a gradient of it, by any call; the sample beside them is as it is alone."""
+    x = on_device(torch.cat([1e-25 * noise(1, size), noise(1, size)]), backend)
+    options = {"seed": 3, "reduction": "none", "backend": backend}
+    z = x.requires_grad_()
+    loss = gf.power_spectrum_loss(z, **options)
+    (grad,) = torch.autograd.grad(loss.sum(), z)
+    torch.testing.assert_close(loss[0].item(), reference.RAYLEIGH_MEAN, rtol=1e-6, atol=0)
+    assert grad[0].eq(0).all()
+    assert grad[1].ne(0).any()
+    a, grad = statistics(x, backend)
+    assert a[0].eq(0).all()
+    assert grad[0].eq(0).all()
+    assert grad[1].ne(0).any()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-200])
+def test_float64_has_no_floor(compare, scale):
+    """The gradient is that of the sample at any size."""
+    x = noise(2, 100, seed=1).double()
+    (a, grad), (want_a, want_grad) = (statistics(t, "torch") for t in (scale * x, x))
+    compare.vectors(a, scale * want_a, 1e-13, "value")
+    compare.vectors(grad, want_grad, 1e-12)

@@ -26,7 +26,13 @@ ARCHS = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A compiled kernel that a launch loads: where Triton keeps its files, by their endings."""
+    """A compiled kernel that a launch loads.
+
+    Attributes:
+        name: the kernel's.
+        files: where Triton keeps what it compiled, by their endings.
+        shared: bytes of shared memory.
+    """
 
     name: str
     files: dict[str, Path]
@@ -39,9 +45,14 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Call:
-    """What a launch hands to the driver; `arguments` are those that the binary takes, by name."""
+    """What a launch hands to the driver; `arguments` are those that the binary takes, by name.
+
+    `source` is the file of the kernel's function: the compiled one may name another, since Triton
+    keeps what it compiled for a checkout that has moved.
+    """
 
     kernel: Loaded
+    source: str
     grid: tuple[int, int, int]
     arguments: dict[str, Any]
     constants: dict[str, Any]
@@ -88,6 +99,7 @@ class Launcher:
 
     def __init__(self, source: Any, metadata: Any):
         self.signature: dict[str, str] = dict(source.signature)
+        self.source: str = source.fn.fn.__code__.co_filename
 
     def __call__(
         self, x: int, y: int, z: int, stream: int, function: Loaded, *rest: Any
@@ -101,7 +113,7 @@ class Launcher:
         # Kernels outlive the driver that was there when they were loaded: ask the one of now.
         execute = driver.active.execute
         if execute is not None:
-            execute(Call(function, (x, y, z), *split))
+            execute(Call(function, self.source, (x, y, z), *split))
 
 
 @contextlib.contextmanager

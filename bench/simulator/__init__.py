@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,8 +28,9 @@ from bench.simulator.core import Execution, Finding, Schedule, describe, execute
 from bench.simulator.memory import Memory
 from bench.simulator.reader import Program, Unsupported, read
 
-__all__ = ["Launch", "Schedule", "Simulation", "simulated"]
+__all__ = ["Launch", "Schedule", "Simulation", "Unsupported", "simulated"]
 
+_FILE = re.compile(r'\.file\s+\d+\s+"([^"]+)"')
 Edit = Callable[[str, str], str]  # (PTX, the kernel's name) -> PTX
 
 
@@ -56,9 +59,18 @@ class Launch:
         """What was seen of one severity: "error", "lockstep" or "same value"."""
         return [f for f in self.execution.findings if f.kind.severity == severity]
 
-    def errors(self) -> list[str]:
-        """A line for each race, access out of bounds or read of what nobody wrote."""
-        return [describe(f, self.program, self.name, self.grid) for f in self.findings("error")]
+    def errors(self) -> dict[str, str]:
+        """A line for each race, access out of bounds or read of what nobody wrote.
+
+        The keys are the same for the same finding of another schedule.
+        """
+        text = self.program.text
+        return {
+            f"{self.name}{self.grid} {f.kind.name} {text[f.instruction]} {f.other}": describe(
+                f, self.program, self.name, self.grid
+            )
+            for f in self.findings("error")
+        }
 
 
 @dataclass
@@ -72,7 +84,7 @@ class Simulation:
 
     def execute(self, call: Call) -> None:
         """Runs a launch as the driver is asked to."""
-        text = call.kernel.text("ptx")
+        text = _located(call.kernel.text("ptx"), Path(call.source))
         if self.edit is not None:
             text = self.edit(text, call.kernel.name)
         program = read(text)
@@ -85,6 +97,26 @@ class Simulation:
             self.schedule,
         )
         self.launches.append(Launch(call.kernel, program, call.grid, call.constants, execution))
+
+
+def _located(text: str, source: Path) -> str:
+    """PTX whose source files are those of here: the kernel's, its neighbours and Triton's."""
+    import triton
+
+    library = Path(triton.__file__).resolve().parent
+    named = [Path(name) for name in _FILE.findall(text)]
+    old = next((path.parent for path in named if path.name == source.name), source.parent)
+
+    def moved(match: re.Match[str]) -> str:
+        path = Path(match[1])
+        if path.is_relative_to(old):
+            path = source.parent / path.relative_to(old)
+        elif "triton" in path.parts:
+            inside = path.parts[len(path.parts) - path.parts[::-1].index("triton") :]
+            path = library.joinpath(*inside)
+        return match[0].replace(match[1], str(path))
+
+    return _FILE.sub(moved, text)
 
 
 def _raw(value: Any, name: str, kernel: str) -> int | float:

@@ -117,9 +117,9 @@ def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
 def label(file: str, line: int) -> str:
     """A line by its file, function and text: what stays the same when lines above it move."""
     lines, functions = _source(file)
-    function = next((name for a, b, name in reversed(functions) if a <= line <= b), "?")
     while 0 < line <= len(lines) and not lines[line - 1].strip():
         line -= 1  # an empty line within a statement
+    function = next((name for a, b, name in reversed(functions) if a <= line <= b), "?")
     text = lines[line - 1].strip() if 0 < line <= len(lines) else f"line {line}"
     return f"{Path(file).name} {function}: {text}"
 

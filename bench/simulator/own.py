@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BadInput
-from bench.simulator import Launch, Schedule, simulated
+from bench.simulator import Launch, Schedule, Unsupported, simulated
 from bench.simulator.running import SCHEDULES
 
 
@@ -31,8 +31,11 @@ def function(name: str) -> Callable[[], Any]:
 def launches(name: str, arch: str, schedule: Schedule | None = None) -> list[Launch]:
     """What the function launches, executed."""
     launch = function(name)
-    with simulated(schedule, arch) as simulation:
-        launch()
+    try:
+        with simulated(schedule, arch) as simulation:
+            launch()
+    except Unsupported as error:
+        raise BadInput(str(error)) from None
     if not simulation.launches:
         raise BadInput(f"--kernel: {name} launched no Triton kernel")
     return simulation.launches
@@ -40,13 +43,13 @@ def launches(name: str, arch: str, schedule: Schedule | None = None) -> list[Lau
 
 def simulate(name: str, arch: str) -> int:
     """Runs the function's launches under all schedules; 1 where one of them finds an error."""
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     count = 0
     for schedule in SCHEDULES:
         executed = launches(name, arch, schedule)
         count = len(executed)
-        found |= dict.fromkeys(line for launch in executed for line in launch.errors())
-    for line in found:
+        found |= {key: line for launch in executed for key, line in launch.errors().items()}
+    for line in found.values():
         print(line)
     print(f"{name}: {count} launches, {len(SCHEDULES)} schedules each, {len(found)} errors")
     return 1 if found else 0

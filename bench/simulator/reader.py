@@ -21,6 +21,8 @@ _ENTRY = re.compile(r"\.entry\s+([\w$%.]+)\s*(?:\((.*?)\))?([^{;]*)\{", re.DOTAL
 _PARAMETER = re.compile(r"\.param\s+\.(\w+)\s+(?:\.ptr\b[\s\w.]*\s)?([\w$%]+)(\s*\[)?\s*$")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)([^\n]*)")
 _INLINED = re.compile(r"inlined_at\s+(\d+)\s+(\d+)\s+(\d+)")
+# LLVM counts a line further for each line of inline assembler: only the first place is right.
+_INLINE = re.compile(r"// begin inline asm.*?// end inline asm", re.DOTALL)
 _SOMETHING = re.compile(r"\S")
 _LABEL = re.compile(r"([\w$%.]+)\s*:(?!:)")
 _GUARD = re.compile(r"@\s*(!?)\s*([\w$%]+)\s+(.*)", re.DOTALL)
@@ -33,11 +35,19 @@ def read(text: str) -> Program:
     Raises:
         Unsupported: something in it is not known; nothing is guessed.
     """
-    plain = _COMMENT.sub(_without_comment, text)
+    plain = _COMMENT.sub(_without_comment, _INLINE.sub(_with_one_place, text))
     entries = list(_ENTRY.finditer(plain))
     if len(entries) != 1:
         raise Unsupported(f"{len(entries)} kernels in one PTX module, not one")
     return _Reader(plain, entries[0]).program()
+
+
+def _with_one_place(match: re.Match[str]) -> str:
+    places = list(_LOC.finditer(block := match.group()))
+    if len(places) < 2:
+        return block
+    first = places[0].end()
+    return block[:first] + _LOC.sub("", block[first:])
 
 
 def _without_comment(match: re.Match[str]) -> str:

@@ -90,6 +90,7 @@ def _run(case: Case, arch: str, schedules: Sequence[Schedule], outcome: Outcome)
     from bench.simulator.calls import call
 
     first: Results | None = None
+    found: dict[str, str] = {}
     for schedule in schedules:
         with simulated(schedule, arch) as simulation:
             results = call(case, simulation.memory)
@@ -106,11 +107,12 @@ def _run(case: Case, arch: str, schedules: Sequence[Schedule], outcome: Outcome)
                 f"{name}: other bits with {schedule}" for name in _differ(first, results)
             ]
         for launch in simulation.launches:
-            outcome.found += [line for line in launch.errors() if line not in outcome.found]
+            found |= {key: line for key, line in launch.errors().items() if key not in found}
             outcome.lockstep += len(launch.findings("lockstep"))
             outcome.same += len(launch.findings("same value"))
             outcome.programs += launch.programs
             outcome.instructions += int(launch.execution.executed.sum())
+        outcome.found = list(found.values())
 
 
 def _differ(a: Results, b: Results) -> list[str]:

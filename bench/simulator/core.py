@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.simulator.build import CompilerMissing, library
+from bench.simulator.build import CompilerMissing, built
 from bench.simulator.findings import FINDING, Finding, describe, findings_of
 from bench.simulator.kinds import Kind
 from bench.simulator.program import INSTRUCTION, Program
@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "describe",
     "execute",
+    "library",
 ]
 
 STEPS = 100_000_000  # instructions of a program's warps, before it counts as endless
@@ -147,7 +148,7 @@ def execute(
         CompilerMissing: the interpreter has to be built, and there is no compiler.
         ValueError: arguments or regions that do not fit.
     """
-    core = _core()
+    core = library()
     image = _image(program, grid, arguments)
     table = _table(regions)
     counters = {name: np.zeros(len(program.text), np.uint64) for name in COUNTERS}
@@ -180,9 +181,13 @@ def execute(
 
 
 @functools.cache
-def _core() -> ctypes.CDLL:
-    """Returns the interpreter, after a look at whether its structures are those of Python."""
-    core = library(_fields())
+def library() -> ctypes.CDLL:
+    """Returns the interpreter, built if need be.
+
+    Raises:
+        CompilerMissing: there is no compiler that can build it.
+    """
+    core = built(_fields())
     pointer = ctypes.c_void_p
     for name, result, arguments in (
         ("layout", ctypes.c_char_p, []),

@@ -15,6 +15,8 @@ from bench.errors import BadInput, Wrong
 FORWARDED = {
     "resources": "what the Triton kernels compile to, against the committed numbers",
     "launches": "kernel launches and bytes per call, against the committed numbers",
+    "simulate": "execute the compiled Triton kernels on the CPU: numbers, races, bounds",
+    "counters": "what executed kernels do, against the committed numbers; bounds on a GPU",
     "readme": "put the tables of results into README.md and docs/",
 }
 
@@ -51,6 +53,14 @@ def _forwarded(name: str) -> Callable[[list[str]], int]:
         from bench import launches
 
         return launches.main
+    if name == "simulate":
+        from bench.simulator import simulate
+
+        return simulate.main
+    if name == "counters":
+        from bench.simulator import counters
+
+        return counters.main
     from bench import readme
 
     return readme.main

@@ -71,7 +71,7 @@ def measured(variant: Variant) -> dict[str, int]:
     target = GPUTarget(*ARCHS[variant.arch][0])
     compiled = triton.compile(source, target=target, options=dict(variant.options))
     if target.backend == "cuda":
-        numbers, instructions = _cuda(compiled.asm["cubin"], Path(triton.__file__).parent)
+        numbers, instructions = cuda_code(compiled.asm["cubin"])
         count = Counter(name for name in instructions if name != "NOP")
         classes = {name: count[name] for name in CUDA_CLASSES}
     else:
@@ -89,8 +89,11 @@ def measured(variant: Variant) -> dict[str, int]:
     return {name: n for name, n in numbers.items() if n or name == "stack"}
 
 
-def _cuda(cubin: bytes, triton: Path) -> tuple[dict[str, int], list[str]]:
-    tool = triton / "backends" / "nvidia" / "bin" / "cuobjdump"
+def cuda_code(cubin: bytes) -> tuple[dict[str, int], list[str]]:
+    """A binary's registers and stack, and the names of its instructions in order."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

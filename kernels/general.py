@@ -170,6 +170,8 @@ def spectrum(
     middle = 0.0
     if D % 2 == 0:
         middle, _ = parts_of(tl.load(half + N, mask=part == 0, other=0))
+        if (TASK == "gradient") | (TASK == "pullback"):
+            tl.debug_barrier()  # all threads have read it before one stores the adjoint there
     elif (TASK == "gradient") | (TASK == "pullback"):
         tl.store(half, 0, mask=part == 0)  # the mean of an odd sample is left out
     gap_sum = tl.zeros((), tl.float32)

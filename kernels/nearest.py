@@ -15,7 +15,6 @@ import triton.language as tl
 from .dft import log2
 from .workspace import joined, lower_upper
 
-NAN = tl.constexpr(math.nan)
 TINY = tl.constexpr(2.0**-126)  # the smallest normal number
 CLOSE = tl.constexpr(16 * 2.0**-23)  # lengths this close to the largest, relative, are tied with it
 
@@ -53,7 +52,8 @@ def unit_scale(peak):
     """
     exponent = tl.minimum(peak >> 23, 253)
     scale = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-    return tl.where(peak >= 0x7F800000, NAN, scale)
+    # Not a global: Triton compares these at each launch, and NaN differs from itself.
+    return tl.where(peak >= 0x7F800000, float("nan"), scale)
 
 
 @triton.jit

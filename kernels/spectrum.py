@@ -8,6 +8,8 @@ import triton.language as tl
 
 from .dft import constant_roots, root, times
 
+FLOOR = tl.constexpr(1e-18)  # sizes of bins below it count as 0: their squares leave float32
+
 
 @triton.jit
 def bin_roots(roots, start, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexpr):
@@ -44,11 +46,16 @@ def untangle_adjoint(re, im, mirror_re, mirror_im, w_re, w_im, first):
 
 @triton.jit
 def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
-    """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative."""
+    """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative.
+
+    |y| below FLOOR counts as 0. The sizes come out of a fused multiply-add of 0, since a plain
+    product could be merged into the first addition of a sum over lanes, and each lane would then
+    round a sum of its own.
+    """
     square = re * re + im * im
     if POWER:
-        return square * (SCALE * SCALE), 2 * SCALE * SCALE
+        return tl.fma(square, SCALE * SCALE, 0.0), 2 * SCALE * SCALE
     else:
-        # Below the smallest normal number rsqrt takes its argument for 0 and answers inf.
-        inverse = tl.where(square < 1.1754944e-38, 0.0, tl.rsqrt(square))
-        return square * inverse * SCALE, inverse * SCALE
+        LEAST: tl.constexpr = (FLOOR / SCALE) * (FLOOR / SCALE)
+        inverse = tl.where(square < LEAST, 0.0, tl.rsqrt(square))
+        return tl.fma(square * inverse, SCALE, 0.0), inverse * SCALE

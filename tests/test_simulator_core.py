@@ -461,12 +461,12 @@ def test_arguments_and_regions_are_checked():
 
 def test_structures_that_differ_are_refused(monkeypatch):
     monkeypatch.setattr(core, "_layout", lambda: "Instruction 1\n")
-    core.library.cache_clear()
+    core._core.cache_clear()
     with pytest.raises(RuntimeError, match="differ between Python and C"):
-        core.library()
+        core.ready()
     monkeypatch.undo()
-    core.library.cache_clear()
-    core.library()
+    core._core.cache_clear()
+    core.ready()
 
 
 # ---------------------------------------------------------------- the build

@@ -24,7 +24,7 @@ __all__ = [
     "Schedule",
     "describe",
     "execute",
-    "library",
+    "ready",
 ]
 
 STEPS = 100_000_000  # instructions of a program's warps, before it counts as endless
@@ -148,7 +148,7 @@ def execute(
         CompilerMissing: the interpreter has to be built, and there is no compiler.
         ValueError: arguments or regions that do not fit.
     """
-    core = library()
+    core = _core()
     image = _image(program, grid, arguments)
     table = _table(regions)
     counters = {name: np.zeros(len(program.text), np.uint64) for name in COUNTERS}
@@ -180,13 +180,18 @@ def execute(
     return Execution(findings_of(found), barriers, **counters)
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """Returns the interpreter, built if need be.
+def ready() -> None:
+    """Builds the interpreter if need be: once, before processes ask for it side by side.
 
     Raises:
-        CompilerMissing: there is no compiler that can build it.
+        CompilerMissing: there is no compiler that can.
     """
+    _core()
+
+
+@functools.cache
+def _core() -> ctypes.CDLL:
+    """Returns the interpreter, after a look at whether its structures are those of Python."""
     core = built(_fields())
     pointer = ctypes.c_void_p
     for name, result, arguments in (

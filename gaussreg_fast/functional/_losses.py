@@ -120,6 +120,9 @@ def gaussianity_loss(
     For true white noise `L_power` is about 0.0924 at block_size 16, not 0: pushed to its
     minimum, the loss makes a spectrum flatter than noise has.
 
+    Where a bin y_k of the spectrum is 0, the gradient of |y_k| is taken to be 0; in float32,
+    |y_k| below 1e-18 counts as 0.
+
     Args:
         x: `(B, *latent)`; D >= 2 * block_size.
         orders: moment orders, a non-empty subset of 1..8.
@@ -203,7 +206,8 @@ def permuted_statistics(
     Returns:
         moments (B, K), `m_n = mean_i x_i^n` for each of `orders`, and block amplitudes (B, P),
         the mean of |y_k| (or |y_k|^2) over each of the P = ceil((D // 2) / block_size) blocks of
-        the permuted sample's compact spectrum (arXiv 2602.08646).
+        the permuted sample's compact spectrum (arXiv 2602.08646). In float32, |y_k| below 1e-18
+        counts as 0, and so does its gradient.
     """
     dimension = checks.latents(x)
     order_list = checks.orders(orders)

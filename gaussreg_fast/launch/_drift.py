@@ -50,7 +50,13 @@ def drift(
     value = torch.empty((), dtype=torch.float32, device=device)
     with on(device, "drift sum"):
         options = compiler(4)
-        drift_sum[(1,)](partials, value, len(partials), TILE=config.DRIFT_PARTIALS, **options)
+        drift_sum[(1,)](
+            partials=partials,
+            value=value,
+            count=len(partials),
+            TILE=config.DRIFT_PARTIALS,
+            **options,
+        )
     return value
 
 
@@ -74,13 +80,13 @@ def _launched(
     loaded = isinstance(step, Tensor)
     with on(device, f"drift {task}"):
         drift_kernel[(chunks,)](
-            table,
-            step if isinstance(step, Tensor) else partials,
-            partials,
-            len(params),
-            sum(p.numel() for p in params),
-            _bytes_moved(task, params, base),
-            1.0 if isinstance(step, Tensor) else float(step),
+            table=table,
+            step=step if isinstance(step, Tensor) else partials,
+            partials=partials,
+            tensors=len(params),
+            numbers=sum(p.numel() for p in params),
+            bytes_moved=_bytes_moved(task, params, base),
+            constant_step=1.0 if isinstance(step, Tensor) else float(step),
             TASK=task,
             CODES=codes,
             ALIGNED=aligned,

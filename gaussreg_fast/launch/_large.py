@@ -56,25 +56,30 @@ def launch(
         size = min(chunk, batch - start)
         with on(x.device, f"large {task}"):
             columns[(tiles, size)](
-                x, xp, z, edges, sums, table, seed, w, x.stride(0), table_stride, start,
+                x=x, xp=xp, z=z, edges=edges, sums=sums, table=table, seed=seed, roots=w,
+                x_stride=x.stride(0), table_stride=table_stride, sample0=start,
                 SAVE=save, **compiler(p.column_warps), **column,
             )  # fmt: skip
             rows[(programs, size)](
-                z, edges, z, edges, gaps, blocks, w, power_weight, target, scale, start,
+                z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, blocks=blocks, roots=w,
+                power_weight=power_weight, target=target, scale=scale, sample0=start,
                 TASK=task, POWER=power, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
                 **compiler(p.row_warps), **shape,
             )  # fmt: skip
             if back:
                 source = xp if save else x[start:]
                 columns_back[(tiles, size)](
-                    source, z, edges, sums, gaps, loss, grad, moments, table, seed, w,
-                    source.stride(0), table_stride, power_weight, scale, start,
+                    xp=source, z=z, edges=edges, sums=sums, gaps=gaps, loss=loss, grad=grad,
+                    moments=moments, table=table, seed=seed, roots=w,
+                    xp_stride=source.stride(0), table_stride=table_stride,
+                    power_weight=power_weight, scale=scale, sample0=start,
                     TASK=task, FORM=form, **compiler(p.column_warps), **column,
                 )  # fmt: skip
             else:
                 # As many warps as columns_back has: it adds up the same sums, in the same order.
                 finish[(size,)](
-                    sums, gaps, loss, moments, power_weight, start,
+                    sums=sums, gaps=gaps, loss=loss, moments=moments, power_weight=power_weight,
+                    sample0=start,
                     TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, N1=p.n1,
                     **compiler(p.column_warps),
                 )  # fmt: skip

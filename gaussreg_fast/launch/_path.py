@@ -34,12 +34,12 @@ def path_kl(
         partials = torch.empty((steps, batch, split.parts), dtype=torch.float32, device=device)
     with on(device, "path_kl"):
         path_rows[(steps * batch * split.parts,)](
-            rows,
-            deviations,
-            deviations if upstream is None else upstream.float().contiguous(),
-            partials,
-            rows if grad is None else grad,
-            batch,
+            dmu=rows,
+            sigma=deviations,
+            upstream=deviations if upstream is None else upstream.float().contiguous(),
+            partials=partials,
+            grad=rows if grad is None else grad,
+            batch=batch,
             VALUE=kl is not None,
             GRADIENT=grad is not None,
             UPSTREAM=upstream is not None,
@@ -53,11 +53,11 @@ def path_kl(
         if kl is not None:
             padded, tile, warps = config.path_sums(steps, split.parts)
             path_sums[(batch,)](
-                partials,
-                costs,
-                kl,
-                batch,
-                steps,
+                partials=partials,
+                costs=costs,
+                kl=kl,
+                batch=batch,
+                steps=steps,
                 D=size,
                 PARTS=split.parts,
                 PADDED=padded,

@@ -57,8 +57,8 @@ def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
     tile = config.table_tile(dimension)
     with on(seed.device, "permutation"):
         permutation_table[(-(-dimension // tile) * samples,)](
-            seed,
-            out,
+            seed=seed,
+            out=out,
             D=dimension,
             BITS=config.permutation_bits(dimension),
             INVERSE=inverse,

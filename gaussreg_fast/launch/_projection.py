@@ -28,7 +28,7 @@ def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
     p = config.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
     project[(len(x),)](
-        x, out, roots(dimension, x.device), x.stride(0),
+        x=x, out=out, roots=roots(dimension, x.device), x_stride=x.stride(0),
         BLOCK=block_size, D=dimension, R1=r1, R2=r2, R3=r3, **compiler(p.num_warps),
     )  # fmt: skip
 
@@ -50,14 +50,24 @@ def _large(x: Tensor, out: Tensor, block_size: int) -> None:
     w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
-        project_columns[(tiles, size)](x, z, edges, sizes, w, x.stride(0), start, **column)
+        project_columns[(tiles, size)](
+            x=x,
+            z=z,
+            edges=edges,
+            sizes=sizes,
+            roots=w,
+            x_stride=x.stride(0),
+            sample0=start,
+            **column,
+        )
         project_rows[(programs, size)](
-            z, edges, z, edges, sizes, w,
+            z=z, edges=edges, z_back=z, edges_back=edges, sizes=sizes, roots=w,
             C1=c1, C2=c2, C3=c3, COPIES=p.copies, **compiler(p.row_warps), **shape,
         )  # fmt: skip
         # The last launch of a loss, without moments and losses: what stands for them is not read.
         columns_back[(tiles, size)](
-            x, z, edges, x, x, x, out, x, x, x, w, 0, 0, 0.0, 1.0, start,
+            xp=x, z=z, edges=edges, sums=x, gaps=x, loss=x, grad=out, moments=x, table=x, seed=x,
+            roots=w, xp_stride=0, table_stride=0, power_weight=0.0, scale=1.0, sample0=start,
             TASK="pullback", MODE="none", ORDERS=0, FORM="root",
             BITS=config.permutation_bits(dimension), **column,
         )  # fmt: skip
@@ -74,13 +84,13 @@ def _general(x: Tensor, out: Tensor, block_size: int) -> None:
         peaks = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1)
         unit = torch.empty(rows.shape, dtype=torch.float32, device=x.device)
         scaled[(len(rows) * passes.parts,)](
-            rows, peaks, unit, rows.stride(0),
+            x=rows, peaks=peaks, out=unit, x_stride=rows.stride(0),
             D=dimension, TILE=passes.tile, PARTS=passes.parts, STEPS=passes.steps,
             **compiler(passes.num_warps),
         )  # fmt: skip
         half = torch.fft.rfft(unit)
         project_spectrum[(len(rows) * split.parts,)](
-            half.view(torch.int64),
+            half=half.view(torch.int64),
             BLOCK=block_size, D=dimension, LOOP=loop, ROWS=split.tile, SIZE=size,
             PARTS=split.parts, STEPS=split.steps, **compiler(split.num_warps),
         )  # fmt: skip

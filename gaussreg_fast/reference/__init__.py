@@ -61,6 +61,7 @@ from gaussreg_fast.reference._projection import (
     project_white_noise,
 )
 from gaussreg_fast.reference._spectrum import (
+    FLOOR,
     RAYLEIGH_MEAN,
     RAYLEIGH_VAR,
     block_means,
@@ -68,10 +69,12 @@ from gaussreg_fast.reference._spectrum import (
     block_target,
     compact_adjoint,
     compact_spectrum,
+    without_dust,
 )
 
 __all__ = [
     "EPS",
+    "FLOOR",
     "RAYLEIGH_MEAN",
     "RAYLEIGH_VAR",
     "Groups",
@@ -113,4 +116,5 @@ __all__ = [
     "target_moment",
     "tilt",
     "weight_slope",
+    "without_dust",
 ]

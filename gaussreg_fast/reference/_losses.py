@@ -15,6 +15,7 @@ from gaussreg_fast.reference._spectrum import (
     block_sizes,
     compact_adjoint,
     compact_spectrum,
+    without_dust,
 )
 
 
@@ -29,7 +30,11 @@ def permuted_statistics(
         empty = x.new_empty((x.shape[0], 0))
         return moments(x, orders), empty, torch.complex(empty, empty)
     y = compact_spectrum(gather(x, index))
-    a = y.abs() if statistic == "amplitude" else y.real**2 + y.imag**2
+    if statistic == "amplitude":
+        y = without_dust(y)
+        a = y.abs()
+    else:
+        a = y.real**2 + y.imag**2
     return moments(x, orders), block_means(a, block_size), y
 
 

@@ -7,7 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from gaussreg_fast.reference._spectrum import compact_adjoint, compact_spectrum
+from gaussreg_fast.reference._spectrum import (
+    compact_adjoint,
+    compact_spectrum,
+    without_dust,
+)
 
 
 def project_white_noise(x: Tensor, block_size: int = 16) -> Tensor:
@@ -20,7 +24,7 @@ def project_white_noise(x: Tensor, block_size: int = 16) -> Tensor:
     b, g = block_size, math.pi / 4
     tiny = torch.finfo(x.dtype).tiny
     x = x / x.abs().amax(-1, keepdim=True).clamp_min(tiny)  # that no sum overflows
-    y = compact_spectrum(x).unflatten(-1, (-1, b))
+    y = without_dust(compact_spectrum(x)).unflatten(-1, (-1, b))
     magnitude = y.abs()
     # A zero has no direction: any will do, the constraints are on magnitudes only.
     direction = torch.where(magnitude > 0, torch.sgn(y), torch.ones_like(y))

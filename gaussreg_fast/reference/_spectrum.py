@@ -9,6 +9,7 @@ from torch import Tensor
 
 RAYLEIGH_MEAN = math.sqrt(math.pi) / 2  # E|y| for y ~ CN(0, 1)
 RAYLEIGH_VAR = 1 - math.pi / 4  # Var|y|
+FLOOR = 1e-18  # amplitudes below count as 0 in float32, which hardly holds their squares
 
 
 def compact_spectrum(xp: Tensor) -> Tensor:
@@ -22,6 +23,11 @@ def compact_spectrum(xp: Tensor) -> Tensor:
         return spectrum[..., 1:]
     first = torch.complex(spectrum[..., :1].real, spectrum[..., -1:].real) / math.sqrt(2)
     return torch.cat([first, spectrum[..., 1:-1]], -1)
+
+
+def without_dust(y: Tensor) -> Tensor:
+    """y, with 0 for what is below the floor of float32; float64 has none."""
+    return y if y.dtype == torch.complex128 else y.masked_fill(y.abs() < FLOOR, 0)
 
 
 def compact_adjoint(v: Tensor, dimension: int) -> Tensor:

@@ -90,11 +90,13 @@ static void general_directions(const Job& job, float* y, float* lengths) {
   const bool always = job.task == Task::kProject;
   for (std::int64_t k = 0; k < job.bins(); ++k) {
     float &re = y[2 * k], &im = y[2 * k + 1];
-    const float square = re * re + im * im, length = __builtin_sqrtf(square);
+    const float square = re * re + im * im;
+    const bool none = square < kFloor * kFloor;
+    const float length = none ? 0 : __builtin_sqrtf(square);
     lengths[k] = job.power ? square : length;
     if (job.power) continue;
-    const float inverse = square != 0 ? length / square : 0;  // NaN where the square overflowed
-    re = always && square == 0 ? 1 : re * inverse;
+    const float inverse = none ? 0 : length / square;  // NaN where the square overflowed
+    re = always && none ? 1 : re * inverse;
     im *= inverse;
   }
 }

@@ -20,7 +20,7 @@ struct Bins {
   float *re, *im, *lengths;
 };
 
-// What directions are: unit vectors; y itself, for the power; unit vectors even where y is 0.
+// What directions are: unit vectors; y itself, for the power; unit vectors even where y counts as 0.
 enum class Direction { kNone, kUnit, kValue, kAlways };
 
 GAUSSREG_INLINE Complex bin_root(const Plan& plan, std::int64_t block, int column) {
@@ -41,7 +41,7 @@ GAUSSREG_INLINE vf measure(Complex& y) {
     y.re = y.re * inverse;
     y.im = y.im * inverse;
     if constexpr (direction == Direction::kAlways) {
-      const vi tiny = (vi)(square < kSmallest);
+      const vi tiny = (vi)(square < kFloor * kFloor);
       y = {where(tiny, splat(1), y.re), where(tiny, vf{}, y.im)};
     }
   }
@@ -77,7 +77,7 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
       }
     }
   if constexpr (direction == Direction::kAlways)
-    if (begin == 0 && end > 0 && y.lengths[0] < kSmallestRoot) {
+    if (begin == 0 && end > 0 && y.lengths[0] == 0) {
       // Bin 0 is y_0 turned by an eighth: here too the direction is 1 where y_0 has none.
       constexpr float root_half = 0.70710678118654752f;
       y.re[0] = y.im[0] = y.re[M] = y.im[M] = root_half;

@@ -87,11 +87,11 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 #endif
 }
 
-// The smallest normal number, and its square root.
-constexpr float kSmallest = 0x1p-126f, kSmallestRoot = 0x1p-63f;
+// Lengths below count as 0, in every backend: float32 hardly holds their squares.
+constexpr float kFloor = 1e-18f;
 
-// sqrt(v) and 1 / sqrt(v); for inf and NaN the second is NaN, below the normal numbers it is too
-// small, but finite. The same on every processor with these instructions: AVX-512's estimate, far
+// sqrt(v) and 1 / sqrt(v), both 0 where v is below the floor's square; for inf and NaN the second is
+// NaN. The same on every processor with these instructions: AVX-512's estimate, far
 // faster than its square root, is defined to the bit (and good to 2 ulp after a step of Newton's);
 // AVX's differs between makers, and is no faster.
 struct Roots {
@@ -99,14 +99,14 @@ struct Roots {
 };
 
 GAUSSREG_INLINE Roots roots(vf v) {
-  const vf u = v < kSmallest ? splat(kSmallest) : v;
+  const vi kept = ~(vi)(v < kFloor * kFloor);  // NaN, too
 #if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
-  const vf estimate = (vf)_mm512_rsqrt14_ps((__m512)u);
-  const vf inverse = estimate * (1.5f - 0.5f * u * estimate * estimate);
+  const vf estimate = (vf)_mm512_rsqrt14_ps((__m512)v);
+  const vf inverse = (vf)((vi)(estimate * (1.5f - 0.5f * v * estimate * estimate)) & kept);
   return {v * inverse, inverse};
 #else
-  const vf root = sqrt(v);
-  return {root, root / u};
+  const vf root = (vf)((vi)sqrt(v) & kept);
+  return {root, (vf)((vi)(root / v) & kept)};
 #endif
 }
 

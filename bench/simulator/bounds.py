@@ -1,0 +1,72 @@
+"""What counters say a kernel takes at least on a GPU.
+
+Figures of the GPUs are in bench/devices.json: multiprocessors and clocks as in data sheets, copy
+rates nine tenths of theirs, L2 rates assumed. A measurement replaces them where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BadInput
+
+DEVICES = Path(__file__).resolve().parent.parent / "devices.json"
+SECTOR = 32  # bytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU by what bounds a kernel on it."""
+
+    name: str
+    arch: str
+    multiprocessors: int
+    clock_ghz: float
+    copy_gb_s: float
+    l2_gb_s: float
+    shared_kib: int
+    warps: int
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of all multiprocessors together in a nanosecond."""
+        return self.multiprocessors * self.clock_ghz
+
+
+def device(name: str) -> Device:
+    """A device of the table.
+
+    Raises:
+        BadInput: there is none of this name.
+    """
+    table = json.loads(DEVICES.read_text(encoding="utf-8"))
+    if name not in table:
+        raise BadInput(f"--device: {name!r} is not known, these are: {', '.join(table)}")
+    return Device(name, **table[name])
+
+
+def bounds(counts: dict[str, Any], gpu: Device) -> dict[str, float]:
+    """Nanoseconds by instruction issue, load/store units and L2 cache, all programs together.
+
+    A multiprocessor issues four instructions a cycle; its load/store unit takes one shared-memory
+    wavefront, shuffle or global request.
+    """
+    accesses = counts["wavefronts"] + counts.get("SHFL", 0) + counts["requests"]
+    sectors = counts["sectors_read"] + counts["sectors_written"]
+    return {
+        "issue": counts["machine"] / (4 * gpu.cycles),
+        "load/store": accesses / gpu.cycles,
+        "L2": SECTOR * sectors / gpu.l2_gb_s,
+    }
+
+
+def resident(counts: dict[str, Any], gpu: Device) -> int:
+    """Programs that a multiprocessor holds at a time, by registers, shared memory and warps."""
+    warps = counts["warps"]
+    registers = -(-counts["registers"] // 8) * 8 * 32 * warps
+    shared = counts["shared"] + 1024  # what the system keeps of each program
+    by = [32, gpu.warps // warps, 65536 // max(1, registers), gpu.shared_kib * 1024 // shared]
+    return min(by)

@@ -1,0 +1,168 @@
+"""What the compiled Triton kernels do when they are executed, without a GPU.
+
+    python -m bench counters                      per kernel, with the bounds that follow on a GPU
+    python -m bench counters --only 'D=16384' --lines 12      ... and the lines that do most
+    python -m bench counters --check              exit 1 where the committed counts differ
+    python -m bench counters --out FILE           write the counts of this Triton into a file
+    python -m bench counters --kernel module:fn   launches of your own, see docs/simulator.md
+
+Counts are exact and the same on every machine, for one release of Triton; they are kept per
+release. One that has none is no failure: exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from bench import ROOT
+from bench.errors import BadInput
+from bench.simulator import bounds, other_triton
+from bench.simulator.records import RECORD, changes, kept, read, write
+
+Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
+
+
+def arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench counters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
+    parser.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
+    parser.add_argument("--device", default="H200", help="whose bounds are shown (H200)")
+    parser.add_argument("--lines", type=int, default=0, metavar="N", help="show N lines a launch")
+    parser.add_argument("--check", action="store_true", help="compare with --record")
+    about = f"the file of --check ({RECORD.relative_to(ROOT)})"
+    parser.add_argument("--record", type=Path, default=RECORD, help=about)
+    parser.add_argument("--out", type=Path, help="write the counts into this file")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    other_triton.add_option(parser)
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str]) -> int:
+    options = arguments(given)
+    if options.triton:
+        return other_triton.rerun("counters", given, options.triton)
+    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to execute
+    gpu = bounds.device(options.device)
+    import triton
+
+    from bench.simulator.core import CompilerMissing, ready
+
+    try:
+        ready()
+    except CompilerMissing as error:
+        raise BadInput(str(error)) from None
+    release = triton.__version__
+    recorded = read(options.record) if options.check else {}
+    if options.check and release not in recorded:
+        known = ", ".join(recorded) or "none"
+        print(f"triton {release} is not recorded ({known} are): nothing to compare with")
+        return 2
+    now = _of_user(options.kernel, gpu.arch) if options.kernel else _of_cases(options, gpu.arch)
+    if options.out:
+        write(options.out, release, gpu.arch, now, options.only)
+    if not options.check:
+        _shown(now, gpu, options.lines)
+        return 0
+    before = recorded[release].get(gpu.arch, {})
+    before = before if options.kernel else kept(before, options.only)
+    if found := changes(before, now):
+        print(f"triton {release}, {gpu.arch}: not as recorded in {options.record.name}")
+        print("\n".join(found))
+        print("If that is wanted: make record-counters, and commit the file with the kernel.")
+        return 1
+    launches = sum(map(len, now.values()))
+    print(f"triton {release}, {gpu.arch}: {len(now)} cases, {launches} launches, as recorded")
+    return 0
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+def _of_user(name: str, arch: str) -> Table:
+    from bench.simulator import own
+    from bench.simulator.core import Schedule
+    from bench.simulator.counting import table
+
+    return {name: table(own.launches(name, arch, Schedule(shuffled=False, checked=False)))}
+
+
+def _of_cases(options: argparse.Namespace, arch: str) -> Table:
+    from bench.simulator.cases import COUNTED
+
+    try:
+        chosen = [case for case in COUNTED if re.search(options.only, str(case))]
+    except re.error as error:
+        raise BadInput(f"--only: {options.only!r} is no regular expression: {error}") from None
+    if not chosen:
+        raise BadInput(f"--only: no case matches {options.only!r}")
+    if options.jobs == 1:
+        return {str(case): counted(case, arch) for case in chosen}
+    queue = sorted(chosen, key=lambda case: case.dimension, reverse=True)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {str(case): pool.submit(counted, case, arch) for case in queue}
+        return {str(case): waiting[str(case)].result() for case in chosen}
+
+
+def counted(case: Any, arch: str) -> dict[str, dict[str, Any]]:
+    """The counts and lines of what a case launches."""
+    import torch
+
+    from bench.simulator import simulated
+    from bench.simulator.calls import call
+    from bench.simulator.core import Schedule
+    from bench.simulator.counting import table
+
+    torch.set_num_threads(1)
+    os.environ.pop("TRITON_INTERPRET", None)
+    with simulated(Schedule(shuffled=False, checked=False), arch) as simulation:
+        call(case, simulation.memory)
+    print(case, file=sys.stderr, flush=True)
+    return table(simulation.launches)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def _shown(table: Table, gpu: bounds.Device, lines: int) -> None:
+    """Prints a row per launch, and its lines that do most."""
+    from bench.kernel_resources import show
+
+    for case, launches in table.items():
+        print(f"\n{case}, {gpu.name} ({gpu.arch}); bounds in ns, all programs together")
+        head = ("launch", "programs x warps", "registers", "resident", "instructions", "issue",
+                "wavefronts", "conflicts", "load/store", "sectors", "L2", "barriers")  # fmt: skip
+        rows = [head]
+        for name, found in launches.items():
+            c = found["counts"]
+            ns = {key: f"{value:.1f}" for key, value in bounds.bounds(c, gpu).items()}
+            spilled = f" + {c['spills']} spills" if c["spills"] else ""
+            rows.append((
+                name, f"{c['programs']} x {c['warps']}", str(c["registers"]) + spilled,
+                str(bounds.resident(c, gpu)), str(c["machine"]), ns["issue"],
+                str(c["wavefronts"]), f"{c['wavefronts'] / max(1, c['conflict_free']):.2f}",
+                ns["load/store"], str(c["sectors_read"] + c["sectors_written"]), ns["L2"],
+                str(c["barriers"]),
+            ))  # fmt: skip
+        show(rows)
+        for name, found in launches.items():
+            _lines(name, found["lines"], lines)
+
+
+def _lines(name: str, table: dict[str, list[int]], count: int) -> None:
+    if not count:
+        return
+    print(f"  {name}: instructions, wavefronts, sectors")
+    for line, numbers in sorted(table.items(), key=lambda item: -sum(item[1]))[:count]:
+        print("  " + " ".join(f"{n:9d}" for n in numbers) + f"  {line[:100]}")

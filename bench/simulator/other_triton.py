@@ -1,0 +1,42 @@
+"""Commands run again with another release of Triton than the one installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import ROOT
+from bench.errors import BadInput
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """--triton."""
+    about = "release in build/triton-RELEASE, or a folder that holds the package"
+    parser.add_argument("--triton", metavar="RELEASE", help=about)
+
+
+def rerun(command: str, given: Sequence[str], triton: str) -> int:
+    """Runs the command in a process that imports that Triton; its exit code."""
+    folder = Path(triton)
+    if not (folder / "triton").is_dir():
+        folder = ROOT / "build" / f"triton-{triton}"
+    if not (folder / "triton").is_dir():
+        raise BadInput(
+            f"--triton: {folder} holds no triton; "
+            f"python -m pip install --no-deps --target {folder} triton=={triton} puts it there"
+        )
+    rest, skip = [], False
+    for word in given:
+        if not skip and not word.startswith("--triton="):
+            if word == "--triton":
+                skip = True
+                continue
+            rest.append(word)
+        skip = False
+    path = os.pathsep.join([str(folder.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    words = [sys.executable, "-m", "bench", command, *rest]
+    return subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False).returncode

@@ -1,0 +1,115 @@
+"""Executes the compiled Triton kernels on the CPU and compares them with float64.
+
+    python -m bench simulate                      every path, task, type and layout
+    python -m bench simulate --only 'D=1024 '     cases whose name matches
+    python -m bench simulate --quick              each path once
+    python -m bench simulate --triton 3.6.0       with another Triton
+    python -m bench simulate --kernel module:fn   launches of your own, see docs/simulator.md
+
+Exit code 1: a wrong number, a race, an access out of bounds or a read of what nobody wrote, with
+its place in the source. Exit code 2: nothing could be executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench import store
+from bench.errors import BadInput
+from bench.simulator import other_triton
+
+ARCHS = ("sm_80", "sm_90", "sm_100")
+
+
+def arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
+    parser.add_argument("--quick", action="store_true", help="each path once")
+    parser.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
+    parser.add_argument("--arch", choices=ARCHS, default="sm_90", help="compiled for (sm_90)")
+    other_triton.add_option(parser)
+    parser.add_argument("--seed", type=int, help="of the order of warps, one schedule only")
+    parser.add_argument("--slice", type=int, help="instructions of a warp in a row, with --seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--out", type=Path, help="write all outcomes here, as JSON")
+    parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str]) -> int:
+    options = arguments(given)
+    if options.triton:
+        return other_triton.rerun("simulate", given, options.triton)
+    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to execute
+    import triton
+
+    from bench.simulator import own, running
+    from bench.simulator.cases import CASES, QUICK
+    from bench.simulator.core import CompilerMissing, ready
+
+    try:
+        ready()  # built once, before processes ask for it side by side
+    except CompilerMissing as error:
+        raise BadInput(str(error)) from None
+    if options.kernel:
+        return own.simulate(options.kernel, options.arch)
+    try:
+        cases = [c for c in (QUICK if options.quick else CASES) if re.search(options.only, str(c))]
+    except re.error as error:
+        raise BadInput(f"--only: {options.only!r} is no regular expression: {error}") from None
+    if not cases:
+        raise BadInput(f"--only: no case matches {options.only!r}; --list shows them")
+    if options.list:
+        print("\n".join(map(str, cases)))
+        return 0
+    schedules = running.SCHEDULES
+    if options.seed is not None or options.slice is not None:
+        one = replace(schedules[0], seed=options.seed or 1, slice=options.slice or 0)
+        schedules = (one,)
+    outcomes = []
+    for outcome in running.run_all(cases, options.arch, options.jobs, schedules):
+        outcomes.append(outcome)
+        print(f"[{len(outcomes)}/{len(cases)}] {outcome.line()}", file=sys.stderr, flush=True)
+        for line in outcome.details()[:8]:
+            print(f"       {line}", file=sys.stderr, flush=True)
+    if options.out:
+        about = {"what": "simulation", "format": store.FORMAT, "triton": triton.__version__}
+        content = {**about, "arch": options.arch, "outcomes": running.as_json(outcomes)}
+        store.write(options.out, content)
+    return _told(outcomes, triton.__version__, options.arch)
+
+
+def _told(outcomes: list, release: str, arch: str) -> int:
+    """Prints the table of worst errors; the exit code."""
+    from bench.kernel_resources import show
+    from bench.simulator import running
+
+    keys = ("value", "gradient", "gradient half")
+    rows = [("path", "cases", "worst value", "worst gradient", "the same, 16 bits", "bad")]
+    for row in running.summary(outcomes):
+        worst = [f"{row[key]:.1e}" if key in row else "-" for key in keys]
+        rows.append((row["path"], str(row["cases"]), *worst, str(row["bad"])))
+    show(rows)
+    total = running.totals(outcomes)
+    print(
+        f"triton {release}, {arch}: {total['cases']} cases, {total['programs']} programs, "
+        f"{total['instructions'] / 1e6:.1f} million warp instructions; {total['bad']} bad; noted "
+        f"apart: {total['lockstep']} places that need a warp's lanes in step, {total['same']} "
+        "written twice with the same value"
+    )
+    for outcome in outcomes:
+        if outcome.bad:
+            print(f"{outcome.case}:")
+            for line in outcome.details():
+                print(f"    {line}")
+    return 1 if total["bad"] else 0

@@ -29,7 +29,7 @@ class CompilerMissing(Exception):
     """There is no C++ compiler to build the simulator with, or it cannot build it."""
 
 
-def library(fields: str) -> ctypes.CDLL:
+def built(fields: str) -> ctypes.CDLL:
     """Returns the interpreter, built if need be.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.simulator.build import CompilerMissing, library
+from bench.simulator.build import CompilerMissing, built
 from bench.simulator.findings import FINDING, Finding, describe, findings_of
 from bench.simulator.kinds import Kind
 from bench.simulator.program import INSTRUCTION, Program
@@ -192,7 +192,7 @@ def ready() -> None:
 @functools.cache
 def _core() -> ctypes.CDLL:
     """Returns the interpreter, after a look at whether its structures are those of Python."""
-    core = library(_fields())
+    core = built(_fields())
     pointer = ctypes.c_void_p
     for name, result, arguments in (
         ("layout", ctypes.c_char_p, []),

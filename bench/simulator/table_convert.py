@@ -81,7 +81,7 @@ def _from_single(z: str, a: str) -> Iterator[Entry]:
     yield f"cvt{z}.f64.f32", "f64", "f32", f"(f64){a}"
     yield f"cvt{z}.f32.f32", "f32", "f32", f"canonical({a})"
     yield f"cvt{z}.sat.f32.f32", "f32", "f32", f"saturated_unit({a})"
-    yield f"cvt.rn{z}.f32.f64", "f32", "f64", "flushed((f32)a)" if z else "canonical((f32)a)"
+    yield f"cvt.rn{z}.f32.f64", "f32", "f64", f"{'flushed' if z else ''}(canonical((f32)a))"
     if z:
         return
     for kind in ("f16", "bf16"):

@@ -2,6 +2,7 @@
 # make test        the tests, from nothing, but for the slow ones; make test-slow: those
 # make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
+# make simulate    the compiled GPU kernels executed on the CPU; make counters: what they do there
 # make bench       a report on this machine's speed; make bench-check: is anything slower?
 # make gpu         the tests and the benchmark that need a GPU
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
@@ -15,6 +16,7 @@ FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
+	simulate counters record-counters \
 	bench bench-check record-baseline clean \
 	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
 
@@ -54,6 +56,28 @@ launches: $(VENV)/.dev
 
 record-launches: $(VENV)/.dev
 	$(BIN)/python -m bench launches --out bench/results/launches.json
+
+# The compiled kernels executed on the CPU, with both: numbers, races, bounds; other architectures
+# once per path. The first time most of it is compilation, which Triton's cache keeps.
+SIMULATE := $(BIN)/python -m bench simulate
+
+simulate: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+	$(SIMULATE)
+	$(SIMULATE) --triton $(OLDEST_TRITON)
+	$(SIMULATE) --quick --arch sm_80
+	$(SIMULATE) --quick --arch sm_100
+
+# What they do there: instructions, wavefronts, sectors, against the committed counts.
+COUNTERS := $(BIN)/python -m bench counters
+
+counters: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+	$(COUNTERS) --check || [ $$? = 2 ]
+	$(COUNTERS) --check --triton $(OLDEST_TRITON)
+
+record-counters: $(VENV)/.dev $(OLDEST_TRITON)/.installed
+	$(COUNTERS) --out bench/results/counters.json
+	$(COUNTERS) --out bench/results/counters.json --triton $(OLDEST_TRITON)
+	$(BIN)/python -m bench readme
 
 $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*

@@ -1,6 +1,7 @@
 // Shadow memory: who wrote and who read each cell last, and what that is in conflict with.
 #pragma once
 #include <cstdlib>
+#include <new>
 
 #include "findings.h"
 

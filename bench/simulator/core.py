@@ -225,7 +225,7 @@ def _layout() -> str:
     """Returns the structures' sizes and their fields' offsets."""
     lines = []
     for name, dtype in _STRUCTURES.items():
-        fields = "".join(f" {field} {dtype.fields[field][1]}" for field in dtype.names or ())
+        fields = "".join(f" {field} {place[1]}" for field, place in (dtype.fields or {}).items())
         lines.append(f"{name} {dtype.itemsize}:{fields}\n")
     return "".join(lines)
 

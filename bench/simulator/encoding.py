@@ -23,6 +23,7 @@ _LATER = {
     "cp": "asynchronous copies are not simulated",
     "mbarrier": "asynchronous copies are not simulated",
     "call": "calls of functions are not simulated",
+    ".local": "memory of each thread (sin and cos of large numbers use it) is not simulated",
 }
 
 
@@ -82,7 +83,8 @@ class Encoder:
         name = self.variant(mnemonic, given)
         operation = OPERATIONS.get(name)
         if operation is None:
-            raise Unknown(_LATER.get(mnemonic.split(".")[0], "an unknown PTX instruction"))
+            first = re.match(r"\.?\w*", mnemonic)[0]
+            raise Unknown(_LATER.get(first, "an unknown PTX instruction"))
         kinds = (operation.result, *operation.operands)
         if len(given) != len(kinds):
             raise Unknown(f"{len(given)} operands, not {len(kinds)}")

@@ -56,11 +56,13 @@ def _case(name: str, operation: Operation) -> str:
         return {"pred": "u32", "f32x2": "f32", "u16x2": "u16"}.get(kind, kind)
 
     pair = operation.result.endswith("x2")
-    loads = " ".join(
-        f"const {ctype(kind)} {letter} = source<{ctype(kind)}>(in, registers, {k})[i];"
-        for k, (kind, letter) in enumerate(zip(operation.operands, "abcd", strict=False))
-    )
+    # The pointers are found before the loop: in it, a store might change where they are read from.
+    pointers, loads = "", ""
+    for k, (kind, letter) in enumerate(zip(operation.operands, "abcd", strict=False)):
+        of = ctype(kind)
+        pointers += f"  const {of}* at_{letter} = source<{of}>(in, registers, {k});\n"
+        loads += f"const {of} {letter} = at_{letter}[i]; "
     result, size = ctype(operation.result), SIZES[operation.result]
     head = f"case {NUMBERS[name]}: {{ // {name}"
     body = f"EACH({result}, {64 if pair else 32}, {loads}, {operation.expression})"
-    return f"{head}\n  {body}\n  return {size};\n}}"
+    return f"{head}\n{pointers}  {body}\n  return {size};\n}}"

@@ -103,5 +103,7 @@ def _from_half(kind: str) -> Iterator[Entry]:
     yield f"cvt.f32.{kind}", "f32", "u16", value
     yield f"cvt.f32.{kind}@32", "f32", "u32", f"from_{kind}((u16)a)"
     yield f"cvt.f64.{kind}", "f64", "u16", f"(f64){value}"
+    other = "bf16" if kind == "f16" else "f16"
+    yield f"cvt.rn.{other}.{kind}", "u16", "u16", f"to_{other}({value})"
     for rounding, function in ROUNDED.items():
         yield f"cvt.{rounding}.{kind}.{kind}", "u16", "u16", f"to_{kind}({function}({value}))"

@@ -1,5 +1,6 @@
 #include "shadow.h"
 
+#include <algorithm>
 #include <cstring>
 
 static_assert(GLOBAL_ORDERED_WRITE_AFTER_WRITE - GLOBAL_UNWRITTEN ==
@@ -69,10 +70,10 @@ void Shadow::note_read(Cell& cell, const Moment& now, int lane) {
 }
 
 void Shadow::read(const Moment& now, int lane, u64 address, int size) {
-  for (u64 k = address / cell_; k <= (address + size - 1) / cell_; k++) {
+  for (u64 k = address >> shift_; k <= (address + size - 1) >> shift_; k++) {
     Cell& cell = cells_[k - first_];
-    if (shared_ ? cell.writer.program != now.program || cell.writer.epoch == now.epoch
-                : cell.writer.program != 0)
+    const Cell::Writer& writer = cell.writer;
+    if (writer.program == now.program ? writer.epoch == now.epoch : shared_ || writer.program)
       check_read(cell, now, lane, address);
     note_read(cell, now, lane);
   }
@@ -116,22 +117,39 @@ void Shadow::check_readers(const Cell& cell, const Moment& now, int lane, Findin
   }
 }
 
+// Whether a write may be in conflict with what is noted; most often it is not.
+bool Shadow::concerns(const Cell& cell, const Moment& now) const {
+  const Cell::Writer& writer = cell.writer;
+  const Cell::Reader& reader = cell.reader;
+  if (writer.program == now.program ? writer.epoch == now.epoch : !shared_ && writer.program)
+    return true;
+  if (reader.program != now.program) return !shared_ && reader.program;
+  return reader.epoch == now.epoch || (!shared_ && reader.several_programs);
+}
+
+void Shadow::check(const Cell& cell, const Moment& now, int lane, u64 address, int bytes,
+                   const u8* before, const u8* data) {
+  Finding finding = finding_at(now, lane, address);
+  finding.bytes = bytes;
+  std::memcpy(&finding.found, before, bytes);
+  std::memcpy(&finding.written, data, bytes);
+  check_write(cell, now, lane, finding, finding.found == finding.written);
+  check_readers(cell, now, lane, finding);
+}
+
 void Shadow::write(const Moment& now, int lane, u64 address, int size, const u8* before,
                    const u8* data) {
   const u64 end = address + size;
-  for (u64 k = address / cell_; k <= (end - 1) / cell_; k++) {
+  const Cell::Writer writer = {now.program, now.epoch,       now.step,      now.phase,
+                               now.meeting, now.instruction, (u16)now.warp, (u16)lane};
+  for (u64 k = address >> shift_; k <= (end - 1) >> shift_; k++) {
     Cell& cell = cells_[k - first_];
-    const u64 from = k * cell_ > address ? k * cell_ : address;
-    const u64 to = (k + 1) * cell_ < end ? (k + 1) * cell_ : end;
-    const int bytes = (int)(to - from < 8 ? to - from : 8);
-    Finding finding = finding_at(now, lane, from);
-    finding.bytes = bytes;
-    std::memcpy(&finding.found, before + (from - address), bytes);
-    std::memcpy(&finding.written, data + (from - address), bytes);
-    check_write(cell, now, lane, finding, finding.found == finding.written);
-    check_readers(cell, now, lane, finding);
-    cell.writer = {now.program, now.epoch,       now.step,      now.phase,
-                   now.meeting, now.instruction, (u16)now.warp, (u16)lane};
+    if (concerns(cell, now)) {
+      const u64 from = std::max(k << shift_, address), to = std::min((k + 1) << shift_, end);
+      const u64 offset = from - address;
+      check(cell, now, lane, from, (int)(to - from), before + offset, data + offset);
+    }
+    cell.writer = writer;
     // What was read is overwritten: later reads start anew.
     if (cell.reader.program == now.program) cell.reader.epoch = 0;
   }

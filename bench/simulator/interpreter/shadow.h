@@ -1,6 +1,7 @@
 // Shadow memory: who wrote and who read each cell last, and what that is in conflict with.
 #pragma once
 #include <cstdlib>
+#include <new>
 
 #include "findings.h"
 
@@ -32,17 +33,18 @@ struct Cell {
   } reader;
 };
 
-// The cells of one piece of memory.
+// The cells of one piece of memory, of 1, 2 or 4 bytes each.
 class Shadow {
  public:
   Shadow(bool shared, u64 address, u64 bytes, int cell, Findings& findings)
-      : shared_(shared), cell_(cell), first_(address / cell), findings_(findings) {
-    const u64 count = (address + bytes) / cell - first_ + 1;
+      : shared_(shared), shift_(__builtin_ctz(cell)), first_(address >> shift_),
+        findings_(findings) {
+    const u64 count = ((address + bytes) >> shift_) - first_ + 1;
     cells_ = (Cell*)std::calloc(count, sizeof(Cell));  // pages come as they are used
     if (!cells_) throw std::bad_alloc();
   }
   Shadow(Shadow&& other) noexcept
-      : shared_(other.shared_), cell_(other.cell_), first_(other.first_), cells_(other.cells_),
+      : shared_(other.shared_), shift_(other.shift_), first_(other.first_), cells_(other.cells_),
         findings_(other.findings_) {
     other.cells_ = nullptr;
   }
@@ -56,6 +58,9 @@ class Shadow {
  private:
   void check_read(const Cell& cell, const Moment& now, int lane, u64 address);
   void note_read(Cell& cell, const Moment& now, int lane);
+  bool concerns(const Cell& cell, const Moment& now) const;
+  void check(const Cell& cell, const Moment& now, int lane, u64 address, int bytes,
+             const u8* before, const u8* data);
   void check_write(const Cell& cell, const Moment& now, int lane, Finding& finding, bool same);
   void check_readers(const Cell& cell, const Moment& now, int lane, Finding& finding);
   void report(int kind, Finding finding, s32 other, int other_warp, int other_lane);
@@ -65,7 +70,7 @@ class Shadow {
   }
 
   bool shared_;
-  int cell_;
+  int shift_;  // of an address to the number of its cell
   u64 first_;
   Cell* cells_;
   Findings& findings_;

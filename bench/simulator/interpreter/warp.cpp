@@ -1,6 +1,5 @@
 // How one warp goes from instruction to instruction.
 #include <algorithm>
-#include <cstring>
 
 #include "arithmetic.h"
 #include "machine.h"
@@ -48,6 +47,13 @@ u32 Machine::guarded(const Instruction& in, u32 lanes) const {
   return lanes & (in.negated ? ~holds : holds);
 }
 
+template <class T>
+static void copy_lanes(u8* to, const u8* from, u32 lanes) {
+  T* out = reinterpret_cast<T*>(to);
+  const T* in = reinterpret_cast<const T*>(from);
+  for (int lane = 0; lane < 32; lane++) out[lane] = lanes >> lane & 1 ? in[lane] : out[lane];
+}
+
 void Machine::step(Group& group) {
   const s32 number = group.at;
   if (number >= launch_.instruction_count) {  // the end of the kernel without ret
@@ -84,8 +90,9 @@ void Machine::step(Group& group) {
   }
   alignas(64) u8 computed[32 * 8];
   const int bytes = arithmetic(in, registers_, computed, launch_.ulp);
-  for (int lane = 0; lane < 32; lane++)
-    if (lanes >> lane & 1) std::memcpy(result + lane * bytes, computed + lane * bytes, bytes);
+  if (bytes == 4) copy_lanes<u32>(result, computed, lanes);
+  else if (bytes == 8) copy_lanes<u64>(result, computed, lanes);
+  else copy_lanes<u16>(result, computed, lanes);
 }
 
 void Machine::branch(const Instruction& in, Group& group, u32 lanes) {

@@ -203,6 +203,8 @@ def spectrum(
                 inside = c < tl.expand_dims(size, 1)
                 re, im = compact(half, k, inside, middle, D)
                 a, slope = amplitudes(re, im, POWER, SCALE)
+                if ROWS * WIDTH < 32:
+                    tl.debug_barrier()  # lanes share bins: all have read one before it is stored
                 store_adjoint(half, k, inside, re * (slope * weight), im * (slope * weight), D)
     if (TASK == "value") | (TASK == "gradient"):
         tl.store(gaps + sample * PARTS + part, gap_sum)

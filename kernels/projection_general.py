@@ -164,6 +164,7 @@ def project_spectrum(
     sample, part = whose(PARTS)
     half += sample * (D // 2 + 1)
     middle, _ = parts_of(tl.load(half + D // 2, mask=part == 0, other=0))
+    tl.debug_barrier()  # all threads have read it before one stores the adjoint there
     for step in range(STEPS):
         p = (part * STEPS + step) * ROWS
         if not LOOP:

@@ -62,6 +62,8 @@ def _options() -> list[Case]:
     cases += [Case(d, power_weight=0.0) for d in (1000, 16384, 65536)]
     blocks = ((1024, 8), (1024, 128), (16384, 1024), (16384, 12), (1000, 500), (32, 4))
     cases += [Case(d, block_size=b) for d, b in blocks]
+    small = ("statistics", "pullback", "projection")  # fewer bins than a warp has lanes
+    cases += [Case(32, task=task, block_size=4) for task in small]
     cases += [Case(1024, batch=3, task="backward", dtype=t) for t in ("float32", "float16")]
     cases += [Case(1000, batch=3, task="backward")]
     names = ("moments", "spectrum", "kl", "kurtosis", "norm")

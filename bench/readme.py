@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import ROOT, path_kl, tables
 from bench.noise_injection import BATCHES
+from bench.simulator.pages import counts_page
 from bench.tables import table
 from gaussreg_fast.latent import checkerboard_report, frontier_report
 from gaussreg_fast.latent.files import atomic_path
@@ -174,6 +175,7 @@ def report_tables() -> str:
 
 MARKED = {
     ("README.md", "demo table"): demo_table,
+    ("bench/NOTES.md", "counts"): counts_page,
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
     ("docs/projection.md", "projection table"): projection,

@@ -1,0 +1,71 @@
+"""The tables that pages show of the committed counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.simulator import bounds, records
+from bench.tables import table
+
+GPU = "H200"
+SIZES = (1024, 4096, 16384, 32768, 65536, 262144)
+TABLES = ("index_tables", "permutation_table")  # once a call, where the permutation is shared
+
+
+def counts_page() -> str:
+    """What a sample costs at each size, per launch, and what bounds follow."""
+    gpu = bounds.device(GPU)
+    releases = records.read(records.RECORD)
+    newest, oldest = max(releases, key=_order), min(releases, key=_order)
+    now, before = releases[newest][gpu.arch], releases[oldest][gpu.arch]
+    rows = []
+    for size in SIZES:
+        case = f"gradient D={size} batch=1"
+        total = {"issue": 0.0, "load/store": 0.0, "L2": 0.0}
+        for launch, entry in now[case].items():
+            found = bounds.bounds(entry["counts"], gpu)
+            rows.append(_row(size, launch, entry["counts"], before[case][launch]["counts"], found))
+            if launch not in TABLES:
+                total = {name: total[name] + found[name] for name in total}
+        if len(now[case]) > 2:
+            sums = [f"**{total[name]:.1f}**" for name in ("issue", "load/store", "L2")]
+            rows.append([str(size), "together", "", "", sums[0], "", sums[1], "", sums[2], ""])
+    head = ["D", "launch", "registers", "instructions", "issue", "wavefronts (conflicts)",
+            "load/store", "sectors", "L2", "barriers"]  # fmt: skip
+    about = (
+        f"\nTriton {newest} (registers also of {oldest}), {gpu.arch}, value and gradient, orders "
+        f"1 and 2, float32, one sample. Times are bounds in ns on an {GPU} with all of its "
+        "multiprocessors busy.\n\n"
+    )
+    return about + table(head, rows) + "\n" + _floors(gpu)
+
+
+def _order(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("+")[0].split("."))
+
+
+def _row(
+    size: int, launch: str, c: dict[str, Any], old: dict[str, Any], found: dict[str, float]
+) -> list[str]:
+    spills = f" + {c['spills']} spills" if c["spills"] else ""
+    conflicts = c["wavefronts"] / max(1, c["conflict_free"])
+    return [
+        str(size),
+        launch + (" (once a call)" if launch in TABLES else ""),
+        f"{c['registers']}, {old['registers']}",
+        f"{c['machine']}{spills}",
+        f"{found['issue']:.1f}",
+        f"{c['wavefronts']} ({conflicts:.2f})" if c["wavefronts"] else "0",
+        f"{found['load/store']:.1f}",
+        str(c["sectors_read"] + c["sectors_written"]),
+        f"{found['L2']:.1f}",
+        str(c["barriers"]),
+    ]
+
+
+def _floors(gpu: bounds.Device) -> str:
+    """The time to read a sample and write its gradient once."""
+    each = ", ".join(f"{8 * size / gpu.copy_gb_s:.1f} ({size})" for size in SIZES)
+    return (
+        f"Reading x and writing the gradient, 8 D bytes at {gpu.copy_gb_s:.0f} GB/s: {each} ns.\n"
+    )

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import inspect
 from pathlib import Path
 
@@ -219,3 +220,31 @@ def test_every_loss_has_a_module_twin(name):
     seed = {"seed": 1} if "seed" in inspect.signature(function).parameters else {}
     x = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(twin(reduction="sum", **seed)(x), function(x, reduction="sum", **seed))
+
+
+# ---------------------------------------------------------------- kernels and their launches
+
+
+def test_launchers_pass_every_argument_by_keyword():
+    """Kernels have up to sixteen arguments, stand-ins among them: in a row they change places."""
+    calls = 0
+    for path in sorted((PACKAGE / "launch").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+                calls += 1
+                assert not node.args, f"{path.name}:{node.lineno}"
+    assert calls >= 15
+
+
+def test_no_kernel_reads_a_global_that_differs_from_itself():
+    """Triton compares a kernel's globals at every launch, and refuses it where one has changed."""
+    pytest.importorskip("triton", reason="there is no triton here")
+    seen = 0
+    for path in sorted(KERNELS.glob("*.py")):
+        module = importlib.import_module(f"gaussreg_fast.kernels.{path.stem}")
+        for name, value in vars(module).items():
+            value = getattr(value, "value", value)
+            if isinstance(value, int | float | complex | str | tuple):
+                seen += 1
+                assert value == value, f"{path.name}: {name}"
+    assert seen > 20

@@ -91,7 +91,7 @@ def test_each_path_once_gives_the_references_numbers_and_no_race(tmp_path):
         assert outcome["errors"], outcome
         assert outcome["programs"] > 0
         assert not outcome["found"]
-    assert re.search(r"10 cases, \d+ programs.*0 bad", printed)
+    assert re.search(r"11 cases, \d+ programs.*0 bad", printed)
 
 
 def test_every_public_function_with_a_backend_is_launched():

@@ -23,7 +23,8 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
 
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8
+# Work is stolen, not dealt: tests that share what a module prepares mostly stay together.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

@@ -1,6 +1,8 @@
 """Where the Triton kernels run, and a tally of all comparisons against a reference."""
 
 import os
+import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -56,6 +58,27 @@ class Compare:
         gap = np.linalg.norm(g - w, axis=1) / np.where(norm == 0, 1, norm)
         error = float(np.max(gap, initial=0.0))
         self._record(what, got, error if np.isfinite(g).all() else np.inf, tol)
+
+
+@dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the command line in this process; a new one costs seconds for its imports."""
+    from gaussreg_fast.latent.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaussreg-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(end.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 def pytest_configure(config):

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,27 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from gaussreg_fast.latent import files
-from gaussreg_fast.latent.__main__ import main
-
-
-@dataclass
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Runs the entry point in this process; a new one costs seconds for its imports."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaussreg-fast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Result(end.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 def process(*arguments, **environment):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,18 +85,21 @@ def test_the_readme_shows_the_committed_result():
     assert result.returncode == 0, result.stderr
 
 
-def test_the_demo_command_writes_its_three_files(tmp_path):
+def test_the_demo_command_writes_its_three_files(tmp_path, cli):
     out = tmp_path / "deep" / "out"
     command = [
         sys.executable, "-m", "gaussreg_fast.latent", "demo", "--out", out, "--samples", "1",
         "--iterations", "2", "--shuffles", "1", "--experiment", "checkerboard",
     ]  # fmt: skip
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert sorted(p.name for p in out.iterdir()) == ["demo.json", "demo.md", "demo.png"]
     assert "MPGR" in result.stdout
     (tmp_path / "file").write_text("")
     command[5] = tmp_path / "file" / "out"
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    result = cli(*command[3:])
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1

@@ -332,22 +332,22 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, whole):
     assert files(run(tmp_path / "run").folder) == files(whole.folder)
 
 
-def cli(*arguments, cwd):
-    command = [sys.executable, "-m", "gaussreg_fast.latent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
-
-
-def test_the_command_line(tmp_path):
-    done = cli(
-        "optimize", "--out", "run", "--prompt", "a handwritten three", "--reward",
-        "digits-ink=2", "--held-out", "digits-class-a", "--guard", "kl", "--iterations", 2,
-        "--seeds", 2, cwd=tmp_path,
-    )  # fmt: skip
+def test_the_command_line(tmp_path, monkeypatch, cli):
+    command = [
+        sys.executable, "-m", "gaussreg_fast.latent", "optimize", "--out", "run", "--prompt",
+        "a handwritten three", "--reward", "digits-ink=2", "--held-out", "digits-class-a",
+        "--guard", "kl", "--iterations", "2", "--seeds", "2",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "wrote run/report.md" in done.stdout
     kept = config.resolve(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert (kept.rewards[0].weight, kept.guard.name, kept.seeds) == (2.0, "kl", (0, 1))
-    again = cli("optimize", "--out", "run", "--device", "cpu", cwd=tmp_path)  # its own settings
+    monkeypatch.chdir(tmp_path)
+    again = cli("optimize", "--out", "run", "--device", "cpu")  # its own settings
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
 
@@ -361,8 +361,9 @@ def test_the_command_line(tmp_path):
         (["--seed", "1", "--seeds", "2"], "give --seed or --seeds"),
     ],
 )
-def test_bad_commands_are_one_line_and_exit_code_2(tmp_path, arguments, said):
-    done = cli("optimize", "--out", "run", *arguments, cwd=tmp_path)
+def test_bad_commands_are_one_line_and_exit_code_2(tmp_path, monkeypatch, cli, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    done = cli("optimize", "--out", "run", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -66,7 +66,7 @@ check_statistics = functools.partial(against_reference.check_statistics, backend
 def three_launches(monkeypatch):
     """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
     monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 1024))
-    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
+    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 8, 1, 2))
     assert config.path(2048, 16, 10**6) == "large"
 
 

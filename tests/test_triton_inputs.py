@@ -21,7 +21,7 @@ pytestmark = [
 DEVICE = "cpu" if dispatch.interpreted() else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # One dimension of each way to compute: one launch, three (see `way`), any number.
-WAYS = {"fused": 64, "large": 1024, "general": 101}
+WAYS = {"fused": 64, "large": 512, "general": 101}
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
@@ -47,9 +47,9 @@ def same(got, want):
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    """A dimension that goes each way; D = 1024 goes that of 65536 and more."""
-    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 512))
-    monkeypatch.setitem(config.LARGE, 1024, config.Large((4, 8, 1), (8, 1, 4), 8, 1, 1))
+    """A dimension that goes each way; D = 512 goes that of 65536 and more."""
+    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
+    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
     dimension = WAYS[request.param]
     assert config.path(dimension, 16, 227 * 1024) == request.param
     return dimension

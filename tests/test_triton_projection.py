@@ -39,7 +39,7 @@ def exact(x, **options):
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
     monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 4, 1, 1))
+    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
     monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
 
 

@@ -80,11 +80,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="of torch on the CPU (default 1)"
+        "--threads", type=positive, default=1, metavar="N", help="of torch on the CPU (default 1)"
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of things, for argparse."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text!r}")
     return int(text)
@@ -126,7 +127,7 @@ def _profile(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--call", default="value_and_grad", help="which call of it")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
     parser.add_argument("--bare", action="store_true", help="only run it, for an outer profiler")
-    parser.add_argument("--repeats", type=_positive, default=20, help="calls (default 20)")
+    parser.add_argument("--repeats", type=positive, default=20, help="calls (default 20)")
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
@@ -164,7 +165,7 @@ def _check(commands: argparse._SubParsersAction) -> None:
             parser.add_argument("--verify", action="store_true")
             parser.add_argument("--exactly", action="append", default=[])
         else:
-            parser.add_argument("--processes", type=_positive, default=0, metavar="N")
+            parser.add_argument("--processes", type=positive, default=0, metavar="N")
 
         def run(options: argparse.Namespace, name: str = name) -> int:
             from bench import regression

@@ -24,14 +24,42 @@ from unittest import mock
 from torch import Tensor
 
 from bench.pretended import Call, Loaded, pretended
-from bench.simulator.core import Execution, Finding, Schedule, describe, execute
-from bench.simulator.memory import Memory
+from bench.simulator.core import Execution, Finding, Kind, Schedule, describe, execute
+from bench.simulator.memory import Memory, extent
 from bench.simulator.reader import Program, Unsupported, read
 
 __all__ = ["Launch", "Schedule", "Simulation", "Unsupported", "simulated"]
 
 _FILE = re.compile(r'\.file\s+\d+\s+"([^"]+)"')
 Edit = Callable[[str, str], str]  # (PTX, the kernel's name) -> PTX
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor that a launch was given: its place in memory, from `begin` to before `end`."""
+
+    name: str
+    begin: int
+    end: int
+    width: int
+    floating: bool
+
+    def place(self, address: int) -> str:
+        """An address in words: an element, or so many bytes outside."""
+        if address < self.begin:
+            return f"{self.begin - address} bytes before {self.name}"
+        if address >= self.end:
+            past = address - self.end
+            return (
+                f"{past} bytes past the end of {self.name}"
+                if past
+                else f"at the end of {self.name}"
+            )
+        return f"at {self.name} + {(address - self.begin) // self.width}"
+
+    def distance(self, address: int) -> int:
+        """Bytes from an address; 0 inside."""
+        return max(self.begin - address, address - self.end + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +70,7 @@ class Launch:
     program: Program
     grid: tuple[int, int, int]
     constants: dict[str, Any]
+    tensors: tuple[Argument, ...]
     execution: Execution
 
     @property
@@ -66,11 +95,21 @@ class Launch:
         """
         text = self.program.text
         return {
-            f"{self.name}{self.grid} {f.kind.name} {text[f.instruction]} {f.other}": describe(
-                f, self.program, self.name, self.grid
-            )
+            f"{self.name}{self.grid} {f.kind.name} {text[f.instruction]} {f.other}": self._told(f)
             for f in self.findings("error")
         }
+
+    def _told(self, finding: Finding) -> str:
+        """A finding in a line, its place by the argument that it is in or next to."""
+        shared, memory = finding.kind.name.startswith("SHARED"), finding.kind.text.split(":")[0]
+        where: str | None = f"at byte {finding.address} of shared memory"
+        floating = True
+        if not shared:
+            where = "" if memory != "global" and finding.kind is not Kind.MISALIGNED else None
+        if where is None and self.tensors:
+            nearest = min(self.tensors, key=lambda a: a.distance(finding.address))
+            where, floating = nearest.place(finding.address), nearest.floating
+        return describe(finding, self.program, self.name, self.grid, where, floating)
 
 
 @dataclass
@@ -96,7 +135,14 @@ class Simulation:
             self.memory.regions(call.arguments.values()),
             self.schedule,
         )
-        self.launches.append(Launch(call.kernel, program, call.grid, call.constants, execution))
+        tensors = tuple(
+            Argument(name, *extent(x), x.element_size(), x.dtype.is_floating_point)
+            for name, x in call.arguments.items()
+            if isinstance(x, Tensor) and x.numel()
+        )
+        self.launches.append(
+            Launch(call.kernel, program, call.grid, call.constants, tensors, execution)
+        )
 
 
 def _located(text: str, source: Path) -> str:

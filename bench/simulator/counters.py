@@ -7,7 +7,8 @@
     python -m bench counters --kernel module:fn   launches of your own, see docs/simulator.md
 
 Counts are exact and the same on every machine, for one release of Triton; they are kept per
-release. One that has none is no failure: exit code 2.
+release. Exit code 1: they differ, or a launch did what `simulate` calls an error. Exit code 2: bad
+input. Exit code 3: the file has no counts of this release, so there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from bench.cli import positive
 from bench.errors import BadInput
 from bench.simulator import bounds, other_triton
+from bench.simulator.checkout import ready_to_run
 from bench.simulator.records import RECORD, changes, kept, read, write
 
 Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
@@ -35,6 +38,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         prog="python -m bench counters",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --triton must be found by its name: see `other_triton`
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
@@ -44,7 +48,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     about = f"the file of --check ({RECORD.relative_to(ROOT)})"
     parser.add_argument("--record", type=Path, default=RECORD, help=about)
     parser.add_argument("--out", type=Path, help="write the counts into this file")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes")
     other_triton.add_option(parser)
     return parser.parse_args(given)
 
@@ -57,30 +61,31 @@ def main(given: Sequence[str]) -> int:
     gpu = bounds.device(options.device)
     import triton
 
-    from bench.simulator.core import CompilerMissing, ready
-
-    try:
-        ready()
-    except CompilerMissing as error:
-        raise BadInput(str(error)) from None
+    ready_to_run()
     release = triton.__version__
     recorded = read(options.record) if options.check else {}
     if options.check and release not in recorded:
         known = ", ".join(recorded) or "none"
         print(f"triton {release} is not recorded ({known} are): nothing to compare with")
-        return 2
+        return 3
+    only = f"^{re.escape(options.kernel)}$" if options.kernel else options.only
     now = _of_user(options.kernel, gpu.arch) if options.kernel else _of_cases(options, gpu.arch)
+    if errors := [
+        line for launches in now.values() for e in launches.values() for line in e["errors"]
+    ]:
+        print("\n".join(errors))
+        return 1
     if options.out:
-        write(options.out, release, gpu.arch, now, options.only)
+        write(options.out, release, gpu.arch, now, only)
     if not options.check:
         _shown(now, gpu, options.lines)
         return 0
-    before = recorded[release].get(gpu.arch, {})
-    before = before if options.kernel else kept(before, options.only)
+    before = kept(recorded[release].get(gpu.arch, {}), only)
     if found := changes(before, now):
         print(f"triton {release}, {gpu.arch}: not as recorded in {options.record.name}")
         print("\n".join(found))
-        print("If that is wanted: make record-counters, and commit the file with the kernel.")
+        again = f"--out {options.record}" if options.kernel else "make record-counters"
+        print(f"If that is wanted: {again}, and commit the file with the kernel.")
         return 1
     launches = sum(map(len, now.values()))
     print(f"triton {release}, {gpu.arch}: {len(now)} cases, {launches} launches, as recorded")
@@ -95,7 +100,10 @@ def _of_user(name: str, arch: str) -> Table:
     from bench.simulator.core import Schedule
     from bench.simulator.counting import table
 
-    return {name: table(own.launches(name, arch, Schedule(shuffled=False, checked=False)))}
+    executed, raised = own.launches(name, arch, Schedule(shuffled=False, checked=False))
+    if raised:
+        raise BadInput(f"--kernel: {raised}")
+    return {name: table(executed)}
 
 
 def _of_cases(options: argparse.Namespace, arch: str) -> Table:
@@ -150,7 +158,8 @@ def _shown(table: Table, gpu: bounds.Device, lines: int) -> None:
             spilled = f" + {c['spills']} spills" if c["spills"] else ""
             rows.append((
                 name, f"{c['programs']} x {c['warps']}", str(c["registers"]) + spilled,
-                str(bounds.resident(c, gpu)), str(c["machine"]), ns["issue"],
+                str(bounds.resident(c, gpu)), "~" * c.get("estimated", 0) + str(c["machine"]),
+                ns["issue"],
                 str(c["wavefronts"]), f"{c['wavefronts'] / max(1, c['conflict_free']):.2f}",
                 ns["load/store"], str(c["sectors_read"] + c["sectors_written"]), ns["L2"],
                 str(c["barriers"]),

@@ -19,35 +19,32 @@ CLASSES = (
     ("STS", ("st.shared", "stmatrix")),
     ("LDG", ("ld.global",)),
     ("STG", ("st.global",)),
-    ("SHFL", ("shfl", "redux")),
+    ("SHFL", ("shfl", "redux", "vote", "match", "elect", "activemask")),
     ("BAR", ("bar", "barrier")),
     ("FMA", ("fma.",)),
-    (
-        "MUFU",
-        ("rsqrt", "sqrt", "rcp", "ex2", "lg2", "sin", "cos", "tanh", "div.full", "div.approx"),
-    ),
-    (
-        "FADD/FMUL",
-        ("add.f", "add.rn", "add.ftz", "sub.f", "sub.rn", "sub.ftz", "mul.f", "mul.rn", "mul.ftz",
-         "neg.f", "abs.f", "max.f", "min.f", "max.NaN", "min.NaN", "max.ftz", "min.ftz"),
-    ),
-    ("move", ("mov", "ld.param", "cvt", "selp", "setp", "bra", "ret", "exit")),
+    ("MUFU", ("rsqrt", "sqrt.approx", "rcp.approx", "ex2", "lg2", "sin", "cos", "tanh",
+              "div.full", "div.approx")),
+    ("move", ("mov", "ld.param", "cvt", "selp", "slct", "set", "bra", "ret", "exit")),
 )  # fmt: skip
+FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f32x2", "f64")  # FADD/FMUL, where none fits
 SPACES = {"shared": ("LDS", "STS"), "global": ("LDG", "STG")}
 BY_LINE = ("instructions", "wavefronts", "sectors")
 
 
 def class_of(mnemonic: str) -> str:
     """LDS, STS, LDG, STG, SHFL, BAR, FMA, FADD/FMUL, MUFU, move, or INT for what is left."""
-    return next((name for name, starts in CLASSES if mnemonic.startswith(starts)), "INT")
+    plain = mnemonic.replace(".volatile", "", 1)
+    rest = "FADD/FMUL" if plain.endswith(FLOATS) else "INT"
+    return next((name for name, starts in CLASSES if plain.startswith(starts)), rest)
 
 
 def counts(launch: Launch) -> dict[str, int]:
     """What a launch did, all programs together; `machine` are instructions of the machine code.
 
-    Machine code cannot be executed here: its instructions are counted as they stand, once for every
-    warp. Where PTX branches back, or around something, they are scaled by how often PTX
-    instructions ran. Registers, stack, shared memory and warps are those of one program.
+    Machine code cannot be executed here. Where no warp runs an instruction twice, `machine` is the
+    binary's instructions, once for every warp: a branch forward only leaves some out. Where there
+    is a loop it is an estimate, and `estimated` is 1: see `_machine`. Registers, stack, shared
+    memory and warps are those of one program.
     """
     program, execution = launch.program, launch.execution
     classes = np.array([class_of(m) for m in program.mnemonics])
@@ -56,14 +53,14 @@ def counts(launch: Launch) -> dict[str, int]:
         return int(values[np.isin(classes, names)].sum()) if names else int(values.sum())
 
     numbers, names = cuda_code(launch.kernel.files["cubin"].read_bytes())
-    static = sum(name != "NOP" for name in names)
-    spills = sum(name in ("LDL", "STL") for name in names)
+    binary = Counter(name for name in names if name != "NOP")
     warps = launch.programs * program.threads // 32
-    runs = total(execution.executed) / len(program.mnemonics)
-    share = warps if _straight(launch) else runs
+    loops = int(execution.executed.max(initial=0)) > warps
+    share = _share(binary, Counter(classes.tolist()), total(execution.executed)) if loops else warps
     found = {
-        "machine": round(static * share),
-        "spills": round(spills * share),
+        "machine": round(binary.total() * share),
+        "spills": round((binary["LDL"] + binary["STL"]) * share),
+        **({"estimated": 1} if loops else {}),
         "instructions": total(execution.executed),
         **{name: total(execution.executed, name) for name in dict.fromkeys(classes.tolist())},
         "wavefronts": total(execution.wavefronts, *SPACES["shared"]),
@@ -73,7 +70,7 @@ def counts(launch: Launch) -> dict[str, int]:
         "sectors_written": total(execution.sectors, "STG"),
         "barriers": execution.barriers // launch.programs,
         "programs": launch.programs,
-        "warps": program.threads // 32,
+        "warps": -(-program.threads // 32),
         "registers": numbers["registers"],
         "stack": numbers["stack"],
         "shared": launch.kernel.shared,
@@ -81,10 +78,15 @@ def counts(launch: Launch) -> dict[str, int]:
     return {name: int(value) for name, value in found.items()}
 
 
-def _straight(launch: Launch) -> bool:
-    """Whether every warp ran every instruction once, but for what a branch forward leaves out."""
-    executed = launch.execution.executed
-    return int(executed.max(initial=0)) <= launch.programs * launch.program.threads // 32
+def _share(binary: Counter[str], ptx: Counter[str], executed: int) -> float:
+    """How often a binary's instruction runs in a kernel that loops, by how often PTX's do.
+
+    A loop that the binary has unrolled runs its copies less often: it has as many copies as
+    loads and stores for each of PTX.
+    """
+    accesses = [name for names in SPACES.values() for name in names]
+    copies = sum(binary[name] for name in accesses) / max(1, sum(ptx[name] for name in accesses))
+    return executed / ptx.total() / max(1.0, copies)
 
 
 # ---------------------------------------------------------------- by line
@@ -150,6 +152,10 @@ def kernel_names(launches: list[Launch]) -> list[str]:
 def table(launches: list[Launch]) -> dict[str, dict[str, Any]]:
     """Name of a launch -> its counts and lines."""
     return {
-        name: {"counts": counts(launch), "lines": by_line(launch)}
+        name: {
+            "counts": counts(launch),
+            "lines": by_line(launch),
+            "errors": list(launch.errors().values()),
+        }
         for name, launch in zip(kernel_names(launches), launches, strict=True)
     }

@@ -72,12 +72,24 @@ def findings_of(rows: np.ndarray) -> list[Finding]:
     return found
 
 
-def describe(finding: Finding, program: Program, name: str, grid: tuple[int, ...]) -> str:
-    """Returns one line: the kernel, what was found and how often, and both places."""
+def describe(
+    finding: Finding,
+    program: Program,
+    name: str,
+    grid: tuple[int, ...],
+    where: str | None = None,
+    floating: bool = True,
+) -> str:
+    """Returns one line: the kernel, what was found and how often, and both places.
+
+    `where` says which memory it is, instead of its address; `floating` whether the values there
+    are floating-point numbers.
+    """
     f = finding
+    where = f"at {f.address:#x}" if where is None else where
     parts = [
         f"{name}{tuple(grid)}: {f.kind.text}, {f.count} time{'s' * (f.count != 1)}",
-        f"first in program {f.program}, warp {f.warp}, lane {f.lane}, at {f.address:#x}",
+        f"first in program {f.program}, warp {f.warp}, lane {f.lane}" + (where and f", {where}"),
         _place(program, f.instruction),
     ]
     if f.other >= 0:
@@ -85,7 +97,8 @@ def describe(finding: Finding, program: Program, name: str, grid: tuple[int, ...
     elif f.other_lane >= 0:
         parts.append(f"other lane {f.other_lane}")
     if f.found is not None and f.written is not None:
-        parts.append(f"found {_value(f.found, f.bytes)}, wrote {_value(f.written, f.bytes)}")
+        found, written = (_value(bits, f.bytes, floating) for bits in (f.found, f.written))
+        parts.append(f"found {found}, wrote {written}")
     return "; ".join(parts)
 
 
@@ -97,8 +110,10 @@ def _place(program: Program, instruction: int) -> str:
     return f"{program.text[instruction]!r} ({lines or 'no source line'})"
 
 
-def _value(bits: int, size: int) -> str:
+def _value(bits: int, size: int, floating: bool) -> str:
     text = f"{bits:#0{2 * size + 2}x}"
+    if not floating:
+        return text
     if size == 4:
         text += f" ({np.uint32(bits).view(np.float32):.9g})"
     elif size == 8:

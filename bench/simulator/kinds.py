@@ -16,7 +16,7 @@ class Kind(enum.Enum):
     promise; "same value": a conflict in which both write the same.
     """
 
-    SHARED_UNWRITTEN = "shared: read of what nobody wrote", "error"
+    SHARED_UNWRITTEN = "shared: read of memory that nothing has written", "error"
     SHARED_OUTSIDE = "shared: out of bounds", "error"
     SHARED_READ_AFTER_WRITE = f"shared: read after write by another warp, {_BETWEEN}", "error"
     SHARED_WRITE_AFTER_READ = f"shared: write after read by another warp, {_BETWEEN}", "error"
@@ -29,7 +29,7 @@ class Kind(enum.Enum):
     SHARED_ORDERED_READ_AFTER_WRITE = f"shared: read after write {_ORDERED}", "lockstep"
     SHARED_ORDERED_WRITE_AFTER_READ = f"shared: write after read {_ORDERED}", "lockstep"
     SHARED_ORDERED_WRITE_AFTER_WRITE = f"shared: write after write {_ORDERED}", "lockstep"
-    GLOBAL_UNWRITTEN = "global: read of what nobody wrote", "error"
+    GLOBAL_UNWRITTEN = "global: read of memory that nothing has written", "error"
     GLOBAL_OUTSIDE = "global: out of bounds", "error"
     GLOBAL_READ_AFTER_WRITE = f"global: read after write by another warp, {_BETWEEN}", "error"
     GLOBAL_WRITE_AFTER_READ = f"global: write after read by another warp, {_BETWEEN}", "error"
@@ -42,8 +42,8 @@ class Kind(enum.Enum):
     GLOBAL_ORDERED_READ_AFTER_WRITE = f"global: read after write {_ORDERED}", "lockstep"
     GLOBAL_ORDERED_WRITE_AFTER_READ = f"global: write after read {_ORDERED}", "lockstep"
     GLOBAL_ORDERED_WRITE_AFTER_WRITE = f"global: write after write {_ORDERED}", "lockstep"
-    PROGRAMS_READ_AFTER_WRITE = "global: read of what another program writes", "error"
-    PROGRAMS_WRITE_AFTER_READ = "global: write to what another program reads", "error"
+    PROGRAMS_READ_AFTER_WRITE = "global: a program reads and another one writes", "error"
+    PROGRAMS_WRITE_AFTER_READ = "global: a program writes and another one reads", "error"
     PROGRAMS_WRITE_AFTER_WRITE = "global: two programs write different values", "error"
     PROGRAMS_SAME_VALUE = "global: two programs write the same value", "same value"
     MISALIGNED = "an address that is no multiple of the access's size", "error"

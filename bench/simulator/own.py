@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bench.errors import BadInput
 from bench.simulator import Launch, Schedule, Unsupported, simulated
@@ -22,23 +25,39 @@ def function(name: str) -> Callable[[], Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"--kernel: {name}: {error}") from None
+        where = f"{Path.cwd()} and sys.path were searched"
+        raise BadInput(f"--kernel: {name}: {error}; {where}") from None
     if not callable(found):
         raise BadInput(f"--kernel: {name} is a {type(found).__name__}, a function is needed")
     return found
 
 
-def launches(name: str, arch: str, schedule: Schedule | None = None) -> list[Launch]:
-    """What the function launches, executed."""
-    launch = function(name)
-    try:
-        with simulated(schedule, arch) as simulation:
+def launches(name: str, arch: str, schedule: Schedule | None = None) -> tuple[list[Launch], str]:
+    """What the function launches, executed, and what it raised, in a line.
+
+    What was launched before it raised is kept: a wrong number often comes of a race.
+    """
+    launch, raised = function(name), ""
+    torch.manual_seed(0)
+    with simulated(schedule, arch) as simulation:
+        try:
             launch()
-    except Unsupported as error:
-        raise BadInput(str(error)) from None
-    if not simulation.launches:
+        except Unsupported as error:
+            raise BadInput(str(error)) from None
+        except Exception as error:  # whatever a function of the user's raises
+            raised = _told(error)
+    if not simulation.launches and not raised:
         raise BadInput(f"--kernel: {name} launched no Triton kernel")
-    return simulation.launches
+    return simulation.launches, raised
+
+
+def _told(error: Exception) -> str:
+    """An exception in a line, with its place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).parent != Path(__file__).parent] or frames
+    place = f"{own[-1].filename}:{own[-1].lineno}"
+    text = str(error) or (own[-1].line or "")
+    return f"{place}: raised {type(error).__name__}: {text}"
 
 
 def simulate(name: str, arch: str) -> int:
@@ -46,10 +65,15 @@ def simulate(name: str, arch: str) -> int:
     found: dict[str, str] = {}
     count = 0
     for schedule in SCHEDULES:
-        executed = launches(name, arch, schedule)
+        executed, raised = launches(name, arch, schedule)
         count = len(executed)
         found |= {key: line for launch in executed for key, line in launch.errors().items()}
+        if raised:
+            found["raised"] = raised
     for line in found.values():
         print(line)
-    print(f"{name}: {count} launches, {len(SCHEDULES)} schedules each, {len(found)} errors")
+    told = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in (
+        (count, "launch" if count == 1 else "launche"), (len(found), "error")
+    )]  # fmt: skip
+    print(f"{name}: {told[0]}, {len(SCHEDULES)} schedules each, {told[1]}")
     return 1 if found else 0

@@ -20,7 +20,7 @@ ON_LINES = {"instructions": 0, "wavefronts": 1, "sectors_read": 2, "sectors_writ
 LINES_NAMED = 3
 
 
-def read(path: Path) -> dict[str, dict[str, Table]]:
+def read(path: Path, argument: str = "--record") -> dict[str, dict[str, Table]]:
     """Triton release -> architecture -> counts.
 
     Raises:
@@ -31,10 +31,10 @@ def read(path: Path) -> dict[str, dict[str, Table]]:
         if content["what"] == "counters" and content["format"] == FORMAT:
             return dict(content["releases"])
     except OSError as error:
-        raise BadInput(f"--record: {path}: {error.strerror}") from None
+        raise BadInput(f"{argument}: {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         pass
-    raise BadInput(f"--record: {path} is no file of counts of format {FORMAT}")
+    raise BadInput(f"{argument}: {path} is no file of counts of format {FORMAT}")
 
 
 def kept(table: Table, only: str) -> Table:
@@ -44,10 +44,14 @@ def kept(table: Table, only: str) -> Table:
 
 def write(path: Path, release: str, arch: str, now: Table, only: str) -> None:
     """Puts counts into a file; what else is in it stays."""
-    releases = read(path) if path.exists() else {}
+    releases = read(path, "--out") if path.exists() else {}
     archs = releases.setdefault(release, {})
     before = {c: n for c, n in archs.get(arch, {}).items() if not re.search(only, c)}
-    archs[arch] = {**before, **now}
+    recorded = ("counts", "lines")
+    archs[arch] = before | {
+        case: {name: {k: entry[k] for k in recorded} for name, entry in launches.items()}
+        for case, launches in now.items()
+    }
     content = {"what": "counters", "format": FORMAT, "releases": releases}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.pretended import ARCHS
+from bench.simulator import Launch
 from bench.simulator.calls import Results
 from bench.simulator.cases import Case
 from bench.simulator.core import Schedule
@@ -86,33 +87,42 @@ def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Out
 
 
 def _run(case: Case, arch: str, schedules: Sequence[Schedule], outcome: Outcome) -> None:
-    from bench.simulator import compare, simulated
+    from bench.simulator import simulated
     from bench.simulator.calls import call
 
     first: Results | None = None
     found: dict[str, str] = {}
     for schedule in schedules:
         with simulated(schedule, arch) as simulation:
-            results = call(case, simulation.memory)
-        for name, error in compare.errors(case, results).items():
-            outcome.errors[name] = max(error, outcome.errors.get(name, 0.0))
-            if not error <= compare.limit(case, name):
-                at_most = compare.limit(case, name)
-                outcome.over.append(
-                    f"{name}: error {error:.3g}, at most {at_most:.3g} ({schedule})"
-                )
+            try:
+                results = call(case, simulation.memory)
+            finally:  # what was found says why a call raised
+                _note(simulation.launches, outcome, found)
+        _compare(case, results, schedule, outcome)
         if schedule.ulp == 0:
             first = first or results
             outcome.over += [
                 f"{name}: other bits with {schedule}" for name in _differ(first, results)
             ]
-        for launch in simulation.launches:
-            found |= {key: line for key, line in launch.errors().items() if key not in found}
-            outcome.lockstep += len(launch.findings("lockstep"))
-            outcome.same += len(launch.findings("same value"))
-            outcome.programs += launch.programs
-            outcome.instructions += int(launch.execution.executed.sum())
-        outcome.found = list(found.values())
+
+
+def _note(launches: Sequence[Launch], outcome: Outcome, found: dict[str, str]) -> None:
+    for launch in launches:
+        found |= {key: line for key, line in launch.errors().items() if key not in found}
+        outcome.lockstep += len(launch.findings("lockstep"))
+        outcome.same += len(launch.findings("same value"))
+        outcome.programs += launch.programs
+        outcome.instructions += int(launch.execution.executed.sum())
+    outcome.found = list(found.values())
+
+
+def _compare(case: Case, results: Results, schedule: Schedule, outcome: Outcome) -> None:
+    from bench.simulator import compare
+
+    for name, error in compare.errors(case, results).items():
+        outcome.errors[name] = max(error, outcome.errors.get(name, 0.0))
+        if not error <= (most := compare.limit(case, name)):
+            outcome.over.append(f"{name}: error {error:.3g}, at most {most:.3g} ({schedule})")
 
 
 def _differ(a: Results, b: Results) -> list[str]:
@@ -159,9 +169,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """A row per path: cases, worst errors of values and of what has an element per number."""
     rows: dict[str, dict[str, Any]] = {}
     for o in sorted(outcomes, key=lambda o: o.path):
-        row = rows.setdefault(
-            o.path, {"path": o.path, "cases": 0, "value": 0.0, "gradient": 0.0, "bad": 0}
-        )
+        row = rows.setdefault(o.path, {"path": o.path, "cases": 0, "bad": 0})
         row["cases"] += 1
         row["bad"] += o.bad
         for name, error in o.errors.items():

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import store
+from bench.cli import positive
 from bench.errors import BadInput
 from bench.simulator import other_triton
 
@@ -32,6 +33,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         prog="python -m bench simulate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --triton must be found by its name: see `other_triton`
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--quick", action="store_true", help="each path once")
@@ -40,7 +42,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     other_triton.add_option(parser)
     parser.add_argument("--seed", type=int, help="of the order of warps, one schedule only")
     parser.add_argument("--slice", type=int, help="instructions of a warp in a row, with --seed")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--out", type=Path, help="write all outcomes here, as JSON")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     return parser.parse_args(given)
@@ -55,13 +57,10 @@ def main(given: Sequence[str]) -> int:
 
     from bench.simulator import own, running
     from bench.simulator.cases import CASES, QUICK
-    from bench.simulator.core import CompilerMissing, ready
+    from bench.simulator.checkout import ready_to_run
 
-    try:
-        ready()  # built once, before processes ask for it side by side
-    except CompilerMissing as error:
-        raise BadInput(str(error)) from None
     if options.kernel:
+        ready_to_run()
         return own.simulate(options.kernel, options.arch)
     try:
         cases = [c for c in (QUICK if options.quick else CASES) if re.search(options.only, str(c))]
@@ -72,6 +71,7 @@ def main(given: Sequence[str]) -> int:
     if options.list:
         print("\n".join(map(str, cases)))
         return 0
+    ready_to_run()
     schedules = running.SCHEDULES
     if options.seed is not None or options.slice is not None:
         one = replace(schedules[0], seed=options.seed or 1, slice=options.slice or 0)

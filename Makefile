@@ -23,13 +23,15 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
 
+OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
+
 # Work is stolen, not dealt: tests that share what a module prepares mostly stay together.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
@@ -39,7 +41,6 @@ lint: $(VENV)/.dev
 
 # With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
 # is of a release without numbers, which is said and is no failure.
-OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
 RESOURCES := $(BIN)/python -m bench resources
 
 resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed

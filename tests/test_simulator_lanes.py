@@ -1,7 +1,7 @@
 """Copies of a block mean that several lanes hold are one value, in the kernels as compiled.
 
-Where a product is fused into the first addition of a sum over lanes, each lane rounds another sum. With
-a target within a unit in the last place of a block's mean, lanes then take different signs.
+Where a product is fused into the first addition of a sum over lanes, each lane rounds another sum.
+With a target within a unit in the last place of a block's mean, lanes then take different signs.
 """
 
 import json

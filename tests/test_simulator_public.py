@@ -1,4 +1,4 @@
-"""Every public function with a backend, launched as on a GPU: what is not launched is not tested."""
+"""Every public function with a backend, launched as on a GPU."""
 
 import inspect
 import json

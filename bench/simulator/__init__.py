@@ -49,12 +49,8 @@ class Argument:
         if address < self.begin:
             return f"{self.begin - address} bytes before {self.name}"
         if address >= self.end:
-            past = address - self.end
-            return (
-                f"{past} bytes past the end of {self.name}"
-                if past
-                else f"at the end of {self.name}"
-            )
+            past = f"{address - self.end} bytes past" if address > self.end else "at"
+            return f"{past} the end of {self.name}"
         return f"at {self.name} + {(address - self.begin) // self.width}"
 
     def distance(self, address: int) -> int:

@@ -135,13 +135,12 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench readme
 
 # On a machine with a GPU: the tests on the device, then the benchmark (bench/NOTES.md). Uses
-# $(PYTHON) and what it has, and fetches nothing: torch, triton, numpy, nvtx (`pip install nvtx`, or
-# its wheel brought along), pytest, pytest-benchmark, hypothesis, if it can pytest-xdist, rich (a
-# progress bar) and matplotlib (plots; else `python -m bench render` draws them elsewhere); to
-# build, scikit-build-core, nanobind, cmake, ninja and a C++ compiler. Python's -P keeps the
-# checkout off the path: its kernels are gaussreg_fast.kernels only when installed. Mostly
-# compilation: the first tests take minutes, so they run side by side. `make -k gpu` benchmarks
-# though a test fails.
+# $(PYTHON) and what it has, and fetches nothing: torch, triton, numpy, pytest, pytest-benchmark,
+# hypothesis, if it can pytest-xdist, rich (a progress bar), nvtx (ranges) and matplotlib (plots;
+# else `python -m bench render` draws them elsewhere); to build, scikit-build-core, nanobind, cmake,
+# ninja and a C++ compiler. Python's -P keeps the checkout off the path: its kernels are
+# gaussreg_fast.kernels only when installed. Mostly compilation: the first tests take minutes, so
+# they run side by side. `make -k gpu` benchmarks though a test fails.
 gpu: gpu-test gpu-bench
 
 gpu-test: installed

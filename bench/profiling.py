@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nvtx
 import torch
 
 from bench import cases, correctness, machine, peers, roofline, store
@@ -84,7 +83,15 @@ def _timed(run: Callable[[], Any], repeats: int, device: str) -> float:
 
 
 def annotated(run: Callable[[], Any], message: str, repeats: int) -> None:
-    """The calls, each an NVTX range; within them lie the package's own, one per launch."""
+    """The calls, each an NVTX range; within them lie the package's own, one per launch.
+
+    Raises:
+        BadInput: the package nvtx, which makes the ranges, is not installed.
+    """
+    try:
+        import nvtx
+    except ImportError:
+        raise BadInput("profiling marks its calls as NVTX ranges: pip install nvtx") from None
     for _ in range(repeats):
         with nvtx.annotate(message, domain=RANGES):
             run()

@@ -1,7 +1,8 @@
 """Which path and backend a call takes, launch parameters and metadata, torch.compile."""
 
 import functools
-import importlib.util
+import importlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -285,7 +286,7 @@ def domain(monkeypatch):
 
     fake = Domain()
     _device._range.cache_clear()
-    monkeypatch.setattr(_device, "_ranges", fake)
+    monkeypatch.setattr(_device, "_ranges", lambda: fake)
     yield fake
     monkeypatch.undo()
     _device._range.cache_clear()
@@ -319,11 +320,26 @@ def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
 
 @needs_triton
 def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
+    pytest.importorskip("nvtx")
     names = []
     monkeypatch.setattr("nvtx.get_domain", names.append)
-    spec = importlib.util.find_spec("gaussreg_fast.launch._device")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    from gaussreg_fast.launch import _device
+
+    _device._ranges.__wrapped__()
     assert names == ["gaussreg_fast"]
+
+
+@needs_triton
+def test_without_nvtx_there_are_no_ranges_and_the_losses_run(monkeypatch):
+    from gaussreg_fast.launch import _device
+
+    x = noise(2, 64)
+    want = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
+    monkeypatch.setitem(sys.modules, "nvtx", None)  # an import of it raises ImportError
+    monkeypatch.setattr(_device, "_ranges", _device._ranges.__wrapped__)
+    assert _device._ranges() is None
+    got = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
+    assert all(map(torch.equal, got, want))
 
 
 @needs_triton

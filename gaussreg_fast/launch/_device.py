@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import nvtx
 import torch
 import triton
 from torch import Tensor
-
-_ranges = nvtx.get_domain("gaussreg_fast")
 
 
 @functools.cache
@@ -48,8 +45,13 @@ def compiler(num_warps: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def on(device: torch.device, name: str) -> Iterator[None]:
-    """Launches within go to `device`, and are an NVTX range of the domain gaussreg_fast."""
-    _ranges.push_range(_range(name))
+    """Launches within go to `device`, and are an NVTX range of the domain gaussreg_fast.
+
+    Without the package nvtx there are no ranges.
+    """
+    ranges = _ranges()
+    if ranges is not None:
+        ranges.push_range(_range(name))
     try:
         if device.type == "cpu":
             yield
@@ -57,12 +59,23 @@ def on(device: torch.device, name: str) -> Iterator[None]:
             with torch.cuda.device(device):
                 yield
     finally:
-        _ranges.pop_range()
+        if ranges is not None:
+            ranges.pop_range()
 
 
 @functools.cache
-def _range(name: str):  # type: ignore[no-untyped-def]
-    return _ranges.get_event_attributes(message=name)
+def _ranges() -> Any:
+    """The NVTX domain, or None where there is none: a convenience of profilers, no requirement."""
+    try:
+        import nvtx
+    except ImportError:
+        return None
+    return nvtx.get_domain("gaussreg_fast")
+
+
+@functools.cache
+def _range(name: str) -> Any:
+    return _ranges().get_event_attributes(message=name)
 
 
 _roots: dict[tuple[torch.device, int], Tensor] = {}

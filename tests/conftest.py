@@ -81,6 +81,22 @@ def cli(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """refused(words): the line that `python -m bench` prints of bad input; exit code 2."""
+    from bench.cli import main
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # commands take it away
+
+    def run(words):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert len(told.strip().splitlines()) == 1
+        return told
+
+    return run
+
+
 def pytest_configure(config):
     config.stash[_TALLY] = {}
 

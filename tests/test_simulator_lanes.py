@@ -5,14 +5,10 @@ With a target within a unit in the last place of a block's mean, lanes then take
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from compiled_kernels import python
 from small_ptx import needs_compiler
-
-from bench import ROOT
 
 pytest.importorskip("triton", reason="there is no triton here")
 pytestmark = [needs_compiler, pytest.mark.slow]
@@ -58,13 +54,8 @@ print(json.dumps(found))
 
 
 def test_all_bins_of_a_block_take_the_same_sign():
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([512, 1000, 2048])], capture_output=True,
-        text=True, timeout=600, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for size, seen in json.loads(done.stdout).items():
+    printed = python(SCRIPT, json.dumps([512, 1000, 2048]))
+    for size, seen in json.loads(printed).items():
         assert len(seen) == 36, size
         assert [signs for signs in seen if len(signs) != 1] == [], size
         assert {sign for (sign,) in seen} == {-1.0, 0.0, 1.0}, size  # on both sides of the target

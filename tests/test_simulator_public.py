@@ -2,11 +2,9 @@
 
 import inspect
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from compiled_kernels import python
 from small_ptx import needs_compiler
 
 import gaussreg_fast as gf
@@ -74,14 +72,8 @@ def test_every_public_function_with_a_backend_launches_and_computes_the_same(fol
         and "backend" in inspect.signature(function).parameters
     ]
     assert len(names) > 12
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([*([str(folder)] if folder else []), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(names)], capture_output=True, text=True,
-        timeout=600, env=environment, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    release, found, after = json.loads(done.stdout)
+    printed = python(SCRIPT, json.dumps(names), triton=folder)
+    release, found, after = json.loads(printed)
     assert release == "3.6.0" or not folder
     assert found.keys() == set(names)
     assert min(found.values()) >= 1

@@ -122,7 +122,7 @@ PLANTED: tuple[tuple[str, Case, str, Callable[[str], str], str], ...] = (
         LARGE,
         "columns",
         nth(r"mov\.u32 \t(%r\d+), %ctaid\.x;", 0, lambda m: f"mov.u32 {m[1]}, 0;"),
-        "nobody wrote",
+        "nothing has written",
     ),
 )
 BARRIER, WARP_BARRIER = r"bar\.sync\s+0;", r"bar\.warp\.sync[^;]*;"

@@ -85,7 +85,7 @@ class Launch:
         return [f for f in self.execution.findings if f.kind.severity == severity]
 
     def errors(self) -> dict[str, str]:
-        """A line for each race, access out of bounds or read of what nobody wrote.
+        """A line for each race, access out of bounds or read of memory that nothing has written.
 
         The keys are the same for the same finding of another schedule.
         """

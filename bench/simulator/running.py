@@ -33,7 +33,7 @@ class Outcome:
     path: str
     errors: dict[str, float] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)  # results further off than they may be
-    found: list[str] = field(default_factory=list)  # races, bounds, reads of what nobody wrote
+    found: list[str] = field(default_factory=list)  # races, bounds, unwritten reads
     failed: str = ""  # the case did not run to its end
     lockstep: int = 0  # accesses that only need the lanes of a warp in step
     same: int = 0  # places written twice with the same value

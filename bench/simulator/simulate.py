@@ -6,8 +6,8 @@
     python -m bench simulate --triton 3.6.0       with another Triton
     python -m bench simulate --kernel module:fn   launches of your own, see docs/simulator.md
 
-Exit code 1: a wrong number, a race, an access out of bounds or a read of what nobody wrote, with
-its place in the source. Exit code 2: nothing could be executed.
+Exit code 1: a wrong number, a race, an access out of bounds or a read of memory that nothing has
+written, with its place in the source. Exit code 2: nothing could be executed.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ def project_blocks(
     re, im = compact(half, k, inside, middle, D)
     a, inverse = amplitudes(re, im, False, 1.0)
     a = nearest(a, place < BLOCK, place, BLOCK)
+    if ROWS * SIZE < 32:
+        tl.debug_barrier()  # lanes share bins: all have read one before it is stored
     store_lengths(half, k, inside, re, im, inverse, a, D)
 
 

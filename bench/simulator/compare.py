@@ -98,7 +98,7 @@ def _of_samples(case: Case) -> Results:
 
 
 def _of_loss(case: Case, rows: Tensor, index: Tensor | None) -> Results:
-    """The loss of moments and power spectrum, by autograd of its formula and by hand."""
+    """The loss of moments and power spectrum, and its gradient."""
     options: dict[str, Any] = {
         "orders": () if case.task == "spectrum" else case.orders,
         "form": case.form,
@@ -141,7 +141,7 @@ def _drift(case: Case) -> Results:
         a, b = (x.double() for x in calls.lora_factors(case))
         value = 2 * ((a * a).sum() + (b * b).sum())
         return {"value": value, "tensor 0": 4 * a, "tensor 1": 4 * b}
-    params, base, before, _ = calls.lists(case)
+    params, base, before = calls.lists(case)
     task = case.task.split()[1]
     gaps = [p.double() - b.double() for p, b in zip(params, base, strict=True)]
     value = 2 * sum((gap * gap).sum() for gap in gaps)

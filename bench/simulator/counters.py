@@ -24,33 +24,24 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.cli import positive
 from bench.errors import BadInput
 from bench.simulator import bounds, other_triton
 from bench.simulator.checkout import ready_to_run
+from bench.simulator.options import chosen, parser
 from bench.simulator.records import RECORD, changes, kept, read, write
 
 Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench counters",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --triton must be found by its name: see `other_triton`
-    )
-    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
-    parser.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
-    parser.add_argument("--device", default="H200", help="whose bounds are shown (H200)")
-    parser.add_argument("--lines", type=int, default=0, metavar="N", help="show N lines a launch")
-    parser.add_argument("--check", action="store_true", help="compare with --record")
+    result = parser("counters", __doc__)
+    result.add_argument("--device", default="H200", help="whose bounds are shown (H200)")
+    result.add_argument("--lines", type=int, default=0, metavar="N", help="show N lines a launch")
+    result.add_argument("--check", action="store_true", help="compare with --record")
     about = f"the file of --check ({RECORD.relative_to(ROOT)})"
-    parser.add_argument("--record", type=Path, default=RECORD, help=about)
-    parser.add_argument("--out", type=Path, help="write the counts into this file")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes")
-    other_triton.add_option(parser)
-    return parser.parse_args(given)
+    result.add_argument("--record", type=Path, default=RECORD, help=about)
+    result.add_argument("--out", type=Path, help="write the counts into this file")
+    return result.parse_args(given)
 
 
 def main(given: Sequence[str]) -> int:
@@ -108,32 +99,26 @@ def _of_user(name: str, arch: str) -> Table:
 
 def _of_cases(options: argparse.Namespace, arch: str) -> Table:
     from bench.simulator.cases import COUNTED
+    from bench.simulator.running import started
 
-    try:
-        chosen = [case for case in COUNTED if re.search(options.only, str(case))]
-    except re.error as error:
-        raise BadInput(f"--only: {options.only!r} is no regular expression: {error}") from None
-    if not chosen:
-        raise BadInput(f"--only: no case matches {options.only!r}")
+    cases = chosen(COUNTED, options.only)
     if options.jobs == 1:
-        return {str(case): counted(case, arch) for case in chosen}
-    queue = sorted(chosen, key=lambda case: case.dimension, reverse=True)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        started()
+        return {str(case): counted(case, arch) for case in cases}
+    queue = sorted(cases, key=lambda case: case.dimension, reverse=True)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context, initializer=started) as pool:
         waiting = {str(case): pool.submit(counted, case, arch) for case in queue}
-        return {str(case): waiting[str(case)].result() for case in chosen}
+        return {str(case): waiting[str(case)].result() for case in cases}
 
 
 def counted(case: Any, arch: str) -> dict[str, dict[str, Any]]:
     """The counts and lines of what a case launches."""
-    import torch
-
     from bench.simulator import simulated
     from bench.simulator.calls import call
     from bench.simulator.core import Schedule
     from bench.simulator.counting import table
 
-    torch.set_num_threads(1)
-    os.environ.pop("TRITON_INTERPRET", None)
     with simulated(Schedule(shuffled=False, checked=False), arch) as simulation:
         call(case, simulation.memory)
     print(case, file=sys.stderr, flush=True)

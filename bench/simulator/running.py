@@ -137,7 +137,7 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- side by side
 
 
-def _started() -> None:
+def started() -> None:
     """A worker computes with one thread: the processes share the cores."""
     torch.set_num_threads(1)
     os.environ.pop("TRITON_INTERPRET", None)
@@ -149,11 +149,11 @@ def run_all(
     """Outcomes as they come, the longest cases first."""
     queue = sorted(cases, key=_cost, reverse=True)
     if jobs == 1:
-        _started()
+        started()
         yield from (run(case, arch, schedules) for case in queue)
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_started) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=started) as pool:
         waiting = [pool.submit(run, case, arch, schedules) for case in queue]
         for future in as_completed(waiting):
             yield future.result()

@@ -14,38 +14,27 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench import store
-from bench.cli import positive
-from bench.errors import BadInput
 from bench.simulator import other_triton
+from bench.simulator.options import chosen, parser
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench simulate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --triton must be found by its name: see `other_triton`
-    )
-    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
-    parser.add_argument("--quick", action="store_true", help="each path once")
-    parser.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
-    parser.add_argument("--arch", choices=ARCHS, default="sm_90", help="compiled for (sm_90)")
-    other_triton.add_option(parser)
-    parser.add_argument("--seed", type=int, help="of the order of warps, one schedule only")
-    parser.add_argument("--slice", type=int, help="instructions of a warp in a row, with --seed")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--out", type=Path, help="write all outcomes here, as JSON")
-    parser.add_argument("--list", action="store_true", help="list the cases and stop")
-    return parser.parse_args(given)
+    result = parser("simulate", __doc__)
+    result.add_argument("--quick", action="store_true", help="each path once")
+    result.add_argument("--arch", choices=ARCHS, default="sm_90", help="compiled for (sm_90)")
+    result.add_argument("--seed", type=int, help="of the order of warps, one schedule only")
+    result.add_argument("--slice", type=int, help="instructions of a warp in a row, with --seed")
+    result.add_argument("--out", type=Path, help="write all outcomes here, as JSON")
+    result.add_argument("--list", action="store_true", help="list the cases and stop")
+    return result.parse_args(given)
 
 
 def main(given: Sequence[str]) -> int:
@@ -62,12 +51,7 @@ def main(given: Sequence[str]) -> int:
     if options.kernel:
         ready_to_run()
         return own.simulate(options.kernel, options.arch)
-    try:
-        cases = [c for c in (QUICK if options.quick else CASES) if re.search(options.only, str(c))]
-    except re.error as error:
-        raise BadInput(f"--only: {options.only!r} is no regular expression: {error}") from None
-    if not cases:
-        raise BadInput(f"--only: no case matches {options.only!r}; --list shows them")
+    cases = chosen(QUICK if options.quick else CASES, options.only)
     if options.list:
         print("\n".join(map(str, cases)))
         return 0

@@ -4,7 +4,7 @@
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # make simulate    the compiled GPU kernels executed on the CPU; make counters: what they do there
 # make bench       a report on this machine's speed; make bench-check: is anything slower?
-# make gpu         the tests and the benchmark that need a GPU
+# make gpu         all that a GPU can say in ten minutes; make gpu-rehearsal: without one
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	simulate counters record-counters \
 	bench bench-check record-baseline clean \
-	gpu gpu-test gpu-test-all gpu-bench tune sanitize sanitize-native installed
+	gpu gpu-rehearsal gpu-test gpu-test-all gpu-bench sanitize sanitize-native installed
 
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -134,15 +134,32 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench report --restart --out docs/report
 	$(BIN)/python -m bench readme
 
-# On a machine with a GPU: the tests on the device, then the benchmark (bench/NOTES.md). Uses
-# $(PYTHON) and what it has, and fetches nothing: torch, triton, numpy, pytest, pytest-benchmark,
-# hypothesis, if it can pytest-xdist, rich (a progress bar), nvtx (ranges) and matplotlib (plots;
-# else `python -m bench render` draws them elsewhere); to build, scikit-build-core, nanobind, cmake,
-# ninja and a C++ compiler. Python's -P keeps the checkout off the path: its kernels are
-# gaussreg_fast.kernels only when installed. Mostly compilation: the first tests take minutes, so
-# they run side by side. `make -k gpu` benchmarks though a test fails.
-gpu: gpu-test gpu-bench
+# On a machine with a GPU, in ten minutes: docs/gpu.md. Uses $(PYTHON) and what it has, and fetches
+# nothing: torch, triton, numpy; to build, scikit-build-core, nanobind, cmake, ninja and a C++
+# compiler. A second command goes on where time was up: make gpu GPU="--resume".
+GPU_SECONDS ?= 540
+GPU_OUT ?= bench/results/gpu
 
+gpu:
+	$(PYTHON) -m bench gpu --install --seconds $(GPU_SECONDS) --out $(GPU_OUT) $(GPU)
+
+# All of it without a GPU, in an environment like such a machine's: the oldest torch and triton that
+# are supported, nothing that is optional. Python 3.12 where it is to be had.
+GPU_PYTHON ?= $(firstword $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python \
+	$(PYTHON); do $$p -c "import venv" 2>/dev/null && command -v $$p; done))
+GPU_LIKE := build/gpu-like
+
+gpu-rehearsal: $(GPU_LIKE)/.installed
+	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --out build/rehearsal
+	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_tuning.py
+
+$(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
+	$(GPU_PYTHON) -m venv --clear $(GPU_LIKE)
+	$(GPU_LIKE)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	$(GPU_LIKE)/bin/python -m pip uninstall -q -y pydantic pydantic_core nvtx diffusers
+	touch $@
+
+# There: the tests that need a GPU.
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
 		tests/test_gpu.py tests/test_gpu_projection.py tests/test_bench_gpu.py $(PYTEST_ARGS)
@@ -157,16 +174,12 @@ gpu-test-all: installed
 gpu-bench: installed
 	$(PYTHON) -m bench report --restart --out bench/results/gpu
 
-# There too: which launch parameters are best.
-tune: installed
-	$(PYTHON) -m bench tune --out bench/results/gpu_tune.json
-
-# There too: memory errors and races in the kernels, at small sizes. The allocator's pools are off
-# for the first, for they would hide what is out of bounds.
+# There too: memory errors and races in the kernels, at more sizes than `make gpu` has time for. The
+# allocator's pools are off for the first, for they would hide what is out of bounds.
 sanitize: installed
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 3 \
-		$(PYTHON) bench/sanitize.py
-	compute-sanitizer --tool racecheck --error-exitcode 3 $(PYTHON) bench/sanitize.py
+		$(PYTHON) -m bench sanitize
+	compute-sanitizer --tool racecheck --error-exitcode 3 $(PYTHON) -m bench sanitize
 
 installed:
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation .

@@ -79,7 +79,8 @@ def parse(name: str) -> Case:
     )
 
 
-def _names(text: str) -> tuple[Case, ...]:
+def named(text: str) -> tuple[Case, ...]:
+    """The cases of names with spaces between them."""
     return tuple(parse(name) for name in text.split())
 
 
@@ -109,22 +110,22 @@ _COMPILED = {
 _FULL: dict[str, tuple[Case, ...]] = {}
 _QUICK: dict[str, tuple[Case, ...]] = {}
 _FULL["cpu"] = (
-    *_names("sd-1 sd-16 sdxl-8 flux-1 sana-1 sana-16 sd-1-guards sd-64 sdxl-1 flux-4 sd768-4"),
-    *_names("sd-16-bfloat16 sd-16-float16 sd-16-per_sample sd-16-guards sdxl-4-bfloat16"),
+    *named("sd-1 sd-16 sdxl-8 flux-1 sana-1 sana-16 sd-1-guards sd-64 sdxl-1 flux-4 sd768-4"),
+    *named("sd-16-bfloat16 sd-16-float16 sd-16-per_sample sd-16-guards sdxl-4-bfloat16"),
     *_growth(tuple(2**k for k in range(10, 19)), (4, 16, 64, 256, 1024)),
 )
 _QUICK["cpu"] = (
-    *_names("sd-1 sd-16 sdxl-4 flux-1 sana-4 sd-1-guards sd-16-bfloat16"),
+    *named("sd-1 sd-16 sdxl-4 flux-1 sana-4 sd-1-guards sd-16-bfloat16"),
     *_growth((1024, 2048, 4096, 16384, 65536, 262144), (4, 16, 64)),
 )
 _FULL["cuda"] = (
-    *_names("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 sdxl-1 flux-1"),
-    *_names("sd-4096-bfloat16 sd-4096-per_sample d1024-4096 sd-256 sd768-64 sd-1-guards"),
+    *named("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 sdxl-1 flux-1"),
+    *named("sd-4096-bfloat16 sd-4096-per_sample d1024-4096 sd-256 sd768-64 sd-1-guards"),
     *_growth(tuple(2**k for k in range(10, 19)), (4, 16, 64, 256, 1024, 4096)),
-    *_names("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
+    *named("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
 )
 _QUICK["cuda"] = (
-    *_names("sd-4096 sd-1 sdxl-256 flux-64 sd-1-guards"),
+    *named("sd-4096 sd-1 sdxl-256 flux-64 sd-1-guards"),
     *_growth((1024, 4096, 16384, 65536, 262144), (16, 256)),
 )
 

@@ -6,8 +6,8 @@ Exit codes: 0 fine, 1 a wrong result or a regression, 2 bad input, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import BadInput, Wrong
@@ -17,6 +17,8 @@ FORWARDED = {
     "launches": "kernel launches and bytes per call, against the committed numbers",
     "simulate": "execute the compiled Triton kernels on the CPU: numbers, races, bounds",
     "counters": "what executed kernels do, against the committed numbers; bounds on a GPU",
+    "gpu": "everything that a GPU can say in ten minutes, in stages with a clock",
+    "sanitize": "every kernel at small sizes, for compute-sanitizer",
     "readme": "put the tables of results into README.md and docs/",
 }
 
@@ -25,8 +27,8 @@ def main(given: list[str] | None = None) -> int:
     """Runs a command; what a user can mend is one line, never a traceback."""
     given = sys.argv[1:] if given is None else given
     try:
-        if given and given[0] in FORWARDED:
-            return _forwarded(given[0])(given[1:])
+        if given and given[0] in MODULES:  # imported late: most need Triton
+            return int(importlib.import_module(MODULES[given[0]]).main(given[1:]))
         options = _parser().parse_args(given)
         return options.run(options)
     except BadInput as error:
@@ -43,27 +45,17 @@ def main(given: list[str] | None = None) -> int:
         return 130
 
 
-def _forwarded(name: str) -> Callable[[list[str]], int]:
-    """Commands with a parser of their own; imported late, for they need Triton."""
-    if name == "resources":
-        from bench import kernel_resources
-
-        return kernel_resources.main
-    if name == "launches":
-        from bench import launches
-
-        return launches.main
-    if name == "simulate":
-        from bench.simulator import simulate
-
-        return simulate.main
-    if name == "counters":
-        from bench.simulator import counters
-
-        return counters.main
-    from bench import readme
-
-    return readme.main
+MODULES = {
+    "resources": "bench.kernel_resources",
+    "launches": "bench.launches",
+    "simulate": "bench.simulator.simulate",
+    "counters": "bench.simulator.counters",
+    "gpu": "bench.gpu.run",
+    "gpu-stage": "bench.gpu.child",  # what a run starts
+    "gpu-compile": "bench.gpu.queue",
+    "sanitize": "bench.sanitize",
+    "readme": "bench.readme",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -211,27 +203,16 @@ def _others(commands: argparse._SubParsersAction) -> None:
 
     listing.set_defaults(run=listed)
 
-    tune = commands.add_parser("tune", help="sweep the fused kernel's launch parameters on a GPU")
-    tune.add_argument("--out", type=Path, help="write JSON here")
-    tune.add_argument("--minutes", type=_number, default=7.5, help="start no size after these")
-    tune.add_argument("--share", help=argparse.SUPPRESS)
-
-    def tuned(options: argparse.Namespace) -> int:
-        from bench import gpu_tune, machine
-
-        if machine.device() != "cuda":
-            raise BadInput("tune measures on a GPU: torch.cuda.is_available() is False")
-        return gpu_tune.run(options)
-
-    tune.set_defaults(run=tuned)
-
     prepare = commands.add_parser("prepare")
     prepare.add_argument("name")
     prepare.add_argument("--compile", action="store_true")
+    prepare.add_argument("--rehearse", action="store_true")
 
     def prepared(options: argparse.Namespace) -> int:
         from bench import prepare
+        from bench.gpu.child import device
 
-        return prepare.case(options.name, options.compile)
+        with device(options.rehearse):
+            return prepare.case(options.name, options.compile)
 
     prepare.set_defaults(run=prepared)

@@ -39,7 +39,7 @@ from unittest import mock
 
 import torch
 
-from bench.machine_code import Variant, measured
+from bench.machine_code import Notes, Variant, measured
 from bench.pretended import ARCHS, pretended
 from gaussreg_fast import config
 from gaussreg_fast.latent.files import atomic_path
@@ -201,35 +201,15 @@ def cases(arch: str) -> list[Case]:
 
 def launches(case: Case, arch: str) -> list[Variant]:
     """What a case launches, in order; the same compilation once."""
-    found: dict[str, Variant] = {}
-
-    def hook(*, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
-        count = sum(variant.kernel == fn.name for variant in found.values())
-        options = json.loads(compile["specialization_data"])["options"]
-        found.setdefault(
-            f"{fn.module}.{fn.name} {key}",
-            Variant(
-                f"{case}: {fn.name}" + (f" {count + 1}" if count else ""),
-                arch,
-                fn.module,
-                fn.name,
-                case.dimension,
-                compile["signature"],
-                compile["constants"],
-                compile["configs"][0],
-                {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()},
-            ),
-        )
-        return True
-
+    notes = Notes(arch, str(case), case.dimension)
     # Nothing runs, so nobody reads these zeros: up to GiB of them, that it takes seconds to write.
     with (
-        pretended(arch, hook),
+        pretended(arch, notes.hook),
         mock.patch.object(torch, "zeros", torch.empty),
         mock.patch.object(torch, "zeros_like", torch.empty_like),
     ):
         case.call()
-    return list(found.values())
+    return list(notes.found.values())
 
 
 def variants(arch: str) -> list[Variant]:

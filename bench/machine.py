@@ -80,12 +80,16 @@ def clocks(device: str) -> str | None:
     return f"{value} MHz" if value else None
 
 
-def ceilings(device: str) -> dict[str, float]:
-    """What nothing here can beat: bytes read and written a second, operations a second, a call."""
+def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, float]:
+    """What nothing here can beat: bytes read and written a second, operations a second, a call.
+
+    The sizes are of the copy and of the matrix product; 0: the usual ones of the device.
+    """
+    copy_bytes = copy_bytes or COPY_BYTES[device]
+    size = gemm_size or GEMM_SIZE[device]
     clock: Any = GpuClock if device == "cuda" else CpuClock
-    source = torch.randn(COPY_BYTES[device] // 4, device=device)
+    source = torch.randn(copy_bytes // 4, device=device)
     target = torch.empty_like(source)
-    size = GEMM_SIZE[device]
     a, b = torch.randn(2, size, size, device=device)
     small = torch.zeros(1, device=device)
     calls = {
@@ -99,7 +103,7 @@ def ceilings(device: str) -> dict[str, float]:
         calls["smallest"] = lambda _: small.add_(1)
     us = {name: min(s) for name, s in clock.timed(calls, 1, CEILING_SECONDS).samples.items()}
     found = {
-        "copy_gb_per_s": 2 * COPY_BYTES[device] / us["copy"] / 1e3,
+        "copy_gb_per_s": 2 * copy_bytes / us["copy"] / 1e3,
         "gflop_per_s": 2 * size**3 / us["gemm"] / 1e3,
     }
     if device == "cpu":

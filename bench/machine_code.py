@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,44 @@ class Variant:
     constants: dict[Any, Any]
     attributes: dict[Any, Any]
     options: dict[str, Any]
+
+
+@dataclass
+class Notes:
+    """The variants that launches would compile: `hook` is Triton's before a compilation.
+
+    `label` and `dimension` are those of the launches that follow. `needed` has the keys of
+    `found` that the launches of a label need, also where an earlier label needed them.
+    """
+
+    arch: str
+    label: str = ""
+    dimension: int = 0
+    found: dict[str, Variant] = field(default_factory=dict)
+    needed: dict[str, set[str]] = field(default_factory=dict)
+
+    def hook(self, *, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        """Notes what is about to be compiled, the same once, and says that it is done."""
+        key = f"{fn.module}.{fn.name} {key}"
+        self.needed.setdefault(self.label, set()).add(key)
+        names = [v.name.partition(": ")[0] for v in self.found.values() if v.kernel == fn.name]
+        count = names.count(self.label)
+        options = json.loads(compile["specialization_data"])["options"]
+        self.found.setdefault(
+            key,
+            Variant(
+                f"{self.label}: {fn.name}" + (f" {count + 1}" if count else ""),
+                self.arch,
+                fn.module,
+                fn.name,
+                self.dimension,
+                compile["signature"],
+                compile["constants"],
+                compile["configs"][0],
+                {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()},
+            ),
+        )
+        return True
 
 
 # Instructions by their names up to a dot; those of gfx942 go by the names of their counterparts.
@@ -60,8 +99,8 @@ HIP_METADATA = {
 }
 
 
-def measured(variant: Variant) -> dict[str, int]:
-    """Compiles a launch and counts. Zeros are left out, but for the stack."""
+def compiled(variant: Variant) -> Any:
+    """What Triton compiles it to. It lies in Triton's cache then, where a launch finds it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -69,13 +108,18 @@ def measured(variant: Variant) -> dict[str, int]:
     kernel = getattr(importlib.import_module(variant.module), variant.kernel)
     source = ASTSource(kernel, variant.signature, variant.constants, variant.attributes)
     target = GPUTarget(*ARCHS[variant.arch][0])
-    compiled = triton.compile(source, target=target, options=dict(variant.options))
-    if target.backend == "cuda":
-        numbers, instructions = cuda_code(compiled.asm["cubin"])
+    return triton.compile(source, target=target, options=dict(variant.options))
+
+
+def measured(variant: Variant) -> dict[str, int]:
+    """Compiles a launch and counts. Zeros are left out, but for the stack."""
+    result = compiled(variant)
+    if ARCHS[variant.arch][0][0] == "cuda":
+        numbers, instructions = cuda_code(result.asm["cubin"])
         count = Counter(name for name in instructions if name != "NOP")
         classes = {name: count[name] for name in CUDA_CLASSES}
     else:
-        text = compiled.asm["amdgcn"]
+        text = result.asm["amdgcn"]
         numbers = {
             name: int(re.findall(rf"\.{key}:\s+(\d+)", text)[-1])
             for name, key in HIP_METADATA.items()
@@ -85,7 +129,7 @@ def measured(variant: Variant) -> dict[str, int]:
             name: sum(n for instruction, n in count.items() if re.match(pattern, instruction))
             for name, pattern in HIP_CLASSES.items()
         }
-    numbers = {**numbers, "shared": compiled.metadata.shared, "total": count.total(), **classes}
+    numbers = {**numbers, "shared": result.metadata.shared, "total": count.total(), **classes}
     return {name: n for name, n in numbers.items() if n or name == "stack"}
 
 

@@ -17,6 +17,8 @@ NAME = "report.json"
 CONTENT: dict[str, dict[str, Any]] = {
     "report": {"machine": dict, "settings": dict, "rows": list, "complete": bool},
     "launches": {"archs": dict},
+    "gpu run": {"machine": dict, "stages": dict, "date": str},
+    "compile seconds": {"releases": dict},
     "baseline": {"machine": dict, "calls": dict, "suite": (str, type(None))},
 }
 
@@ -48,7 +50,7 @@ def _compact(value: Any, indent: str = "") -> str:
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
         return "[\n" + ",\n".join(inner + _compact(v, inner) for v in value) + f"\n{indent}]"
-    return " ".join(json_text(value).split())
+    return json.dumps(json.loads(json_text(value)), ensure_ascii=False)
 
 
 def read(path: Path, what: str) -> dict[str, Any]:

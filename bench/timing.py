@@ -36,18 +36,24 @@ class OutOfTime(BaseException):
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime in the body after so many seconds."""
+    """Raises OutOfTime in the body after so many seconds; a limit around it still holds."""
 
     def stop(*_: Any) -> None:
         raise OutOfTime(f"stopped after {seconds:.0f} s")
 
+    begin = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    if 0 < outer < seconds:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, outer)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(0.01, outer - (time.monotonic() - begin)))
 
 
 def in_turns(samplers: dict[str, Callable[[], float]], rounds: int | dict[str, int]) -> Samples:
@@ -165,6 +171,18 @@ class Turns:
         return time.perf_counter() - begin
 
 
+@dataclass(frozen=True)
+class Replay:
+    """A captured call, with what its graph reads and writes; `result` is written anew each time."""
+
+    graph: Any
+    call: Callable[[int], Any]
+    result: Any
+
+    def __call__(self, _: int) -> None:
+        self.graph.replay()
+
+
 class GpuClock:
     """The device's own time."""
 
@@ -241,8 +259,8 @@ class GpuClock:
         return samples
 
     @staticmethod
-    def captured(call: Callable[[int], Any]) -> Callable[[int], None]:
-        """Replays of a CUDA graph of one call, warmed up as capture asks for it."""
+    def captured(call: Callable[[int], Any]) -> Replay:
+        """A CUDA graph of one call, warmed up as capture asks for it."""
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -252,11 +270,7 @@ class GpuClock:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = call(0)
-
-        def replay(_: int, kept: Any = (call, result)) -> None:  # what the graph reads and writes
-            graph.replay()
-
-        return replay
+        return Replay(graph, call, result)
 
     @staticmethod
     def recover() -> None:

@@ -6,9 +6,8 @@ import time
 import pytest
 import torch
 
-from bench import cases, correctness, gpu_tune, measure, peers, timing
+from bench import cases, correctness, measure, peers, timing
 from bench.cases import Case
-from gaussreg_fast import config
 
 TIMES = {
     "value_and_grad": 10.0,
@@ -413,54 +412,3 @@ def test_summary():
     samples = [float(n) for n in range(1, 12)]
     assert timing.summary(samples) == {"median": 6, "p10": 2, "p90": 10}
     assert timing.summary([3.0]) == {"median": 3, "p10": 3, "p90": 3}
-
-
-# ---------------------------------------------------------------- the sweep
-
-
-@pytest.mark.parametrize("dimension", [1024, 4096, 16384, 32768])
-def test_candidates(dimension):
-    found = gpu_tune.candidates(dimension)
-    assert found[0] == config.FUSED[dimension]
-    assert len(set(found)) == len(found) <= 36
-    for fused in found:
-        r1, r2, r3 = fused.radices
-        assert 2 * r1 * r2 * r3 == dimension
-        assert r1 % 4 == 0  # a thread reads VECTOR neighbouring entries of the table
-        assert fused.num_warps in (1, 2, 4, 8, 16)
-
-
-def test_a_sweep(monkeypatch):
-    tune = gpu_tune
-    monkeypatch.setattr(tune, "NUMBERS", 4 * 1024)
-    names = [tune.label(1024, fused) for fused in tune.candidates(1024)]
-    seen = []
-
-    class Clock(FakeClock):
-        @staticmethod
-        def timed(calls, buffers, **_):
-            for call in calls.values():
-                call(0)
-            return timing.Timed({name: [20.0 - k, 22.0 - k] for k, name in enumerate(calls)})
-
-    right = tune.gaussianity_value_and_grad
-
-    def spy(x, **options):
-        fused = config.fused(1024, "cpu")
-        seen.append(tune.label(1024, fused))
-        loss, grad = right(x, **options)
-        return loss, grad * 2 if seen[-1] == names[2] else grad
-
-    monkeypatch.setattr(tune, "gaussianity_value_and_grad", spy)
-    ready = dict.fromkeys(names[:4], "") | {names[3]: "OutOfResources: shared memory"}
-    rows = tune.sweep(1024, ready, "cpu", Clock, "cpu", "auto")
-    assert [row["name"] for row in rows[:2]] == [names[1], names[0]]
-    assert rows[0]["median"] == 20
-    assert rows[0]["ns_per_sample"] == 5000
-    assert rows[1]["in_use"]
-    reasons = {row["name"]: row.get("reason") for row in rows}
-    assert reasons[names[2]].startswith("Wrong: gradient")
-    assert reasons[names[3]] == "OutOfResources: shared memory"
-    assert reasons[names[4]] == "not compiled in time"
-    assert set(seen) == set(names[:3])
-    assert config.fused(1024, "cpu") == config.FUSED[1024]

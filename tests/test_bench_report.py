@@ -301,13 +301,6 @@ def test_bad_options(arguments, capsys):
     assert end.value.code == 2
 
 
-def test_without_a_gpu_tune_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run("tune", "--out", tmp_path / "tune.json") == 2
-    assert "torch.cuda.is_available() is False" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("us", "text"),
     [(0.5, "0.5 us"), (12.345, "12.3 us"), (999.7, "1 ms"), (5.19e3, "5.19 ms"), (4.2e9, "4200 s")],

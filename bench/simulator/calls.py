@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 import torch
@@ -12,12 +12,23 @@ from torch import Tensor
 
 import gaussreg_fast as gf
 from bench.simulator.cases import Case, laid_out, samples
-from bench.simulator.memory import Memory
 from gaussreg_fast import config, reference
 
 SEED = 123456789
 Errors = dict[str, float]
 Results = dict[str, Tensor]
+
+
+class Home(Protocol):
+    """Where the tensors of a call go: guarded memory (bench/simulator/memory.py), or a device."""
+
+    indirect: bool  # whether kernels read addresses from memory
+
+    def placed(self, x: Tensor) -> Tensor:
+        """A copy of an input there, to be found if something is written beside it."""
+
+    def moved(self, x: Tensor) -> Tensor:
+        """An input there."""
 
 
 @contextlib.contextmanager
@@ -37,17 +48,17 @@ def _generator(seed: int) -> torch.Generator:
 # ---------------------------------------------------------------- what is called
 
 
-def call(case: Case, memory: Memory) -> Results:
-    """Runs a case with `backend="triton"`; to be called where launches are simulated."""
+def call(case: Case, home: Home) -> Results:
+    """Runs a case with `backend="triton"`, where launches are simulated or there is a GPU."""
     with _in_pieces(case):
         kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
         other = {"drift": _drift, "path": _path, "permutation": _permutation}
-        return other[kind](case, memory) if kind in other else _sample_call(case, memory)
+        return other[kind](case, home) if kind in other else _sample_call(case, home)
 
 
-def _input(case: Case, memory: Memory) -> Tensor:
+def _input(case: Case, home: Home) -> Tensor:
     x = samples(case)
-    return memory.placed(x) if case.layout == "plain" else laid_out(x, case.layout)
+    return home.placed(x) if case.layout == "plain" else laid_out(home.moved(x), case.layout)
 
 
 def permutation_of(case: Case) -> tuple[Any, Tensor | None]:
@@ -78,44 +89,46 @@ def weights(case: Case) -> Tensor:
     return torch.linspace(0.5, 2.0, case.batch)
 
 
-def _sample_call(case: Case, memory: Memory) -> Results:
-    x = _input(case, memory)
+def _sample_call(case: Case, home: Home) -> Results:
+    x = _input(case, home)
     options: dict[str, Any] = {"backend": "triton"}
     if case.task == "projection":
         return {"projection": gf.project_white_noise(x, block_size=case.block_size, **options)}
     if case.task in ("kl", "kurtosis", "norm"):
         function = {"kl": gf.kl_loss, "kurtosis": gf.kurtosis_loss, "norm": gf.norm_loss}[case.task]
-        return _differentiated(lambda z: function(z, reduction="none", **options), x, case)
-    options |= {"permutation": permutation_of(case)[0], "seed": SEED}
+        return _differentiated(lambda z: function(z, reduction="none", **options), x, case, home)
+    kind = permutation_of(case)[0]
+    options["permutation"] = home.moved(kind) if isinstance(kind, Tensor) else kind
+    options["seed"] = SEED
     spectral = {"block_size": case.block_size, "statistic": case.statistic, **options}
     if case.task in ("statistics", "pullback"):
         z = x.detach().requires_grad_(case.task == "pullback")
         moments, blocks = gf.permuted_statistics(z, orders=case.orders, **spectral)
         if case.task == "statistics":
             return {"moments": moments, "blocks": blocks}
-        torch.autograd.backward((moments, blocks), upstream(case))
+        torch.autograd.backward((moments, blocks), [home.moved(g) for g in upstream(case)])
         assert z.grad is not None
         return {"gradient": z.grad}
     if case.task == "moments":
         moments_only = {"orders": case.orders, "reduction": "none", "backend": "triton"}
-        return _differentiated(lambda z: gf.moment_loss(z, **moments_only), x, case)
+        return _differentiated(lambda z: gf.moment_loss(z, **moments_only), x, case, home)
     spectral["reduction"] = "none"
     if case.task == "spectrum":
-        return _differentiated(lambda z: gf.power_spectrum_loss(z, **spectral), x, case)
+        return _differentiated(lambda z: gf.power_spectrum_loss(z, **spectral), x, case, home)
     spectral |= {"orders": case.orders, "form": case.form, "power_weight": case.power_weight}
     if case.task == "value":
         return {"value": gf.gaussianity_loss(x, **spectral)}
     if case.task == "backward":
-        return _differentiated(lambda z: gf.gaussianity_loss(z, **spectral), x, case)
+        return _differentiated(lambda z: gf.gaussianity_loss(z, **spectral), x, case, home)
     value, gradient = gf.gaussianity_value_and_grad(x, **spectral)
     return {"value": value, "gradient": gradient}
 
 
-def _differentiated(function: Any, x: Tensor, case: Case) -> Results:
+def _differentiated(function: Any, x: Tensor, case: Case, home: Home) -> Results:
     """Values (B,) and the gradient for upstream gradients that are not 1."""
     z = x.detach().requires_grad_()
     value = function(z)
-    value.backward(weights(case))
+    value.backward(home.moved(weights(case)))
     assert z.grad is not None
     return {"value": value.detach(), "gradient": z.grad}
 
@@ -143,12 +156,12 @@ def lora_factors(case: Case) -> tuple[Tensor, Tensor]:
     return a, torch.randn(7, 4, generator=generator)
 
 
-def _drift(case: Case, memory: Memory) -> Results:
+def _drift(case: Case, home: Home) -> Results:
     params, base, grads = lists(case)
     task = case.task.split()[1]
-    memory.indirect = True  # the kernel reads a table of addresses
+    home.indirect = True  # the kernel reads a table of addresses
     if task == "lora":
-        a, b = (memory.placed(x).requires_grad_() for x in lora_factors(case))
+        a, b = (home.placed(x).requires_grad_() for x in lora_factors(case))
         value = gf.lora_drift([(a, b)], weight=2.0, backend="triton")
         value.backward()
         assert a.grad is not None
@@ -157,7 +170,7 @@ def _drift(case: Case, memory: Memory) -> Results:
     offset = int(case.task.endswith("unaligned"))
 
     def put(x: Tensor) -> Tensor:
-        return memory.placed(torch.cat([x[:1].expand(offset), x]))[offset:]
+        return home.placed(torch.cat([x[:1].expand(offset), x]))[offset:]
 
     params, base, grads = ([put(x) for x in some] for some in (params, base, grads))
     options: dict[str, Any] = {"backend": "triton"}
@@ -184,24 +197,24 @@ def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return dmu.to(getattr(torch, case.dtype)), sigma, torch.randn(batch, generator=generator)
 
 
-def _path(case: Case, memory: Memory) -> Results:
+def _path(case: Case, home: Home) -> Results:
     dmu, sigma, upstream = path_inputs(case)
-    dmu, sigma = memory.placed(dmu), memory.placed(sigma)
+    dmu, sigma = home.placed(dmu), home.placed(sigma)
     if case.task == "path_both":
         value, gradient = gf.path_kl_value_and_grad(dmu, sigma, backend="triton")
         return {"value": value, "gradient": gradient}
     if case.task == "path_value":
         return {"value": gf.path_kl(dmu, sigma, backend="triton")}
     dmu.requires_grad_()
-    gf.path_kl(dmu, sigma, backend="triton").backward(upstream)
+    gf.path_kl(dmu, sigma, backend="triton").backward(home.moved(upstream))
     assert dmu.grad is not None
     return {"gradient": dmu.grad}
 
 
-def _permutation(case: Case, memory: Memory) -> Results:
+def _permutation(case: Case, home: Home) -> Results:
     from gaussreg_fast.ops import permutation
 
-    seed = memory.placed(torch.tensor([SEED]))
+    seed = home.placed(torch.tensor([SEED]))
     return {
         f"{'inverse' if inverse else 'forward'} {count}": permutation(
             seed, case.dimension, count, inverse, "triton"

@@ -44,6 +44,14 @@ class Memory:
         """A contiguous copy of an input between red zones."""
         return self._new(tuple(x.shape), x.dtype).copy_(x)
 
+    def holds(self, x: Tensor) -> bool:
+        """Whether a tensor lies here."""
+        return any(begin <= x.data_ptr() < end for begin, end in self._guarded)
+
+    def moved(self, x: Tensor) -> Tensor:
+        """An input that is given as it is: kernels run where it lies."""
+        return x
+
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor at a multiple of 256 bytes, as CUDA's allocator gives."""
         size = math.prod(shape) * dtype.itemsize

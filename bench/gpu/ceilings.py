@@ -1,0 +1,117 @@
+"""Rates that bound every kernel, each by a kernel that does nothing else.
+
+Fused multiply-adds a second; bytes a second out of the L2 cache; wavefronts of shared memory a
+second, 128 bytes each without bank conflicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from bench import timing
+from bench.gpu.stage import Row
+
+BLOCK = 1024  # numbers that a program holds
+CHAINS = 8  # independent multiply-adds, so that none waits for the one before
+SIDE = 32  # of the square that goes through shared memory
+LANES = 32
+
+
+@triton.jit
+def multiply_adds(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr, CHAINS: tl.constexpr):
+    """BLOCK x CHAINS numbers, STEPS multiply-adds each."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = start + tl.arange(0, CHAINS)[None, :] * 1e-3 + tl.zeros([BLOCK, CHAINS], tl.float32)
+    factor = 1.0 - start * 1e-6
+    for _ in range(STEPS):
+        x = x * factor + start
+    tl.store(out + at, tl.sum(x, 1))
+
+
+@triton.jit
+def read_again(x, out, STEPS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr):
+    """Every program reads STEPS of PIECES blocks, past the first cache."""
+    program = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.float32)
+    for k in range(STEPS):
+        at = ((program + k * 17) % PIECES) * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(x + at, cache_modifier=".cg")
+    tl.store(out + program * BLOCK + tl.arange(0, BLOCK), total)
+
+
+@triton.jit
+def transposed(out, start, STEPS: tl.constexpr, SIDE: tl.constexpr):
+    """A square whose every transposition goes through shared memory."""
+    row, column = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    x = start + (row * SIDE + column) * 1e-6
+    for _ in range(STEPS):
+        x = tl.gather(x, (row * 7 + column + tl.program_id(0)) % SIDE, 0)
+        x = x * 0.999
+    tl.store(out + tl.program_id(0) * SIDE * SIDE + row * SIDE + column, x)
+
+
+def _timed(call: Callable[[int], Any]) -> float:
+    """Microseconds, the least of some samples."""
+    return min(timing.GpuClock.timed({"": call}, 1, 1.0).samples[""])
+
+
+def _programs(small: bool) -> int:
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    return 2 if small else 8 * int(processors)
+
+
+def _arithmetic(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
+    programs = _programs(small)
+    out = torch.empty(programs * BLOCK, device="cuda")
+
+    def call(_: int) -> None:
+        multiply_adds[(programs,)](out, 0.5, STEPS=steps, BLOCK=BLOCK, CHAINS=CHAINS, num_warps=8)
+
+    return call, float(programs * BLOCK * CHAINS * steps)
+
+
+def _cache(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
+    programs, pieces = _programs(small), 16 if small else 4096  # 16 MiB: less than the cache
+    x = torch.rand(pieces * BLOCK, device="cuda")
+    out = torch.empty(programs * BLOCK, device="cuda")
+
+    def call(_: int) -> None:
+        read_again[(programs,)](x, out, STEPS=steps, PIECES=pieces, BLOCK=BLOCK, num_warps=4)
+
+    return call, 4.0 * programs * BLOCK * steps
+
+
+def _shared(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
+    """With the wavefronts: a store and a load of every number, 32 numbers in each."""
+    programs = _programs(small)
+    out = torch.empty(programs * SIDE * SIDE, device="cuda")
+
+    def call(_: int) -> None:
+        transposed[(programs,)](out, 0.5, STEPS=steps, SIDE=SIDE, num_warps=4)
+
+    return call, 2.0 * programs * SIDE * SIDE / LANES * steps
+
+
+def _rate(make: Callable[[bool, int], Any], steps: int, name: str, per_us: float) -> Any:
+    def measure(small: bool, _: float) -> Row:
+        call, amount = make(small, 8 if small else steps)
+        us = _timed(call)
+        return {"ceilings": {name: amount * per_us / us}, "us": us}
+
+    def kernels(small: bool) -> None:
+        make(small, 8 if small else steps)[0](0)
+
+    return measure, kernels
+
+
+# Name -> (measure, launch). Operations count two for a multiply-add.
+MEASURES = {
+    "arithmetic": _rate(_arithmetic, 4096, "fma_gflop_per_s", 2e-3),
+    "L2 cache": _rate(_cache, 256, "l2_gb_per_s", 1e-3),
+    "shared memory": _rate(_shared, 2048, "shared_gb_per_s", 4 * LANES * 1e-3),
+}

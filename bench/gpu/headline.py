@@ -1,0 +1,54 @@
+"""The table that users look at first: ours against the others, in one run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench import machine, measure, prepare, timing
+from bench.cases import Case, named
+from bench.gpu.stage import Part, Row
+
+# The most telling first. Those with the others under torch.compile take longest.
+COMPILED = named("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 flux-1")
+OTHERS = named(
+    "d16384-1-growth sd-4096-bfloat16 sd-4096-per_sample d4096-1-growth d1024-4096 sd-256 sd768-64 "
+    "sd-1-guards d1024-1-growth d65536-1-growth d262144-1-growth"
+)
+SMALL_COMPILED, SMALL_OTHERS = named("d64-4"), named("d64-1 d256-1-growth d64-1-guards")
+SECONDS = {True: 13.0, False: 5.0}  # with the others compiled, and without
+SAMPLING = 3.0  # seconds of samples of a case
+COMPILE_SECONDS = 40.0  # of each, its compiler's cache filled
+
+
+def parts(small: bool) -> list[Part]:
+    found = []
+    compiled, others = (SMALL_COMPILED, SMALL_OTHERS) if small else (COMPILED, OTHERS)
+    for case in (*compiled, *others):
+        compiling = case in compiled
+        run = partial(_row, case, compiling, 0.2 if small else SAMPLING)
+        found.append(Part(case.name, run, SECONDS[compiling], {case.name: partial(_kernels, case)}))
+    return found
+
+
+def jobs(small: bool) -> list[list[str]]:
+    """Commands that compile the others ahead."""
+    return [["prepare", c.name, "--compile"] for c in (SMALL_COMPILED if small else COMPILED)]
+
+
+def _kernels(case: Case) -> None:
+    """Kernels do not depend on the size of the batch, but for one sample."""
+    prepare.ours(replace(case, batch=min(2, case.batch)))
+
+
+def _row(case: Case, compiling: bool, seconds: float, allowed: float) -> Row:
+    row: dict[str, Any] = measure.run_case(
+        case, timing.GpuClock, seconds=seconds,
+        compile_seconds=min(COMPILE_SECONDS, allowed / 2) if compiling else 0.0,
+    )  # fmt: skip
+    row["clock_after"] = machine.clocks("cuda")
+    torch.cuda.empty_cache()
+    return row

@@ -1,0 +1,60 @@
+"""The machine: versions, what nvidia-smi says, and the ceilings that nothing can beat."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import partial
+
+from bench import machine
+from bench.gpu import ceilings
+from bench.gpu.stage import Part, Row
+
+PACKAGES = (
+    "torch", "triton", "numpy", "scipy", "pytest", "pytest-benchmark", "pytest-xdist", "hypothesis",
+    "rich", "typer", "matplotlib", "safetensors", "transformers", "accelerate", "peft", "pillow",
+    "psutil", "scikit-build-core", "nanobind", "cmake", "ninja", "nvtx", "diffusers", "pydantic",
+)  # fmt: skip
+
+
+def parts(small: bool) -> list[Part]:
+    found = [
+        Part("machine", _machine, 2),
+        Part("copy and matrix product", partial(_copy, small), 6),
+    ]
+    for name, (measure, kernels) in ceilings.MEASURES.items():
+        found.append(Part(name, partial(measure, small), 3, {name: partial(kernels, small)}))
+    return found
+
+
+def _machine(_: float) -> Row:
+    return {
+        "smi": _text(["nvidia-smi"]),
+        "kernel": platform.release(),
+        "compiler": (_text(["c++", "--version"]) or [None])[0],
+        "tools": {name: (_text([name, "--version"]) or [None])[-1] for name in ("ncu", "nsys")},
+        "sanitizer": (_text(["compute-sanitizer", "--version"]) or [None])[-1],
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _text(words: list[str]) -> list[str]:
+    """The lines that a program prints; none if it is not there or fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.rstrip().splitlines()[:40]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _copy(small: bool, _: float) -> Row:
+    sizes = {"copy_bytes": 2**16, "gemm_size": 64} if small else {}
+    return {"ceilings": machine.ceilings("cuda", **sizes), "clock_after": machine.clocks("cuda")}

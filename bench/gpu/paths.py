@@ -1,0 +1,118 @@
+"""Each path and task once against float64, and the ways to call the loss that a GPU adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gaussreg_fast as gf
+from bench.errors import Wrong
+from bench.gpu.stage import Part, Row
+from bench.simulator import calls, compare
+from bench.simulator.cases import QUICK, Case
+from bench.timing import GpuClock
+
+CASES = (
+    *(Case(d) for d in (16384, 1024, 64, 32768, 65536, 262144, 36864, 1000)),
+    Case(65536, batch=33),  # two pieces of the batch
+    *(Case(d, permutation="per_sample") for d in (16384, 65536)),
+    Case(1024, permutation="indices", layout="rows"),
+    *(Case(d, dtype="bfloat16") for d in (16384, 65536)),
+    Case(1024, dtype="float16"),
+    *(Case(d, task=task) for d in (16384, 65536) for task in ("statistics", "pullback")),
+    Case(16384, task="value"),
+    Case(1024, batch=3, task="backward"),
+    Case(16384, batch=3, fill="nan"),
+    *(Case(d, task="projection") for d in (1024, 16384, 65536, 36864)),
+    Case(4099, task="drift gradient", dtype="mixed"),
+    Case(50000, task="drift gradient"),
+    Case(1001, task="drift lora"),
+    *(Case(16384, task=f"path_{task}") for task in ("both", "value", "backward")),
+    *(Case(d, task="permutation") for d in (1000, 65536)),
+    *(Case(1000, task=task) for task in ("kl", "moments")),
+)
+SECONDS = 1.0  # of a case with its kernels compiled; most of it is float64 on the CPU
+
+
+class OnDevice:
+    """Where a case's tensors go: the GPU."""
+
+    indirect = False
+
+    def placed(self, x: Tensor) -> Tensor:
+        return x.cuda()
+
+    moved = placed
+
+
+def parts(small: bool) -> list[Part]:
+    found = [
+        Part(str(case), partial(_case, case), SECONDS, {str(case): partial(_call, case)})
+        for case in (QUICK if small else CASES)
+    ]
+    sizes = (64,) if small else (16384, 65536)
+    ways: dict[str, Callable[[int], Row]] = {"graph": _graph, "under torch.compile": _compiled}
+    for name, way in ways.items():
+        for d in sizes[: 1 if way is _compiled else 2]:
+            label = f"{name} D={d}"
+            seconds = 30.0 if way is _compiled else 2.0
+            loss = partial(_loss, d)
+            found.append(Part(label, lambda _, way=way, d=d: way(d), seconds, {label: loss}))
+    return found
+
+
+def _call(case: Case) -> dict[str, Tensor]:
+    return calls.call(case, OnDevice())
+
+
+def _case(case: Case, _: float) -> Row:
+    poison = torch.full((2**20,), torch.nan, device="cuda")
+    del poison  # outputs land there, so that what is not written shows
+    got = {name: result.detach().cpu() for name, result in _call(case).items()}
+    errors = compare.errors(case, got)
+    for name, error in errors.items():
+        if not error <= (most := compare.limit(case, name)):
+            raise Wrong(f"{name}: error {error:.3g}, at most {most:.3g}")
+    return {"errors": errors}
+
+
+def _loss(dimension: int) -> Any:
+    x = torch.randn(2, dimension, device="cuda", requires_grad=True)
+    gf.gaussianity_loss(x, seed=3).backward()
+    return gf.gaussianity_value_and_grad(x.detach(), seed=torch.tensor([3], device="cuda"))
+
+
+def _same(what: str, got: Tensor, want: Tensor) -> None:
+    """Raises Wrong unless two results have the same bits."""
+    if not torch.equal(got, want):
+        raise Wrong(f"{what}: largest difference {float((got - want).abs().max()):.3g}")
+
+
+def _graph(dimension: int) -> Row:
+    """A replay is the eager call of its seed and its input."""
+    x, seed = torch.randn(2, dimension, device="cuda"), torch.tensor([0], device="cuda")
+    found = GpuClock.captured(lambda _: gf.gaussianity_value_and_grad(x, seed=seed))
+    for number in range(1, 4):
+        x.copy_(torch.randn(2, dimension, device="cuda"))
+        seed.fill_(number)
+        found(0)
+        value, grad = gf.gaussianity_value_and_grad(x, seed=number)
+        _same("value", found.result[0], value)
+        _same("gradient", found.result[1], grad)
+    return {"replays": 3}
+
+
+def _compiled(dimension: int) -> Row:
+    torch.compiler.reset()
+    x = torch.randn(2, dimension, device="cuda", requires_grad=True)
+    loss = torch.compile(lambda z: gf.gaussianity_loss(z, seed=3), fullgraph=True)
+    value = loss(x)
+    value.backward()
+    want, grad = gf.gaussianity_value_and_grad(x.detach(), seed=3)
+    torch.testing.assert_close(value.detach(), want, rtol=1e-6, atol=0)
+    torch.testing.assert_close(x.grad, grad, rtol=1e-5, atol=1e-8)
+    return {"graph": "whole"}

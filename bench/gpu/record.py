@@ -1,0 +1,122 @@
+"""The file of a run: every row as soon as there is one, and what became of each stage."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from bench import ROOT, store
+from bench.errors import BadInput
+from bench.gpu.stage import Row
+
+NAME = "run.json"
+WHAT = "gpu run"
+# A second command may meet another driver: rows say which was theirs. These must agree.
+SAME = ("device", "python", "torch", "triton", "gaussreg_fast")
+DONE = "done"  # the state of a stage of which nothing is left to do
+
+
+def slug(device: str) -> str:
+    """A device's name as a folder: nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def source() -> str:
+    """Which kernels and package are measured: twelve digits of a hash of their files."""
+    digest = hashlib.sha256()
+    for folder in ("kernels", "gaussreg_fast"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".cpp", ".h"):
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Record:
+    """One run's file, written whole after every change."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+
+    @classmethod
+    def begin(cls, folder: Path, facts: dict[str, Any]) -> Record:
+        """A new one; what lies there is replaced."""
+        about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
+        return cls(folder / NAME, {**about, "machine": facts, "stages": {}})
+
+    @classmethod
+    def resume(cls, before: Path, folder: Path, facts: dict[str, Any]) -> Record:
+        """One that goes on with the file in `before`, in `folder`.
+
+        Raises:
+            BadInput: there is no such file, or it is of another device or of other versions.
+        """
+        content = store.read(before / NAME, WHAT)
+        for name in SAME:
+            if content["machine"].get(name) != facts[name]:
+                raise BadInput(
+                    f"{before / NAME}: cannot be resumed: its {name} is "
+                    f"{content['machine'].get(name)}, here it is {facts[name]}"
+                )
+        return cls(folder / NAME, content)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What is known of a stage."""
+        return self.content["stages"].setdefault(name, {"state": "", "seconds": 0.0, "rows": []})
+
+    def done(self, name: str) -> bool:
+        """Whether nothing of a stage is left to do."""
+        return bool(self.stage(name)["state"] == DONE)
+
+    def failed(self, name: str) -> bool:
+        """Whether something in a stage is wrong."""
+        return bool(self.stage(name)["state"].startswith("FAILED"))
+
+    def state(self, name: str) -> str:
+        """What the rows of a stage say that has come to its end."""
+        rows = self.stage(name)["rows"]
+        bad = [row["part"] for row in rows if row["status"] == "FAILED"]
+        late = [row for row in rows if row.get("reason", "").startswith("out of time")]
+        if bad:
+            return f"FAILED: {', '.join(bad)}"
+        return f"out of time for {len(late)} of {len(rows)} parts" if late else DONE
+
+    def start(self, name: str) -> list[str]:
+        """Begins a stage, anew if it was done: its rows that need not be measured again."""
+        stage = self.stage(name)
+        if self.done(name):
+            stage["rows"] = []
+        stage["rows"] = [row for row in stage["rows"] if row["status"] == "ok"]
+        stage.pop("log", None)
+        stage["state"] = "interrupted"  # what it is if nothing ends it
+        self.save()
+        return [row["part"] for row in stage["rows"]]
+
+    def add(self, name: str, row: Row) -> None:
+        """Keeps a row, on disk."""
+        self.stage(name)["rows"].append(row)
+        self.save()
+
+    def end(self, name: str, state: str, seconds: float, log: str) -> None:
+        """Says what became of a stage; the log of one that went well is not kept."""
+        stage = self.stage(name)
+        stage["state"] = state
+        stage["seconds"] = round(stage["seconds"] + seconds, 1)
+        if log and state != DONE:
+            stage["log"] = log.splitlines()[-60:]
+        self.save()
+
+    def save(self) -> None:
+        store.write(self.path, self.content)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of a run's file."""
+    return store.read(folder / NAME, WHAT)
+
+
+def rows(content: dict[str, Any], stage: str) -> dict[str, Row]:
+    """The rows of a stage that were measured, by their parts."""
+    found = content["stages"].get(stage, {}).get("rows", [])
+    return {row["part"]: row for row in found if row["status"] == "ok"}

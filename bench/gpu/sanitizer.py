@@ -1,0 +1,40 @@
+"""Memory errors and races in the kernels, by the sanitizers of CUDA, at small sizes."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from bench import sanitize
+from bench.gpu import programs
+from bench.gpu.stage import Part, Row
+
+# The allocator's pools are off for memcheck: they would hide what is out of bounds.
+ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}
+DIMENSIONS = {"memcheck": (64, 1024, 16384, 65536, 100, 32768), "racecheck": (64, 1024, 100, 16384)}
+SECONDS = {"memcheck": 30.0, "racecheck": 30.0}
+
+
+def parts(small: bool) -> list[Part]:
+    found = []
+    for tool, environment in ENVIRONMENT.items():
+        dimensions = (64,) if small else DIMENSIONS[tool]
+        words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3"]
+        kernels = {f"{tool} D={d}": partial(sanitize.every_call, d) for d in dimensions}
+        run = partial(_run, [] if small else words, environment, dimensions, small)
+        found.append(Part(tool, run, 15.0 if small else SECONDS[tool], kernels))
+    return found
+
+
+def _run(
+    prefix: list[str],
+    environment: dict[str, str],
+    dimensions: tuple[int, ...],
+    small: bool,
+    allowed: float,
+) -> Row:
+    """In a rehearsal no sanitizer, but the simulator, which finds the same kinds of errors."""
+    words = [*prefix, sys.executable, "-m", "bench", "sanitize"]
+    words += [str(d) for d in dimensions] + (["--rehearse"] if small else [])
+    printed = programs.output(words, allowed - 1, **environment)
+    return {"printed": printed.splitlines()[-20:]}

@@ -18,7 +18,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	simulate counters record-counters \
 	bench bench-check record-baseline clean \
-	gpu gpu-rehearsal gpu-test gpu-test-all gpu-bench sanitize sanitize-native installed
+	gpu gpu-rehearsal record-compile-seconds gpu-test gpu-test-all gpu-bench sanitize sanitize-native installed
 
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
@@ -152,6 +152,11 @@ GPU_LIKE := build/gpu-like
 gpu-rehearsal: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --out build/rehearsal
 	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_tuning.py
+
+# What its kernels take to compile, with that Triton, in the order of which they are compiled.
+record-compile-seconds: $(GPU_LIKE)/.installed
+	$(GPU_LIKE)/bin/python -m pip install -q --no-deps --no-build-isolation .
+	$(GPU_LIKE)/bin/python -m bench gpu --compile --record
 
 $(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
 	$(GPU_PYTHON) -m venv --clear $(GPU_LIKE)

@@ -147,6 +147,8 @@ def _measure(
         row["ns_per_sample"] = us["value_and_grad"] / case.batch * 1e3
         values = row["ratios"] | {"eager us": us["value_and_grad"]}
         values |= {"graph us": graph["ours"]} if graph else {}
+        if (extra := row["extra_memory_bytes"].get("value_and_grad")) is not None:
+            values["memory/input"] = extra / case.nbytes
         row["targets"] = verdicts(case, values) if clock.device == "cuda" else {}
 
 

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from bench import ROOT, path_kl, tables
+from bench.gpu import pages as gpu
 from bench.noise_injection import BATCHES
 from bench.simulator.pages import counts_page
 from bench.tables import table
@@ -175,7 +176,12 @@ def report_tables() -> str:
 
 MARKED = {
     ("README.md", "demo table"): demo_table,
+    ("README.md", "gpu table"): gpu.readme,
+    ("docs/gpu.md", "stages"): gpu.stages,
+    ("docs/gpu.md", "compilation"): gpu.compilation,
+    ("docs/gpu.md", "measured"): gpu.details,
     ("bench/NOTES.md", "counts"): counts_page,
+    ("bench/NOTES.md", "predictions"): gpu.predicted,
     ("README.md", "cpu table"): cpu_table,
     ("docs/native.md", "cpu details"): cpu_details,
     ("docs/projection.md", "projection table"): projection,

@@ -18,7 +18,6 @@ from bench.gpu.stage import Row
 
 BLOCK = 1024  # numbers that a program holds
 CHAINS = 8  # independent multiply-adds, so that none waits for the one before
-SIDE = 32  # of the square that goes through shared memory
 LANES = 32
 
 
@@ -26,7 +25,7 @@ LANES = 32
 def multiply_adds(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr, CHAINS: tl.constexpr):
     """BLOCK x CHAINS numbers, STEPS multiply-adds each."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = start + tl.arange(0, CHAINS)[None, :] * 1e-3 + tl.zeros([BLOCK, CHAINS], tl.float32)
+    x = start + tl.arange(0, CHAINS)[None, :] * 1e-3 + at[:, None] * 1e-6
     factor = 1.0 - start * 1e-6
     for _ in range(STEPS):
         x = x * factor + start
@@ -45,14 +44,16 @@ def read_again(x, out, STEPS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def transposed(out, start, STEPS: tl.constexpr, SIDE: tl.constexpr):
-    """A square whose every transposition goes through shared memory."""
-    row, column = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
-    x = start + (row * SIDE + column) * 1e-6
+def shuffled(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr):
+    """A block whose numbers change warps STEPS times, through shared memory.
+
+    The lanes of a warp have neighbours, and get neighbours: no two of them in a bank.
+    """
+    at = tl.arange(0, BLOCK)
+    x = start + at * 1e-6
     for _ in range(STEPS):
-        x = tl.gather(x, (row * 7 + column + tl.program_id(0)) % SIDE, 0)
-        x = x * 0.999
-    tl.store(out + tl.program_id(0) * SIDE * SIDE + row * SIDE + column, x)
+        x = tl.gather(x, (at + 160) % BLOCK, 0) * 0.999
+    tl.store(out + tl.program_id(0) * BLOCK + at, x)
 
 
 def _timed(call: Callable[[int], Any]) -> float:
@@ -89,12 +90,12 @@ def _cache(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
 def _shared(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
     """With the wavefronts: a store and a load of every number, 32 numbers in each."""
     programs = _programs(small)
-    out = torch.empty(programs * SIDE * SIDE, device="cuda")
+    out = torch.empty(programs * BLOCK, device="cuda")
 
     def call(_: int) -> None:
-        transposed[(programs,)](out, 0.5, STEPS=steps, SIDE=SIDE, num_warps=4)
+        shuffled[(programs,)](out, 0.5, STEPS=steps, BLOCK=BLOCK, num_warps=4)
 
-    return call, 2.0 * programs * SIDE * SIDE / LANES * steps
+    return call, 2.0 * programs * BLOCK / LANES * steps
 
 
 def _rate(make: Callable[[bool, int], Any], steps: int, name: str, per_us: float) -> Any:

@@ -8,6 +8,7 @@ estimated from `bench/results/compile_seconds.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -182,6 +183,45 @@ def compile_all(
             if finished is not None:
                 finished.kernel(job, *future.result())
     return results
+
+
+def ahead(stages: Sequence[Stage], record: bool) -> int:
+    """Compiles the kernels of some stages for sm_90; `record`: writes what each has taken."""
+    import triton
+
+    arch, release = "sm_90", triton.__version__
+    found = ordered(jobs(stages, arch), estimates(release, arch))
+    workers = len(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        if record:  # read by the workers as they start
+            os.environ["TRITON_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+        begin = time.monotonic()
+        results = compile_all(found, workers)
+    taken = time.monotonic() - begin
+    failed = [f"{name}: {error}" for name, (_, error) in results.items() if error]
+    seconds = {job.variant.name: round(results[job.variant.name][0], 2) for job, _ in found}
+    longest = sorted(seconds.items(), key=lambda pair: -pair[1])[:5]
+    print(f"triton {release}, {arch}: {len(seconds)} kernels, {sum(seconds.values()):.0f} core "
+          f"seconds, {taken:.0f} s with {workers} processes")  # fmt: skip
+    print("longest: " + ", ".join(f"{name} {s:.1f} s" for name, s in longest))
+    for line in failed:
+        print(f"does not compile: {line}")
+    if record:
+        _record(release, arch, seconds)
+    return 1 if failed else 0
+
+
+def _record(release: str, arch: str, seconds: dict[str, float]) -> None:
+    """Writes what was measured over what was known, and forgets what no stage needs any more."""
+    from bench.gpu.plan import FULL
+
+    needed = {job.variant.name for job in jobs(FULL, arch)}
+    merged = {k: s for k, s in (estimates(release, arch) | seconds).items() if k in needed}
+    releases = store.read(ESTIMATES, WHAT)["releases"] if ESTIMATES.exists() else {}
+    releases[release] = {**releases.get(release, {}), arch: dict(sorted(merged.items()))}
+    about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
+    store.write(ESTIMATES, {**about, "releases": releases})
+    print(f"wrote {ESTIMATES}")
 
 
 def arguments(given: list[str]) -> argparse.Namespace:

@@ -56,6 +56,15 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="first pip install this checkout")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, on small inputs")
     parser.add_argument("--show", type=Path, metavar="DIR", help="print the table of a run")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="only fill Triton's cache (TRITON_CACHE_DIR) with the kernels, which needs no GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="with --compile: an empty cache, and the seconds go to results/compile_seconds.json",
+    )
     parser.add_argument("--plan", default="", help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
@@ -77,6 +86,10 @@ def main(given: list[str]) -> int:
     options.plan = options.plan or (SMALL if options.rehearse else FULL)
     names = [name for name in options.stages.split(",") if name]
     stages = chosen(options.plan, names)
+    if options.compile or options.record:
+        from bench.gpu import queue
+
+        return queue.ahead(stages, options.record)
     facts = device_facts(options.rehearse)
     folder = options.out / record.slug(facts["device"])
     if options.resume is None:

@@ -1,0 +1,89 @@
+"""What was predicted of an H200 before anything had run on one; bench/NOTES.md says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.cases import TARGETS
+
+DEVICE = "H200"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Device time of value and gradient in ns a sample, and ratios of times.
+
+    `fft` is the FFT pair alone; `naive` and `compiled` are how many times as long those take.
+    """
+
+    case: str
+    shape: str
+    fft: float
+    ours: float
+    naive: float
+    compiled: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By the names of `bench.cases.TARGETS`, and the two times."""
+        return {
+            "FFT pair ns": self.fft,
+            "ours ns": self.ours,
+            "ours/fft": self.ours / self.fft,
+            "naive/ours": self.naive,
+            "compile/ours": self.compiled,
+        }
+
+
+@dataclass(frozen=True)
+class One:
+    """What the caller of one latent waits, in us, and ratios of these waits."""
+
+    case: str
+    shape: str
+    eager: float
+    graph: float
+    naive: float
+    compiled: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By the names of `bench.cases.TARGETS`."""
+        return {
+            "eager us": self.eager,
+            "graph us": self.graph,
+            "naive/ours": self.naive,
+            "compile/ours": self.compiled,
+        }
+
+
+BATCHES = (
+    Batch("d1024-4096", "4096, 1024", 4.4, 8, 7, 3.5),
+    Batch("d4096-4096", "4096, 4096", 17, 25, 9, 4.5),
+    Batch("sd-4096", "4096, 16384", 75, 130, 7, 3.5),
+    Batch("sana-2048", "2048, 32768", 150, 240, 8, 4),
+    Batch("sdxl-1024", "1024, 65536", 500, 1900, 3, 1.5),
+    Batch("flux-256", "256, 262144", 2100, 7600, 3, 1.5),
+    Batch("sd-256", "256, 16384", 80, 180, 6, 3),
+    Batch("sd768-64", "64, 36864", 250, 900, 3, 2),
+    Batch("sd-4096-bfloat16", "4096, 16384, bfloat16", 75, 125, 7, 3.5),
+    Batch("sd-4096-per_sample", "4096, 16384, per_sample", 75, 180, 16, 13),
+)
+ONES = (
+    One("sd-1", "16384", 75, 30, 13, 4),
+    One("sdxl-1", "65536", 100, 35, 11, 3),
+    One("flux-1", "262144", 110, 50, 9, 3),
+)
+
+
+def target(case: str, figure: str) -> tuple[str, float] | None:
+    """(relation, bound) of a figure, where one is set."""
+    return TARGETS.get(case, {}).get(figure)
+
+
+def misses(case: str, figure: str, value: float) -> bool:
+    """Whether a value is on the wrong side of its target."""
+    found = target(case, figure)
+    if found is None:
+        return False
+    return value > found[1] if found[0] == "<=" else value < found[1]

@@ -151,7 +151,8 @@ GPU_LIKE := build/gpu-like
 
 gpu-rehearsal: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --out build/rehearsal
-	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_tuning.py
+	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_gpu_plan.py \
+		tests/test_bench_rehearsal.py tests/test_bench_tuning.py -k "not every_stage"
 
 # What its kernels take to compile, with that Triton, in the order of which they are compiled.
 record-compile-seconds: $(GPU_LIKE)/.installed

@@ -187,6 +187,23 @@ def test_time_that_is_up_is_kept_to(tmp_path):
     assert states["end"].startswith("not started")
 
 
+@pytest.mark.slow
+def test_every_stage_runs_to_its_end(tmp_path):
+    """What the machine lacks is left out; nothing fails, and nothing is compiled twice."""
+    run("--out", tmp_path, "--seconds", 540)
+    content = read(tmp_path)
+    assert [stage["state"] for stage in content["stages"].values()] == ["done"] * 7
+    found = [row for stage in content["stages"].values() for row in stage["rows"]]
+    left_out = {row["part"] for row in found if row["status"] != "ok"}
+    assert left_out <= {"profile, one sample", "profile, two waves", "digits"}
+    assert not [row["part"] for row in found if "compiled_here" in row]
+    assert sum(row.get("rehearsed_launches", 0) for row in found) > 1000
+    headline = rows(content, "headline")
+    assert set(headline["d64-4"]["summary_us"]["device"]) >= {"value_and_grad", "compile", "hand"}
+    assert {"covariance", "prno"} <= set(headline["d256-1-growth"]["summary_us"]["device"])
+    assert set(headline["d64-1"]["us"]) == {"device", "wall", "graph wall", "graph device"}
+
+
 # ---------------------------------------------------------------- bad input
 
 

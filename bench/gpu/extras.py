@@ -106,7 +106,16 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
 def _profile(case: str, allowed: float) -> Row:
     """The fused kernel's counters beside those of the simulator."""
     words = ["ncu", "--set", "full", "--csv", "--page", "raw", "--kernel-name", "regex:^fused"]
-    words += ["--launch-count", "1", "--profile-from-start", "off", "--clock-control", "none"]
+    words += [
+        "--target-processes",
+        "all",
+        "--launch-count",
+        "1",
+        "--profile-from-start",
+        "off",
+        "--clock-control",
+        "none",
+    ]
     words += [sys.executable, "-m", "bench", "profile", "--case", case, "--bare", "--repeats", "1"]
     measured = metrics(programs.output(words, allowed - 1))
     batch = int(case.partition("-")[2])

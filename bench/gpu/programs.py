@@ -19,7 +19,7 @@ def output(words: list[str], seconds: float, **environment: str) -> str:
     Raises:
         LeftOut: there is no such program here.
         RuntimeError: it failed; the end of what it printed is in the message.
-        subprocess.TimeoutExpired: it took longer.
+        subprocess.TimeoutExpired: it took longer; what it had printed is the `output`.
     """
     try:
         process = subprocess.Popen(
@@ -29,7 +29,11 @@ def output(words: list[str], seconds: float, **environment: str) -> str:
     except FileNotFoundError:
         raise LeftOut(f"{words[0]} is not on this machine") from None
     try:
-        printed, _ = process.communicate(timeout=seconds)
+        printed, _ = process.communicate(timeout=max(0.1, seconds))
+    except subprocess.TimeoutExpired:
+        kill(process, signal.SIGKILL)
+        printed, _ = process.communicate()
+        raise subprocess.TimeoutExpired(words, seconds, printed) from None
     finally:  # also when this process is told to end
         kill(process, signal.SIGKILL)
     if process.returncode:

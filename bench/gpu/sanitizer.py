@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import partial
 
 from bench import sanitize
 from bench.gpu import programs
-from bench.gpu.stage import Part, Row
+from bench.gpu.stage import LeftOut, Part, Row
 
 # The allocator's pools are off for memcheck: they would hide what is out of bounds.
 ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}
@@ -36,5 +37,9 @@ def _run(
     """In a rehearsal no sanitizer, but the simulator, which finds the same kinds of errors."""
     words = [*prefix, sys.executable, "-m", "bench", "sanitize"]
     words += [str(d) for d in dimensions] + (["--rehearse"] if small else [])
-    printed = programs.output(words, allowed - 1, **environment)
+    try:
+        printed = programs.output(words, allowed - 1, **environment)
+    except subprocess.TimeoutExpired as error:  # slow, which is no error of the kernels
+        ran = [line for line in error.output.splitlines() if line.startswith("D = ")]
+        raise LeftOut(f"stopped after {allowed:.0f} s; {'; '.join(ran) or 'nothing ran'}") from None
     return {"printed": printed.splitlines()[-20:]}

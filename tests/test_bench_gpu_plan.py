@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from bench import prepare
-from bench.gpu import ceilings, extras, headline, plan, queue
+from bench.gpu import ceilings, extras, headline, plan, programs, queue, sanitizer
 from bench.gpu.rehearsal import noting
-from bench.machine_code import Notes
+from bench.gpu.stage import LeftOut
+from bench.machine_code import Notes, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
 TRITON = "3.6.0"  # of the machine that the estimates are for
@@ -87,7 +88,8 @@ from dataclasses import replace
 from bench import prepare
 from bench.gpu import headline
 from bench.gpu.rehearsal import noting
-from bench.machine_code import Notes
+from bench.gpu.stage import LeftOut
+from bench.machine_code import Notes, Variant
 found = {}
 for case in (*headline.COMPILED, *headline.OTHERS):
     if case.batch == 1:
@@ -108,12 +110,10 @@ def test_a_large_batch_needs_no_other_kernels_than_a_small_one():
 
 
 def variant(name, kernel):
-    return queue.Job("one", replace_variant(name, kernel), (name,))
+    return queue.Job("one", named_variant(name, kernel), (name,))
 
 
-def replace_variant(name, kernel):
-    from bench.machine_code import Variant
-
+def named_variant(name, kernel):
     return Variant(name, "sm_90", "m", kernel, 0, {}, {}, {}, {})
 
 
@@ -130,8 +130,8 @@ def test_the_longest_kernels_go_first_stage_by_stage():
 
 def test_a_label_is_ready_when_all_its_kernels_are(tmp_path, monkeypatch):
     jobs = [
-        queue.Job("one", replace_variant("a: fused", "fused"), ("a", "b")),
-        queue.Job("one", replace_variant("a: table", "table"), ("a",)),
+        queue.Job("one", named_variant("a: fused", "fused"), ("a", "b")),
+        queue.Job("one", named_variant("a: table", "table"), ("a",)),
     ]
     path = tmp_path / "finished"
     finished = queue.Finished(path, jobs, ["one", "two"])
@@ -223,6 +223,50 @@ def test_the_counts_beside_a_profile_are_the_committed_ones():
     assert {ours for ours in extras.METRICS.values() if ours} <= counts.keys()
     case = headline.COMPILED[0]
     assert (case.dimension, prepare.ours.__module__) == (16384, "bench.prepare")
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """tool(name, script): a program of this name on the path."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def write(name, script):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    return write
+
+
+def test_a_profile_stands_beside_the_counts(tool, tmp_path):
+    tool("ncu", f'echo "$@" > {tmp_path}/words; cat {tmp_path}/printed')
+    (tmp_path / "printed").write_text(NCU)
+    row = extras._profile("sd-256", 30)
+    counted = extras.simulated("gradient D=16384 batch=1", "fused")
+    assert row["metrics"]["smsp__inst_executed.sum"] == {
+        "measured": 53808.0, "simulated": 256 * counted["machine"],
+    }  # fmt: skip
+    assert row["metrics"]["launch__registers_per_thread"]["simulated"] == counted["registers"]
+    words = (tmp_path / "words").read_text()
+    assert "--clock-control none" in words  # the device's clocks are left alone
+    assert "-m bench profile --case sd-256 --bare" in words
+
+
+def test_a_slow_sanitizer_is_left_out_and_says_how_far_it_came(tool):
+    tool("compute-sanitizer", "echo 'D = 64: ran'; sleep 60")
+    with pytest.raises(LeftOut, match="stopped after 2 s; D = 64: ran"):
+        sanitizer._run(["compute-sanitizer"], {}, (64, 128), False, 2)
+
+
+def test_what_a_sanitizer_finds_is_a_failure(tool):
+    tool("compute-sanitizer", "echo '========= Invalid __global__ write'; exit 3")
+    with pytest.raises(RuntimeError, match="exit code 3: ========= Invalid __global__ write"):
+        sanitizer._run(["compute-sanitizer"], {}, (64,), False, 20)
+
+
+def test_a_program_that_is_not_there_is_left_out():
+    with pytest.raises(LeftOut, match="no-such-tool is not on this machine"):
+        programs.output(["no-such-tool"], 5)
 
 
 def test_noting_launches_nothing():

@@ -106,16 +106,8 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
 def _profile(case: str, allowed: float) -> Row:
     """The fused kernel's counters beside those of the simulator."""
     words = ["ncu", "--set", "full", "--csv", "--page", "raw", "--kernel-name", "regex:^fused"]
-    words += [
-        "--target-processes",
-        "all",
-        "--launch-count",
-        "1",
-        "--profile-from-start",
-        "off",
-        "--clock-control",
-        "none",
-    ]
+    words += ["--target-processes", "all", "--launch-count", "1"]
+    words += ["--profile-from-start", "off", "--clock-control", "none"]
     words += [sys.executable, "-m", "bench", "profile", "--case", case, "--bare", "--repeats", "1"]
     measured = metrics(programs.output(words, allowed - 1))
     batch = int(case.partition("-")[2])
@@ -166,6 +158,7 @@ def _digits(device: str, allowed: float) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "gaussreg_fast.latent", "optimize", "--model", "digits"]
         words += ["--out", str(Path(folder) / "run"), "--device", device, "--seeds", "2"]
-        words += ["--iterations", "20"]
+        words += ["--prompt", "a handwritten three", "--reward", "digits-ink", "--guard", "mpgr"]
+        words += ["--held-out", "digits-class-a", "--iterations", "20"]
         printed = programs.output(words, allowed - 1)
     return {"printed": printed.splitlines()[-12:]}

@@ -263,7 +263,7 @@ def test_where_the_install_fails_the_sources_do(monkeypatch):
 @pytest.mark.slow
 def test_every_stage_runs_to_its_end(tmp_path):
     """What the machine lacks is left out; nothing fails, and nothing is compiled twice."""
-    run("--out", tmp_path, "--seconds", 540)
+    run("--out", tmp_path, "--seconds", 900)
     content = read(tmp_path)
     assert [stage["state"] for stage in content["stages"].values()] == ["done"] * 7
     found = [row for stage in content["stages"].values() for row in stage["rows"]]

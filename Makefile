@@ -90,7 +90,7 @@ $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 SANITIZED := build/sanitized
 
 sanitize-native: $(SANITIZED)/.installed
-	$(SANITIZED)/bin/python bench/sanitize_native.py $(PYTEST_ARGS)
+	$(SANITIZED)/bin/python bench/tools/sanitize_native.py $(PYTEST_ARGS)
 
 $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)

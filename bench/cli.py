@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from bench.errors import BadInput, Wrong
+from bench.harness.errors import BadInput, Wrong
 
 FORWARDED = {
     "resources": "what the Triton kernels compile to, against the committed numbers",
@@ -46,15 +46,15 @@ def main(given: list[str] | None = None) -> int:
 
 
 MODULES = {
-    "resources": "bench.kernel_resources",
-    "launches": "bench.launches",
+    "resources": "bench.compiled.kernel_resources",
+    "launches": "bench.compiled.launches",
     "simulate": "bench.simulator.simulate",
     "counters": "bench.simulator.counters",
     "gpu": "bench.gpu.run",
     "gpu-stage": "bench.gpu.child",  # what a run starts
     "gpu-compile": "bench.gpu.queue",
-    "sanitize": "bench.sanitize",
-    "readme": "bench.readme",
+    "sanitize": "bench.tools.sanitize",
+    "readme": "bench.tools.readme",
 }
 
 
@@ -105,7 +105,7 @@ def _report(commands: argparse._SubParsersAction) -> None:
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from bench import report
+        from bench.report import run as report
 
         names = ("quick", "threads", "only", "resume", "restart", "minutes")
         return report.main(options.out, **{name: getattr(options, name) for name in names})
@@ -123,7 +123,7 @@ def _profile(commands: argparse._SubParsersAction) -> None:
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from bench import profiling
+        from bench.report import profiling
 
         names = ("case", "call", "out", "bare", "repeats", "threads")
         return profiling.main(**{name: getattr(options, name) for name in names})
@@ -160,7 +160,7 @@ def _check(commands: argparse._SubParsersAction) -> None:
             parser.add_argument("--processes", type=positive, default=0, metavar="N")
 
         def run(options: argparse.Namespace, name: str = name) -> int:
-            from bench import regression
+            from bench.check import regression
 
             return regression.COMMANDS[name](options)
 
@@ -183,7 +183,8 @@ def _others(commands: argparse._SubParsersAction) -> None:
     render.add_argument("folder", type=Path)
 
     def rendered(options: argparse.Namespace) -> int:
-        from bench import store, tables
+        from bench.harness import store
+        from bench.report import tables
 
         content = store.read(options.folder / store.NAME, "report")
         for path in tables.write_all(content, options.folder):
@@ -195,7 +196,8 @@ def _others(commands: argparse._SubParsersAction) -> None:
     listing = commands.add_parser("cases", help="list the cases")
 
     def listed(_: argparse.Namespace) -> int:
-        from bench import cases, machine
+        from bench.harness import machine
+        from bench.subjects import cases
 
         for case in cases.listed(machine.device()):
             print(f"{case.name:24} {case.batch} x {case.dimension}")
@@ -209,8 +211,8 @@ def _others(commands: argparse._SubParsersAction) -> None:
     prepare.add_argument("--rehearse", action="store_true")
 
     def prepared(options: argparse.Namespace) -> int:
-        from bench import prepare
         from bench.gpu.child import device
+        from bench.subjects import prepare
 
         with device(options.rehearse):
             return prepare.case(options.name, options.compile)

@@ -6,8 +6,10 @@ import time
 import pytest
 import torch
 
-from bench import cases, correctness, measure, peers, timing
-from bench.cases import Case
+from bench.harness import timing
+from bench.report import measure
+from bench.subjects import cases, correctness, peers
+from bench.subjects.cases import Case
 
 TIMES = {
     "value_and_grad": 10.0,

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from bench.cases import parse
 from bench.gpu import pages, record
-from bench.measure import verdicts
+from bench.report.measure import verdicts
+from bench.subjects.cases import parse
 
 FACTS = {
     "device": "NVIDIA H200", "driver": "580.1", "torch": "2.11.0", "triton": "3.6.0",

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import gaussreg_fast as gf
-from bench import drift_memory
-from bench.errors import Wrong
+from bench.harness.errors import Wrong
+from bench.studies import drift_memory
 from gaussreg_fast import checks, native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])

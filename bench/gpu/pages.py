@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, store
-from bench.cases import parse
+from bench import ROOT
 from bench.gpu import plan, predictions, queue, record
 from bench.gpu.predictions import BATCHES, ONES, Batch, One
 from bench.gpu.record import rows
 from bench.gpu.stage import Row
-from bench.measure import typical
-from bench.tables import digits, table, time_text
+from bench.harness import store
+from bench.harness.text import digits, table, time_text
+from bench.report.measure import typical
+from bench.subjects.cases import parse
 
 RESULTS = ROOT / "bench" / "results" / "gpu"
 NOTHING = "**Not measured**: no run on a GPU is committed.\n"

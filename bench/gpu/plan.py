@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Sequence
 from functools import partial
 
-from bench.errors import BadInput
 from bench.gpu import extras, headline, look, paths, repetition, sanitizer, tuning
 from bench.gpu.stage import Stage
+from bench.harness.errors import BadInput
 
 
 def _stages(small: bool) -> tuple[Stage, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.cases import TARGETS
+from bench.subjects.cases import TARGETS
 
 DEVICE = "H200"
 

@@ -27,10 +27,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, store
+from bench import ROOT
+from bench.compiled.machine_code import Notes, Variant, compiled
 from bench.gpu import programs
 from bench.gpu.stage import Stage
-from bench.machine_code import Notes, Variant, compiled
+from bench.harness import store
 
 ESTIMATES = ROOT / "bench" / "results" / "compile_seconds.json"
 WHAT = "compile seconds"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.pretended import Call, pretended
+from bench.compiled.pretended import Call, pretended
 
 if TYPE_CHECKING:
     from bench.simulator import Simulation

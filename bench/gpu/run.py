@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.errors import BadInput
 from bench.gpu import programs
+from bench.harness.errors import BadInput
 
 RESERVE = 6.0  # seconds at the end: the last stage is stopped, the table printed
 GRACE = 5.0  # beyond a part's time, which its own process should keep
@@ -38,7 +38,7 @@ FULL, SMALL = "bench.gpu.plan:FULL", "bench.gpu.plan:SMALL"
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    from bench.cli import positive
+    from bench.harness.options import positive
 
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu",
@@ -135,8 +135,8 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
     """
     import torch
 
-    from bench import machine
     from bench.gpu.child import device
+    from bench.harness import machine
 
     if not rehearse and not torch.cuda.is_available():
         raise BadInput(
@@ -179,8 +179,8 @@ class Run:
 
     def stage(self, stage: Any) -> None:
         """One stage, if it fits into what is left."""
-        from bench import store
         from bench.gpu import record
+        from bench.harness import store
 
         begin = time.monotonic()
         done = self.record.start(stage.name)

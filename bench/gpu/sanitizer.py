@@ -6,9 +6,9 @@ import subprocess
 import sys
 from functools import partial
 
-from bench import sanitize
 from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Row
+from bench.tools import sanitize
 
 # The allocator's pools are off for memcheck: they would hide what is out of bounds.
 ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}

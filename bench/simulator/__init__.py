@@ -23,7 +23,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from bench.pretended import Call, Loaded, pretended
+from bench.compiled.pretended import Call, Loaded, pretended
 from bench.simulator.core import Execution, Finding, Kind, Schedule, describe, execute
 from bench.simulator.memory import Memory, extent
 from bench.simulator.reader import Program, Unsupported, read

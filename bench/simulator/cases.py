@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import kernel_resources
+from bench.compiled import kernel_resources
 
 FUSED = (64, 256, 1024, 4096, 16384, 32768)
 OTHER_FUSED = (128, 512, 2048, 8192)

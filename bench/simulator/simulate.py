@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import store
+from bench.harness import store
 from bench.simulator import other_triton
 from bench.simulator.options import chosen, parser
 
@@ -75,7 +75,7 @@ def main(given: Sequence[str]) -> int:
 
 def _told(outcomes: list, release: str, arch: str) -> int:
     """Prints the table of worst errors; the exit code."""
-    from bench.kernel_resources import show
+    from bench.harness.text import columns
     from bench.simulator import running
 
     keys = ("value", "gradient", "gradient half")
@@ -83,7 +83,7 @@ def _told(outcomes: list, release: str, arch: str) -> int:
     for row in running.summary(outcomes):
         worst = [f"{row[key]:.1e}" if key in row else "-" for key in keys]
         rows.append((row["path"], str(row["cases"]), *worst, str(row["bad"])))
-    show(rows)
+    print(columns(rows))
     total = running.totals(outcomes)
     print(
         f"triton {release}, {arch}: {total['cases']} cases, {total['programs']} programs, "

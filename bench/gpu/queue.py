@@ -1,7 +1,7 @@
 """The kernels of a run, compiled ahead by many processes, the longest first.
 
-Compilation needs no GPU: launches are noted in front of a pretended device (bench/pretended.py) and
-compiled into Triton's cache on disk, where a stage's process finds them. What each takes is
+Compilation needs no GPU: launches are noted in front of a pretended device (`bench.compiled`)
+and compiled into Triton's cache on disk, where a stage's process finds them. What each takes is
 estimated from `bench/results/compile_seconds.json`.
 """
 

@@ -283,6 +283,6 @@ def rehearsed() -> Iterator[Device]:
 
 @contextlib.contextmanager
 def noting(hook: Callable[..., bool], arch: str) -> Iterator[None]:
-    """Within, launches end at Triton's hook before compilation: see `bench.pretended`."""
+    """Within, launches end at Triton's hook before compilation: see `bench.compiled.pretended`."""
     with pretended(arch, hook), torch_cuda(Device(None)):
         yield

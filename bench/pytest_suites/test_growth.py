@@ -1,6 +1,6 @@
 """How time grows with D and with B, the O(n^2) loss and PRNO among the calls.
 
-pytest bench/test_growth.py --benchmark-enable [-k NAME]
+pytest bench/pytest_suites/test_growth.py --benchmark-enable [-k NAME]
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """The other regularisers, with their backward passes.
 
-pytest bench/test_guards.py --benchmark-enable [-k NAME]
+pytest bench/pytest_suites/test_guards.py --benchmark-enable [-k NAME]
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """Ours in every form, and its peers, on the latents of real models.
 
-pytest bench/test_losses.py --benchmark-enable [-k NAME]
+pytest bench/pytest_suites/test_losses.py --benchmark-enable [-k NAME]
 """
 
 import pytest

@@ -4,13 +4,14 @@ One trivial loss (a sum, its gradient kept for backward) is registered in each w
 offers and called at B = 1, D = 64, so that nearly all of the time is bookkeeping. The package
 uses the last way for eager calls and the third for compiled code (gaussreg_fast/ops/).
 
-    python -m bench.call_overhead [--out bench/results/call_overhead.json]
+    python -m bench study call_overhead [--out bench/results/call_overhead.json]
 
 Times are the best of several interleaved rounds, one thread.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 import gaussreg_fast
-from bench.studies import common
+from bench.studies.best import best_times
 from bench.subjects.peers import with_backward
 
+SECONDS = 3.0
 SCHEMA = "(Tensor x) -> (Tensor, Tensor)"
 
 
@@ -104,23 +106,15 @@ def measure(seconds: float) -> dict[str, float]:
     calls["gaussianity_loss, backward"] = with_backward(gaussreg_fast.gaussianity_loss, x)
     calls["gaussianity_value_and_grad"] = lambda: gaussreg_fast.gaussianity_value_and_grad(z)
     calls["moment_loss, backward"] = with_backward(gaussreg_fast.moment_loss, x)
-    return common.best_times(calls, seconds)
+    return best_times(calls, seconds)
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> dict[str, Any]:
     times = measure(options.seconds)
     width = max(map(len, times))
     for name, microseconds in times.items():
         print(f"{name:{width}}  {microseconds:7.1f} us")
-    common.save(
-        options.out,
-        benchmark="call overhead, B = 1, D = 64, forward and backward",
-        microseconds={name: round(t, 1) for name, t in times.items()},
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "benchmark": "call overhead, B = 1, D = 64, forward and backward",
+        "microseconds": {name: round(t, 1) for name, t in times.items()},
+    }

@@ -1,6 +1,6 @@
 """The CPU kernels by instruction set, on one thread and two, and stage by stage.
 
-    python -m bench.cpu [--out bench/results/cpu.json]
+    python -m bench study cpu [--out bench/results/cpu.json]
 
 Value and gradient, orders 1 and 2, a permutation drawn in each call, float32, one thread unless
 said. The competitors take turns; the best sample of each counts. A case whose values differ fails
@@ -24,10 +24,11 @@ import torch
 import gaussreg_fast
 from bench import ROOT
 from bench.report import roofline
-from bench.studies import common
+from bench.studies.best import best_times
 from bench.subjects import correctness, peers
 from bench.subjects.cases import Case, parse
 
+SECONDS = 1.5
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 CASES = ["d4096-1", "sd-1", "sd-16", "sd-64", "sdxl-8", "flux-1", "flux-4"]
 THREAD_CASES = ["sd-64", "sdxl-8", "flux-1"]
@@ -45,7 +46,7 @@ def compare(case: Case, seconds: float) -> dict[str, float]:
     xs = peers.inputs(case, "cpu", 1)
     calls = peers.ours(case, xs) | peers.others(case, xs, "cpu")
     named = {key: partial(calls[name], 0) for key, name in CALLS.items()}
-    return common.best_times(named, seconds)
+    return best_times(named, seconds)
 
 
 def threads(case: Case, seconds: float) -> dict[str, float]:
@@ -59,7 +60,7 @@ def threads(case: Case, seconds: float) -> dict[str, float]:
 
         return run
 
-    times = common.best_times({"one": call(1), "two": call(2)}, seconds)
+    times = best_times({"one": call(1), "two": call(2)}, seconds)
     torch.set_num_threads(1)
     return times
 
@@ -87,7 +88,8 @@ def stages(dimension: int) -> dict[str, float]:
 
 def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
     """The same in a process of its own; None where the processor lacks the instructions."""
-    command = [sys.executable, "-m", "bench.cpu", "--worker", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "bench", "study", "cpu", "--worker"]
+    command += ["--seconds", str(seconds)]
     environment = {**os.environ, "GAUSSREG_FAST_ISA": instruction_set}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     if run.returncode == 0:
@@ -112,14 +114,14 @@ def show(instruction_set: str, result: dict[str, Any]) -> None:
         print(f"  D = {part['dimension']}, us a sample: {listed}")
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=1.5, help="a case")
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.worker:
         print(json.dumps(measure(options.seconds)))
-        return
+        return None
     results = {}
     for name in INSTRUCTION_SETS:
         result = measure_with(name, options.seconds)
@@ -128,12 +130,4 @@ def main() -> None:
             continue
         results[name] = result
         show(name, result)
-    common.save(
-        options.out,
-        benchmark="value and gradient on the CPU, float32",
-        instruction_sets=results,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {"benchmark": "value and gradient on the CPU, float32", "instruction_sets": results}

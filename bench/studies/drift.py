@@ -1,7 +1,6 @@
 """Parameter drift against what users write: a loop, torch._foreach_*, torch.compile.
 
-    python -m bench.drift [--out bench/results/drift.json]
-    python -m bench.drift --memory [--out bench/results/drift_memory.json]
+    python -m bench study drift [--compile] [--out bench/results/drift.json]
 
 Lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a half and with an eighth of
 its channels (all 686 tensors; the first is far larger than any cache, as the whole is), and many
@@ -12,8 +11,8 @@ it unrolls, and of all 686 tensors takes minutes to compile.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,73 +22,13 @@ from torch import Tensor
 import gaussreg_fast as gf
 from bench.harness.errors import Wrong
 from bench.harness.timing import OutOfTime, limit
-from bench.studies import common, drift_memory
+from bench.studies.best import best_times
+from bench.studies.parameter_lists import LISTS, pair
 
-Shapes = list[tuple[int, ...]]
 WEIGHT = 0.5
 COMPILED = ("first 48 of UNet / 8", "largest 48 of UNet / 2")
 COMPILE_SECONDS = 300.0
-
-
-def unet_shapes(divisor: int = 1) -> Shapes:
-    """Shapes of Stable Diffusion 1.5's UNet, channels and widths divided."""
-    channels = [c // divisor for c in (320, 640, 1280, 1280)]
-    time, context = 4 * channels[0], 768 // divisor
-    shapes: Shapes = [*_conv(4, channels[0]), *_linear(channels[0], time), *_linear(time, time)]
-    skips, width = [channels[0]], channels[0]
-    for level, c in enumerate(channels):
-        for _ in range(2):
-            shapes += _resnet(width, c, time) + (_attention(c, context) if level < 3 else [])
-            width = c
-            skips.append(c)
-        if level < 3:
-            shapes += _conv(c, c)
-            skips.append(c)
-    shapes += _resnet(width, width, time) + _attention(width, context) + _resnet(width, width, time)
-    for level, c in reversed(list(enumerate(channels))):
-        for _ in range(3):
-            shapes += _resnet(width + skips.pop(), c, time)
-            shapes += _attention(c, context) if level < 3 else []
-            width = c
-        shapes += _conv(c, c) if level else []
-    return shapes + [(width,)] * 2 + _conv(width, 4)
-
-
-def _linear(n: int, m: int, bias: bool = True) -> Shapes:
-    return [(m, n), (m,)] if bias else [(m, n)]
-
-
-def _conv(n: int, m: int, size: int = 3) -> Shapes:
-    return [(m, n, size, size), (m,)]
-
-
-def _resnet(n: int, m: int, time: int) -> Shapes:
-    shortcut = [] if n == m else _conv(n, m, 1)
-    return [(n,)] * 2 + _conv(n, m) + _linear(time, m) + [(m,)] * 2 + _conv(m, m) + shortcut
-
-
-def _attention(c: int, context: int) -> Shapes:
-    shapes = [(c,)] * 2 + _conv(c, c, 1) + [(c,)] * 6
-    for width in (c, context):
-        shapes += [(c, c), (c, width), (c, width), *_linear(c, c)]
-    return shapes + _linear(c, 8 * c) + _linear(4 * c, c) + _conv(c, c, 1)
-
-
-LISTS: dict[str, Callable[[], Shapes]] = {
-    "UNet / 2": lambda: unet_shapes(2),
-    "UNet / 8": lambda: unet_shapes(8),
-    "first 48 of UNet / 8": lambda: unet_shapes(8)[:48],
-    "largest 48 of UNet / 2": lambda: sorted(unet_shapes(2), key=math.prod)[-48:],
-    "2000 small": lambda: [(64 + 61 * i % 960,) for i in range(2000)],
-}
-
-
-def pair(shapes: Shapes) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and their base."""
-    generator = torch.Generator().manual_seed(0)
-    base = [torch.randn(shape, generator=generator) for shape in shapes]
-    params = [b + 0.1 * torch.randn(b.shape, generator=generator) for b in base]
-    return [p.requires_grad_() for p in params], base
+SECONDS = 6.0  # a task
 
 
 # ---------------------------------------------------------------- what users write
@@ -284,7 +223,7 @@ def measure(name: str, threads: int, seconds: float, with_compile: bool) -> dict
         "threads": threads,
         "tensors": len(params),
         "numbers": sum(p.numel() for p in params),
-        "microseconds": {task: common.best_times(c, seconds) for task, c in calls.items()},
+        "microseconds": {task: best_times(c, seconds) for task, c in calls.items()},
     }
 
 
@@ -295,21 +234,12 @@ def lines(case: dict[str, Any]) -> Iterator[str]:
         yield f"  {task:20} {times['ours']:9.0f} us; times ours: {ratios}"
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0, help="a task")
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="the compiled loop as well: minutes")
     parser.add_argument("--only", default="", help="lists whose name contains this")
-    parser.add_argument("--memory", action="store_true", help="memory of 1e9 parameters: 8 GB free")
-    options = parser.parse_args()
-    if options.memory:
-        try:
-            case = drift_memory.measure()
-        except Wrong as refused:
-            sys.exit(str(refused))
-        print("\n".join(drift_memory.lines(case)), flush=True)
-        common.save(options.out, benchmark="memory of parameter drift on the CPU", **case)
-        return
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     cases = []
     for threads in (1, 2):
         for name in LISTS:
@@ -317,8 +247,4 @@ def main() -> None:
                 with_compile = options.compile and name in COMPILED and threads == 1
                 cases.append(measure(name, threads, options.seconds, with_compile))
                 print("\n".join(lines(cases[-1])), flush=True)
-    common.save(options.out, benchmark="parameter drift on the CPU, float32", cases=cases)
-
-
-if __name__ == "__main__":
-    main()
+    return {"benchmark": "parameter drift on the CPU, float32", "cases": cases}

@@ -1,47 +1,39 @@
 """What the drift of 1e9 parameters takes beyond parameters, base and gradients.
 
-    python -m bench.drift --memory [--out bench/results/drift_memory.json]
+    python -m bench study drift_memory [--out bench/results/drift_memory.json]
 
-Peaks of resident memory, by the kernel's high-water mark: see `bench.memory.resident`.
+Peaks of resident memory, by the kernel's high-water mark: see `bench.harness.memory.resident`.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import gaussreg_fast as gf
-from bench.harness import memory
-from bench.harness.errors import Wrong
+from bench.harness import machine, memory
+from bench.harness.errors import BadInput
 
 NUMBERS, TENSORS = 10**9, 40
 SPARE = 2 << 30  # bytes that the rest of the machine keeps
-
-
-def available() -> int:
-    """Bytes that a process can have without swapping; 0 where nobody says."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    fields = dict(line.split(":") for line in text.splitlines())
-    return int(fields["MemAvailable"].split()[0]) << 10
 
 
 def measure(numbers: int = NUMBERS) -> dict[str, Any]:
     """Bytes of each task. Parameters, base and gradients are bfloat16, 2 bytes a number each.
 
     Raises:
-        Wrong: too little memory, or none that can be measured.
+        BadInput: too little memory, or none that can be measured.
     """
     size = numbers // TENSORS * TENSORS * torch.bfloat16.itemsize
-    needed, there = 3 * size + SPARE, available()
+    needed, there = 3 * size + SPARE, machine.free_memory("cpu")
     if there < needed:
-        raise Wrong(f"{needed / 2**30:.1f} GB of free memory are needed, {there / 2**30:.1f} are")
+        raise BadInput(
+            f"{needed / 2**30:.1f} GB of free memory are needed, {there / 2**30:.1f} are"
+        )
     params, base = (
         [torch.full((numbers // TENSORS,), at, dtype=torch.bfloat16) for _ in range(TENSORS)]
         for at in (0.5, 0.25)
@@ -54,7 +46,7 @@ def measure(numbers: int = NUMBERS) -> dict[str, Any]:
             p.grad = torch.zeros_like(p) if task == "added to .grad" else None
         peak = memory.resident(call)
         if peak is None:
-            raise Wrong("the kernel's high-water mark of resident memory cannot be reset here")
+            raise BadInput("the kernel's high-water mark of resident memory cannot be reset here")
         taken[task] = {"peak": peak, "new gradients": size if new else 0}
     return {
         "numbers": numbers,
@@ -95,3 +87,9 @@ def lines(case: dict[str, Any]) -> Iterator[str]:
         new = taken["new gradients"]
         beyond = (taken["peak"] - new) / 1e6
         yield f"  {task:20} {beyond:7.2f} MB beyond {'its gradients' if new else 'what was there'}"
+
+
+def run(_: argparse.Namespace) -> dict[str, Any]:
+    case = measure()
+    print("\n".join(lines(case)), flush=True)
+    return {"benchmark": "memory of parameter drift on the CPU", **case}

@@ -1,6 +1,6 @@
 """The learning rates of the checkerboard experiment: every guard at every rate, on other seeds.
 
-    python -m bench.learning_rates [--out bench/results/learning_rates.json]
+    python -m bench study learning_rates [--out bench/results/learning_rates.json]
 
 A guard's rate is the one that leaves the least of the pattern, in absolute value, with the variance
 within 5 % of 1.
@@ -8,6 +8,7 @@ within 5 % of 1.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 
-from bench.studies import common
 from gaussreg_fast.latent import checkerboard
 
 SEED = 101
@@ -47,8 +47,7 @@ def best(trials: dict[str, dict[str, float]]) -> str:
     return min(sane, key=lambda name: abs(sane[name]["pattern_left"]))
 
 
-def main() -> None:
-    out = common.parser(__doc__).parse_args().out
+def run(_: argparse.Namespace) -> dict[str, Any]:
     guards: dict[str, Any] = {}
     for method in checkerboard.methods():
         if method.optimizer is None:
@@ -62,8 +61,4 @@ def main() -> None:
         print(f"{method.name}: {best(trials)}")
         for name, t in trials.items():
             print(f"  {name:10}", "  ".join(f"{key} {value:.3g}" for key, value in t.items()))
-    common.save(out, seed=SEED, samples=SAMPLES, guards=guards)
-
-
-if __name__ == "__main__":
-    main()
+    return {"seed": SEED, "samples": SAMPLES, "guards": guards}

@@ -1,6 +1,6 @@
 """Does MPGR's loss see a checkerboard, and what takes it away? Figures for docs/demo/README.md.
 
-    python -m bench.noise_injection [--out bench/results/noise_injection.json]
+    python -m bench study noise_injection [--out bench/results/noise_injection.json]
 
 Three measurements on 4 x 64 x 64 latents: the loss of checkerboard latents against that of true
 noise; what 100 iterations do to true noise, by learning rate; the same loss without permutation.
@@ -8,6 +8,7 @@ noise; what 100 iterations do to true noise, by learning rate; the same loss wit
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast
-from bench.studies import common
 from gaussreg_fast.latent import checkerboard
 
 BATCHES = 20
@@ -55,8 +55,7 @@ def optimise(x0: Tensor, lr: float, **options: Any) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    out = common.parser(__doc__).parse_args().out
+def run(_: argparse.Namespace) -> dict[str, Any]:
     result = {
         "loss_of_checkerboards": losses(checkerboard.start),
         "loss_of_noise": losses(noise),
@@ -64,8 +63,4 @@ def main() -> None:
         "unpermuted_learning_rate_5": optimise(checkerboard.start(4, 0), 5, permutation="none"),
     }
     print(json.dumps(result, indent=1))
-    common.save(out, **result)
-
-
-if __name__ == "__main__":
-    main()
+    return result

@@ -1,6 +1,6 @@
 """Path KL and surrogate rewards on the CPU, against what users write today.
 
-    python -m bench.path_kl [--out bench/results/path_kl.json] [--threads 1]
+    python -m bench study path_kl [--out bench/results/path_kl.json] [--threads 1]
 
 Path KL of mean differences dmu (T, B, D), float32: the value alone; value and gradient by autograd
 (forward and backward, upstream 1 / B); value and gradient without autograd. Naive is a line of
@@ -12,6 +12,7 @@ compared before anything is timed.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +21,11 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast as gf
-from bench.studies import common
+from bench.harness.options import positive
+from bench.harness.text import table
+from bench.studies.best import best_times
 
+SECONDS = 2.0
 # Steps, trajectories, numbers of a latent: one step of a stream; a toy; SD 1.5; SDXL; SD 3.
 CASES = (
     (1, 4, 16384),
@@ -65,7 +69,7 @@ def path_case(shape: tuple[int, int, int], seconds: float) -> dict[str, Any]:
         torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=0)
     calls["ours, one pass"] = lambda: gf.path_kl_value_and_grad(dmu, sigma)
     steps, batch, size = shape
-    times = common.best_times(calls, seconds)
+    times = best_times(calls, seconds)
     return {"steps": steps, "batch": batch, "dimension": size, "microseconds": times}
 
 
@@ -97,17 +101,15 @@ def reward_case(samples: int, groups: int, seconds: float) -> dict[str, Any]:
 
     torch.testing.assert_close(ours(), bisection(reward, group, 0.3, 0.5), rtol=1e-8, atol=1e-8)
     calls = {"loop": lambda: bisection(reward, group, 0.3, 0.5), "ours": ours}
-    times = common.best_times(calls, seconds)
+    times = best_times(calls, seconds)
     return {"samples": samples, "groups": groups, "microseconds": times}
 
 
-def table(result: dict[str, Any]) -> str:
+def tables(result: dict[str, Any]) -> str:
     """Markdown for docs/control.md."""
-    lines = [
-        "| T x B x D | value: naive | compiled | backward: naive | compiled | one pass: naive "
-        "| of a copy's time |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["T x B x D", "value: naive", "compiled", "backward: naive", "compiled"]
+    head += ["one pass: naive", "of a copy's time"]
+    rows = []
     for case in result["path"]:
         us = case["microseconds"]
         ratios = [
@@ -117,20 +119,21 @@ def table(result: dict[str, Any]) -> str:
         ]
         ratios += [us["naive, backward"] / us["ours, one pass"], us["ours, one pass"] / us["copy"]]
         shape = f"{case['steps']} x {case['batch']} x {case['dimension']}"
-        lines.append(" | ".join([f"| {shape}", *(f"{r:.1f}" for r in ratios)]) + " |")
-    lines += ["", "| rewards, groups | times faster than the loop |", "| --- | --- |"]
-    for case in result["rewards"]:
-        us = case["microseconds"]
-        ratio = us["loop"] / us["ours"]
-        lines.append(f"| {case['samples']}, {case['groups']} | {ratio:.1f} |")
-    return "\n".join(lines) + "\n"
+        rows.append([shape, *(f"{ratio:.1f}" for ratio in ratios)])
+    rewards = [
+        [f"{case['samples']}, {case['groups']}", f"{us['loop'] / us['ours']:.1f}"]
+        for case in result["rewards"]
+        for us in [case["microseconds"]]
+    ]
+    peers = table(["rewards, groups", "times faster than the loop"], rewards)
+    return table(head, rows) + "\n" + peers
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a case")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="(default 1)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     result = {
         "threads": options.threads,
@@ -138,9 +141,5 @@ def main() -> None:
         "rewards": [reward_case(*sizes, options.seconds) for sizes in REWARDS],
     }
     print(json.dumps(result, indent=1))
-    print(table(result), end="")
-    common.save(options.out, **result)
-
-
-if __name__ == "__main__":
-    main()
+    print(tables(result), end="")
+    return result

@@ -1,6 +1,6 @@
 """The white-noise projection on the CPU, beside the fused loss and torch's own.
 
-    python -m bench.projection [--out bench/results/projection.json]
+    python -m bench study projection [--out bench/results/projection.json]
 
 One thread, float32, blocks of 16 bins. The competitors take turns; the best sample of each counts,
 and what is reported are ratios within the run. Results that are not those of float64 fail a case
@@ -9,14 +9,17 @@ before it is timed. torch.compile is of the torch backend, whole.
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
 
 import gaussreg_fast
-from bench.studies import common
+from bench.harness.errors import Wrong
+from bench.studies.best import best_times
 from gaussreg_fast import reference
 
+SECONDS = 3.0
 CASES = ((1, 4096), (1, 16384), (16, 16384), (8, 65536), (1, 262144), (4, 36864))
 
 
@@ -41,15 +44,12 @@ def measure(batch: int, dimension: int, seconds: float) -> dict[str, Any]:
     for name in ("native", "torch", "compile"):
         error = ((calls[name]() - want).norm() / want.norm()).item()
         if not error < 1e-5:
-            raise SystemExit(f"{name}, {batch} x {dimension}: relative error {error:.2g}")
-    times = common.best_times(calls, seconds)
+            raise Wrong(f"{name}, {batch} x {dimension}: relative error {error:.2g}")
+    times = best_times(calls, seconds)
     return {"batch": batch, "dimension": dimension, "microseconds": times}
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="a case")
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = []
     for batch, dimension in CASES:
@@ -59,14 +59,8 @@ def main() -> None:
         print(
             f"({batch}, {dimension}) native {t['native']:.0f} us; times that: {ratios}", flush=True
         )
-    native = gaussreg_fast.native.module().instruction_set()
-    common.save(
-        options.out,
-        benchmark="white-noise projection on the CPU, one thread, float32",
-        instruction_set=native,
-        cases=rows,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "benchmark": "white-noise projection on the CPU, one thread, float32",
+        "instruction_set": gaussreg_fast.native.module().instruction_set(),
+        "cases": rows,
+    }

@@ -149,7 +149,7 @@ def noise_injection() -> str:
 
 def path_table() -> str:
     """Path KL and surrogate rewards, times faster than what users write."""
-    return path_kl.table(load("bench/results/path_kl.json"))
+    return path_kl.tables(load("bench/results/path_kl.json"))
 
 
 def drift_table() -> str:

@@ -1,5 +1,7 @@
 """The native backend's tests on a module built with ASan and UBSan: see `make sanitize-native`.
 
+    python -m bench sanitize-native [PYTEST OPTION ...]
+
 Runs them once for every instruction set of this processor, with the Python that runs this: one
 that has such a module installed (CMake option GAUSSREG_SANITIZE), and pytest.
 """
@@ -9,9 +11,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from bench import ROOT
+
 # Not isa: all of this is run for each.
 TESTS = ("kernels", "inputs", "memory", "runtime", "drift")
 OTHERS = ("drift", "path")  # of whose tests those are run that name the backend
@@ -42,7 +44,7 @@ def runtimes() -> str:
     return ":".join(found)
 
 
-def main() -> int:
+def main(given: list[str]) -> int:
     environment = {
         **os.environ,
         "LD_PRELOAD": runtimes(),
@@ -61,7 +63,7 @@ def main() -> int:
         if probe.returncode or probe.stdout.strip() != name:
             sys.exit(probe.stderr or probe.stdout)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
-        command += ["--capture=sys", *sys.argv[1:]]  # which lets a sanitizer's report through
+        command += ["--capture=sys", *given]  # which lets a sanitizer's report through
         own = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
         others = [str(ROOT / f"tests/test_{part}.py") for part in OTHERS]
         for chosen in (own, [*others, "-k", "native"]):
@@ -71,7 +73,3 @@ def main() -> int:
         ran.append(name)
     print("ran sanitized:", ", ".join(ran))
     return 0 if ran else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

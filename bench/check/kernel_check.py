@@ -35,5 +35,5 @@ def regressions(only: str, jobs: int = 2) -> list[str]:
     now = kernel_resources.all_measured(chosen, jobs)
     rows += kernel_resources.differences(recorded[release], now, re.escape(only))
     limits = kernel_resources.failures(chosen, now)
-    print(f"triton {release}: {len(chosen)} kernels, {len(calls)} cases of launches")
+    print(f"triton {release}: {len(chosen)} kernels, {len(calls)} calls launched")
     return [f"{a} {name}: {what} {old} -> {new}" for a, name, what, old, new in rows] + limits

@@ -5,21 +5,9 @@
     python -m bench resources --out FILE      write the numbers into FILE
     ... [--arch sm_90] [--only REGEX] [--jobs 2]      some of them
 
-What is compiled is what the package launches: each case below is a call of `gaussreg_fast.launch`
-with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
-own binder makes types and alignments, config.py the launch parameters; launches are noted instead
-of run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
-code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
-
 Compilers differ from release to release, so numbers are kept per Triton release, and one that has
 none is no failure: exit code 2. A kernel over a limit is a failure whatever is recorded: see
 `broken_limits`.
-
-A compilation takes up to 20 s, nearly all of it Triton's own layout pass, so not every case is
-compiled for every architecture. sm_90, where the kernels are tuned and measured, has every D, and
-every option at a small D and those that cost registers at 16384, the largest that must not spill.
-The others share Triton's front and differ in what comes after, so they have every kernel, in three
-or four sizes: the smallest, a small one with options, the largest that fits gfx942, a large one.
 """
 
 from __future__ import annotations
@@ -31,194 +19,46 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
 
 from bench import ROOT
+from bench.compiled.kernel_calls import KernelCall, calls
 from bench.compiled.machine_code import Notes, Variant, measured
 from bench.compiled.pretended import ARCHS, pretended
 from bench.harness import store
 from bench.harness.text import columns
-from gaussreg_fast import config
 
 RECORD = ROOT / "bench" / "results" / "kernel_resources.json"
 
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call of `gaussreg_fast.launch`; the defaults are those of the public functions."""
-
-    dimension: int
-    task: str = "gradient"
-    permutation: str = "shared"
-    dtype: str = "float32"
-    statistic: str = "amplitude"
-    orders: tuple[int, ...] = (1, 2)
-    form: str = "root"
-    block_size: int = 16
-    power_weight: float = 25.0
-
-    def __str__(self) -> str:
-        extra = [
-            f"{field.name}={getattr(self, field.name)}".replace(" ", "")
-            for field in fields(self)[2:]
-            if getattr(self, field.name) != field.default
-        ]
-        return " ".join([self.task, f"D={self.dimension}", *extra])
-
-    def call(self, batch: int = 2) -> None:
-        """Allocates and launches."""
-        from gaussreg_fast import launch
-
-        seed = torch.zeros(1, dtype=torch.int64)
-        if self.task.startswith("drift"):
-            self._drift()
-            return
-        if self.task == "permutation":
-            launch.permutation(seed, self.dimension, 0, False)
-            return
-        if self.task.startswith("path_"):
-            self.call_path(launch, batch)
-            return
-        x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
-        if self.task == "projection":
-            launch.project(x, self.block_size)
-            return
-        permutation = {
-            "none": launch.Permutation(),
-            "shared": launch.Permutation(seed=seed),
-            "per_sample": launch.Permutation(seed=seed, per_sample=True),
-            "index": launch.Permutation(index=torch.arange(self.dimension)),
-        }[self.permutation]
-        options: dict[str, Any] = {
-            "orders": self.orders,
-            "block_size": self.block_size,
-            "statistic": self.statistic,
-        }
-        if self.task == "statistics":
-            launch.statistics(x, permutation, **options)
-        elif self.task == "pullback":
-            blocks = -(-(self.dimension // 2) // self.block_size)
-            moments = torch.zeros(batch, len(self.orders))
-            launch.pullback(x, permutation, moments, torch.zeros(batch, blocks), **options)
-        else:
-            launch.loss(
-                x,
-                permutation,
-                form=self.form,
-                power_weight=self.power_weight,
-                target=0.8862,
-                gradient=x.dtype if self.task == "gradient" else None,
-                **options,
-            )
-
-    def call_path(self, launch: Any, batch: int) -> None:
-        """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
-        dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
-        out: dict[str, torch.Tensor] = {}
-        if self.task != "path_backward":
-            out |= {"kl": torch.empty(batch), "costs": torch.empty(50, batch)}
-        if self.task != "path_value":
-            out["grad"] = torch.empty_like(dmu)
-        if self.task == "path_backward":
-            out["upstream"] = torch.empty(batch)
-        launch.path_kl(dmu, torch.ones(50, 1), **out)
-
-    def _drift(self) -> None:
-        """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
-        from gaussreg_fast import launch
-
-        dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
-        params = [torch.zeros(self.dimension, dtype=dtype) for _ in range(2)]
-        base = [torch.zeros_like(p) for p in params]
-        if self.dtype == "mixed":
-            base[1] = base[1].bfloat16()
-        task = self.task.removeprefix("drift ")
-        step = torch.ones(()) if task == "gradient" else 2.0
-        grads = [torch.zeros_like(p) for p in params] if task in ("gradient", "accumulate") else []
-        launch.drift(task, params, base, grads, [1.0, 1.0], step)
-
-
-ALL_ORDERS = tuple(range(1, 9))
-# Every kernel, in the sizes that differ in kind and with the options that change most.
-EVERYWHERE = (
-    *(Case(dimension) for dimension in (64, 1024, 16384, 65536)),
-    *(Case(1024, task=task) for task in ("statistics", "pullback")),
-    *(Case(1024, permutation=kind) for kind in ("index", "per_sample")),
-    Case(1024, dtype="bfloat16"),
-    Case(65536, task="statistics"),
-    *(Case(36864, task=task) for task in ("gradient", "statistics")),
-    Case(16384, power_weight=0.0),
-    *(Case(dimension, task="permutation") for dimension in (16384, 65536)),
-    *(Case(16384, task=task) for task in ("path_value", "path_backward", "path_both")),
-    Case(16384, task="path_both", dtype="bfloat16"),
-    *(Case(16384, task=f"drift {task}") for task in ("value", "gradient")),
-    *(Case(dimension, task="projection") for dimension in (1024, 36864, 65536)),
-    Case(4096, task="projection", block_size=256),
-)
-SM_90 = (
-    *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),
-    Case(1024, task="value"),
-    Case(1024, permutation="none"),
-    Case(1024, dtype="float16"),
-    Case(1024, statistic="power"),
-    Case(1024, orders=ALL_ORDERS),
-    Case(16384, task="pullback"),
-    Case(16384, permutation="per_sample"),
-    Case(16384, dtype="bfloat16"),
-    Case(16384, orders=ALL_ORDERS),
-    Case(65536, task="pullback"),
-    Case(65536, permutation="per_sample"),
-    Case(36864, task="pullback"),
-    Case(36864, permutation="per_sample"),
-    Case(36864, dtype="bfloat16"),
-    Case(16384, block_size=12),
-    Case(1000),
-    Case(3 * 2**20),
-    Case(2**20, power_weight=0.0),
-    *(Case(16384, task=f"drift {task}") for task in ("accumulate", "decay")),
-    Case(16384, task="drift gradient", dtype="bfloat16"),
-    Case(16384, task="drift gradient", dtype="mixed"),
-    Case(2**28, task="drift value"),
-    *(Case(dimension, task="projection") for dimension in (4096, 16384, 32768, 262144, 2**22)),
-    Case(1024, task="projection", dtype="bfloat16"),
-    Case(1024, task="projection", block_size=8),
-)
-
-
-def cases(arch: str) -> list[Case]:
-    """What is compiled for an architecture."""
-    return list(dict.fromkeys([*EVERYWHERE, *(SM_90 if arch == "sm_90" else ())]))
-
-
 # ---------------------------------------------------------------- what is compiled
 
 
-def launches(case: Case, arch: str) -> list[Variant]:
-    """What a case launches, in order; the same compilation once."""
-    notes = Notes(arch, str(case), case.dimension)
+def launches(call: KernelCall, arch: str) -> list[Variant]:
+    """What a call launches, in order; the same compilation once."""
+    notes = Notes(arch, str(call), call.dimension)
     # Nothing runs, so nobody reads these zeros: up to GiB of them, that it takes seconds to write.
     with (
         pretended(arch, notes.hook),
         mock.patch.object(torch, "zeros", torch.empty),
         mock.patch.object(torch, "zeros_like", torch.empty_like),
     ):
-        case.call()
+        call.run()
     return list(notes.found.values())
 
 
 def variants(arch: str) -> list[Variant]:
-    """What is compiled for an architecture, without what another case compiles as well."""
+    """What is compiled for an architecture, without what another call compiles as well."""
     found: dict[str, Variant] = {}
-    for case in cases(arch):
-        for variant in launches(case, arch):
+    for call in calls(arch):
+        for variant in launches(call, arch):
             found.setdefault(repr(replace(variant, name="", dimension=0)), variant)
     return list(found.values())
 
@@ -253,7 +93,7 @@ def all_measured(chosen: list[Variant], jobs: int) -> Table:
             for future in as_completed([pool.submit(_timed, variant) for variant in queue]):
                 done(future.result())
     table: Table = {}
-    for variant in chosen:  # in the order of the cases
+    for variant in chosen:  # in the order of the calls
         table.setdefault(variant.arch, {})[variant.name] = results[variant.arch, variant.name]
     return table
 

@@ -1,14 +1,14 @@
 """Kernel launches of a call, and the bytes and operations they say they need.
 
 `recorded` lists the launches of whatever is called within. In front of a pretended device nothing
-of it runs, so that the counts of every case can be kept in a file and compared exactly:
+of it runs, so that the counts of every call can be kept in a file and compared exactly:
 
     python -m bench launches --check      exit 1 where the committed numbers differ
     python -m bench launches --out FILE   write them
 
 Bytes and operations are the kernels' own launch metadata (kernels/metadata.py). torch's operators
 are counted beside them: on a device each is a launch, and the memory that they return is what a
-call allocates; those that make the case's own inputs are among them. Drawing the seed and the mean
+call allocates; those that make the call's own inputs are among them. Drawing the seed and the mean
 over the batch are not: they are torch's as well, and happen above `gaussreg_fast.launch`.
 """
 
@@ -31,28 +31,30 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import ROOT
-from bench.compiled.kernel_resources import Case, changes
+from bench.compiled.kernel_calls import KernelCall
+from bench.compiled.kernel_resources import changes
 from bench.compiled.pretended import ARCHS, pretended
 from bench.harness import store
 from bench.harness.text import columns
 
 RECORD = ROOT / "bench" / "results" / "launches.json"
-Table = dict[str, dict[str, dict[str, int]]]  # arch -> case -> numbers
+Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
 SIZES = (1024, 4096, 16384, 32768, 36864, 65536, 131072, 262144)
 # With their batches. What differs in kind: paths, pieces of a batch, tables per sample.
-CASES = (
-    *((Case(size), batch) for size in SIZES for batch in (1, 64)),
-    *((Case(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),
-    *((Case(size, permutation="per_sample"), 64) for size in (16384, 36864, 65536)),
-    *((Case(size, permutation="none"), 1) for size in (16384, 65536)),
-    *((Case(size, task=task), 4) for task in ("statistics", "pullback") for size in (16384, 65536)),
-    (Case(16384, dtype="bfloat16"), 64),
-    (Case(16384, power_weight=0.0), 64),
-    (Case(16384, task="permutation"), 1),
-    *((Case(16384, task=task), 4) for task in ("path_value", "path_backward", "path_both")),
-    *((Case(16384, task=f"drift {task}"), 1) for task in ("value", "gradient", "accumulate")),
-    *((Case(size, task="projection"), 64) for size in (16384, 36864, 65536)),
-    (Case(16384, task="projection", dtype="bfloat16"), 1),
+CALLS = (
+    *((KernelCall(size), batch) for size in SIZES for batch in (1, 64)),
+    *((KernelCall(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),
+    *((KernelCall(size, permutation="per_sample"), 64) for size in (16384, 36864, 65536)),
+    *((KernelCall(size, permutation="none"), 1) for size in (16384, 65536)),
+    *((KernelCall(size, task="statistics"), 4) for size in (16384, 65536)),
+    *((KernelCall(size, task="pullback"), 4) for size in (16384, 65536)),
+    (KernelCall(16384, dtype="bfloat16"), 64),
+    (KernelCall(16384, power_weight=0.0), 64),
+    (KernelCall(16384, task="permutation"), 1),
+    *((KernelCall(16384, task=task), 4) for task in ("path_value", "path_backward", "path_both")),
+    *((KernelCall(16384, task=f"drift {task}"), 1) for task in ("value", "gradient", "accumulate")),
+    *((KernelCall(size, task="projection"), 64) for size in (16384, 36864, 65536)),
+    (KernelCall(16384, task="projection", dtype="bfloat16"), 1),
 )
 
 
@@ -111,13 +113,13 @@ def recorded(run: bool) -> Iterator[Recording]:
         yield found
 
 
-def counted(case: Case, batch: int, arch: str) -> dict[str, int]:
+def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
     """The numbers of one call on an architecture; what only a first call does is left out."""
     with pretended(arch):
         with recorded(run=False):
-            case.call(1)
+            call.run(1)
         with recorded(run=False) as found:
-            case.call(batch)
+            call.run(batch)
     numbers = {
         "launches": len(found.launches),
         "bytes": sum(launch.bytes for launch in found.launches),
@@ -128,9 +130,9 @@ def counted(case: Case, batch: int, arch: str) -> dict[str, int]:
     return {**numbers, **kernels, **{f"torch {k}": n for k, n in found.operators.items()}}
 
 
-def named(only: str = "") -> dict[str, tuple[Case, int]]:
-    """The cases whose name contains a text."""
-    names = {f"{case} B={batch}": (case, batch) for case, batch in CASES}
+def named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
+    """The calls whose name contains a text."""
+    names = {f"{call} B={batch}": (call, batch) for call, batch in CALLS}
     return {name: pair for name, pair in names.items() if only in name}
 
 
@@ -140,7 +142,7 @@ def table(only: str = "") -> Table:
 
 
 def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
-    """(arch, case, what, recorded, now) for all that differs from the file."""
+    """(arch, call, what, recorded, now) for all that differs from the file."""
     recorded: Table = store.read(RECORD, "launches")["archs"]
     kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
     return changes(kept, table(only))
@@ -166,8 +168,8 @@ def main(given: list[str]) -> int:
         return 0
     if rows := compare():
         print(f"not as recorded in {RECORD.name}:")
-        print(columns([("arch", "case", "", "recorded", "now"), *rows]))
+        print(columns([("arch", "call", "", "recorded", "now"), *rows]))
         print("If that is wanted: make record-launches, and commit the file with the code.")
         return 1
-    print(f"launches: {len(CASES)} cases on {len(ARCHS)} architectures, as recorded")
+    print(f"launches: {len(CALLS)} calls on {len(ARCHS)} architectures, as recorded")
     return 0

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from bench.harness import memory
+from bench.harness.gpu_turns import SPIN_PER_SECOND, Replay, Turns, waits, warm
 
 Calls = dict[str, Callable[[int], Any]]  # name -> call on the buffers of a number
 Samples = dict[str, list[float]]  # name -> microseconds
 
-SPIN_PER_SECOND = 2e9  # cycles; a device that clocks lower spins longer, which does no harm
 CPU_SAMPLE = 2e-3  # seconds of one sample on the CPU, if a call does not take longer
 CPU_ROUNDS = 30
 CPU_SHORT_SAMPLE = 5e-4  # well below a time slice: some samples escape every other process
@@ -154,35 +154,6 @@ class CpuClock:
 # ---------------------------------------------------------------- GPU
 
 
-class Turns:
-    """A call that goes round the buffers. Each result lives until its buffer's next turn."""
-
-    def __init__(self, call: Callable[[int], Any], buffers: int) -> None:
-        self.call, self.buffers, self.turn = call, buffers, 0
-        self.kept: list[Any] = [None] * buffers
-
-    def __call__(self, repeats: int = 1) -> float:
-        """Seconds until so many calls are queued."""
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            slot = self.turn % self.buffers
-            self.turn += 1
-            self.kept[slot] = self.call(slot)
-        return time.perf_counter() - begin
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A captured call, with what its graph reads and writes; `result` is written anew each time."""
-
-    graph: Any
-    call: Callable[[int], Any]
-    result: Any
-
-    def __call__(self, _: int) -> None:
-        self.graph.replay()
-
-
 class GpuClock:
     """The device's own time."""
 
@@ -204,13 +175,13 @@ class GpuClock:
         host, waiting = {}, []
         taken = 0.0
         for name, turn in turns.items():
-            _warm(turn)
+            warm(turn)
             torch.cuda.synchronize()
             begin = time.perf_counter()
             host[name] = turn(repeats)
             torch.cuda.synchronize()
             taken += time.perf_counter() - begin
-            if _waits(turn, host[name] / repeats):
+            if waits(turn, host[name] / repeats):
                 waiting.append(name)
         late, queued = dict.fromkeys(calls, 0), {name: [] for name in calls}
 
@@ -277,23 +248,6 @@ class GpuClock:
         """After a capture that failed: back to the usual stream, where random numbers are drawn."""
         torch.cuda.set_stream(torch.cuda.default_stream())
         torch.rand(1, device="cuda")
-
-
-def _warm(turn: Turns, seconds: float = 0.5) -> None:
-    """A turn of every buffer, so that memory is there for all; fewer of a slow call."""
-    begin = time.perf_counter()
-    for _ in range(max(2, turn.buffers)):
-        turn()
-        if time.perf_counter() - begin > seconds:
-            break
-
-
-def _waits(turn: Turns, alone: float, spin: float = 5e-3) -> bool:
-    """Whether a call that takes the host so long alone waits for what the device does before it."""
-    torch.cuda._sleep(int(spin * SPIN_PER_SECOND))
-    spent = turn()
-    torch.cuda.synchronize()
-    return spent > alone + spin / 2
 
 
 def rotated(nbytes: int, cache: int) -> int:

@@ -65,7 +65,7 @@ def test_the_cases_are_the_ones_promised():
         assert {case.latent for case in listed} >= set(cases.LATENTS)
         assert {case.dtype for case in listed} == set(cases.DTYPES.values())
         assert (min(c.batch for c in listed), max(c.batch for c in listed)) == (1, most)
-        assert {c.dimension for c in listed if c.suite == "growth"} >= {1024, 4096, 262144}
+        assert {c.dimension for c in listed if c.topic == "growth"} >= {1024, 4096, 262144}
         assert set(cases.listed(device, quick=True)) != set(listed)
     assert set(cases.TARGETS) <= {case.name for case in cases.listed("cuda")}
 

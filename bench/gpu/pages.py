@@ -51,7 +51,7 @@ def _short(run: Run) -> str:
     head = ["batch, D", "ours", "FFT pair alone", "naive PyTorch", "torch.compile", "memory added"]
     lines = []
     for name, row in rows(run, "headline").items():
-        if row["suite"] != "loss":
+        if row["topic"] != "loss":
             continue
         us = typical(row)
         ours = us["value_and_grad"]
@@ -145,7 +145,7 @@ def _headline(run: Run) -> str:
     lines = []
     for name, row in rows(run, "headline").items():
         us = typical(row)
-        if row["suite"] != "loss":
+        if row["topic"] != "loss":
             continue
         ours = us["value_and_grad"]
         against = [f"{digits(us[c] / ours)}x" if c in us else "not measured" for c in calls]
@@ -170,7 +170,7 @@ def _others(run: Run) -> list[list[str]]:
     for name, row in rows(run, "headline").items():
         us = typical(row)
         ours = us.get("value_and_grad")
-        if ours and row["suite"] == "growth":
+        if ours and row["topic"] == "growth":
             calls = ("covariance", "prno", "naive")
             lines.append(
                 [_shape(name), *(f"{digits(us[c] / ours)}x" if c in us else "" for c in calls)]

@@ -165,7 +165,7 @@ class Device:
                 self._simulation.execute(call)
 
     def place(self, x: Tensor) -> Tensor:
-        """A tensor on the device: in guarded memory, unless it is there or has a history."""
+        """A tensor on the device: in watched memory, unless it is there or has a history."""
         if self._simulation is None or x.requires_grad or self._simulation.memory.holds(x):
             return x
         return self._simulation.memory.placed(x)

@@ -150,6 +150,6 @@ def row(content: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((r for r in content["rows"] if r["case"] == name and r["status"] == "ok"), None)
 
 
-def suite(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """The measured rows of a suite."""
-    return [r for r in content["rows"] if r.get("suite") == name and r["status"] == "ok"]
+def on_topic(content: dict[str, Any], topic: str) -> list[dict[str, Any]]:
+    """The measured rows of a topic's cases."""
+    return [r for r in content["rows"] if r.get("topic") == topic and r["status"] == "ok"]

@@ -18,12 +18,12 @@ from bench.subjects.cases import Case
 COMPILE_SECONDS = 60.0
 
 
-def every_call(suite: str) -> list[Any]:
-    """pytest parameters (case, call) of a suite on this device."""
+def every_call(topic: str) -> list[Any]:
+    """pytest parameters (case, call) of a topic on this device."""
     return [
         pytest.param(case, call, id=f"{case.name}-{call}")
         for case in cases.listed(device())
-        if case.suite == suite
+        if case.topic == topic
         for call in peers.names(case, device(), cases.compiled(device(), False, case))
     ]
 

@@ -17,7 +17,7 @@ UPPER = 0.6  # of the sizes: below, a call's overhead is most of its time
 def curves(report: dict[str, Any], by: str) -> dict[str, Curve]:
     """Call -> its curve by "dimension" (one sample) or by "batch" (D = 16384)."""
     found: dict[str, Curve] = {}
-    for row in store.suite(report, "growth"):
+    for row in store.on_topic(report, "growth"):
         one_sample, one_size = row["batch"] == 1, row["dimension"] == 16384
         if one_sample if by == "dimension" else one_size:
             for call, us in typical(row).items():

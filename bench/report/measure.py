@@ -74,7 +74,7 @@ def run_case(
     begin = time.monotonic()
     row: dict[str, Any] = {
         "case": case.name,
-        "suite": case.suite,
+        "topic": case.topic,
         "batch": case.batch,
         "dimension": case.dimension,
         "status": "FAILED",
@@ -98,8 +98,8 @@ def run_case(
 def checked(case: Case, device: str, backend: str) -> correctness.Errors:
     """Errors of everything that will be timed; a big batch is drawn once, others twice."""
     errors: correctness.Errors = {}
-    if case.suite != "guards":
-        rounds = 1 if case.suite == "growth" or case.nbytes > 2**26 else 2
+    if case.topic != "guards":
+        rounds = 1 if case.topic == "growth" or case.nbytes > 2**26 else 2
         errors = correctness.check(case, device, backend, rounds)
     for name, guard in peers.guards(case, device).items():
         correctness.check_guard(errors, name, guard, case, device)
@@ -133,7 +133,7 @@ def _measure(
     waits = "it waits for the device: its times include the host's"
     row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
     graph: dict[str, float] = {}
-    if case.batch == 1 and case.suite == "loss" and clock.device == "cuda":
+    if case.batch == 1 and case.topic == "loss" and clock.device == "cuda":
         row["clock"] = "wall"  # what the loop that optimises one latent waits for
         waiting = {name: call for name, call in calls.items() if name != "copy"}
         row["us"]["wall"] = clock.waited(waiting)

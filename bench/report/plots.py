@@ -49,7 +49,7 @@ def _ceiling(report: Report, name: str) -> float | None:
 
 def speedups(report: Report) -> Figure | None:
     """Bars: how many times longer than ours the others take."""
-    rows = store.suite(report, "loss")
+    rows = store.on_topic(report, "loss")
     if not rows:
         return None
     calls = [c for c in ("naive", "compile", "hand", "fft") if any(c in typical(r) for r in rows)]
@@ -186,7 +186,7 @@ def _between(low: float, high: float, steps: int = 60) -> list[float]:
 
 def memories(report: Report) -> Figure | None:
     """Bytes that a call adds at its peak, per number of the batch."""
-    rows = store.suite(report, "loss")
+    rows = store.on_topic(report, "loss")
     calls = [
         call
         for call in ("value", "value_and_grad", "loss_backward", "fft", "naive", "compile", "hand")

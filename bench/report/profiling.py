@@ -41,7 +41,7 @@ def main(case: str, call: str, out: Path, bare: bool, repeats: int, threads: int
         with profiler_on(device):
             annotated(run, f"{parsed.name} {call}", repeats)
         return 0
-    if parsed.suite != "guards":
+    if parsed.topic != "guards":
         correctness.check(parsed, device, rounds=1)
     us = _timed(run, repeats, device)
     print(f"{parsed.name} {call}: {time_text(us)} a call, {time_text(us / parsed.batch)} a sample")

@@ -34,7 +34,7 @@ def speed(report: Report) -> str:
     head = ["case", "D", "ours", "naive", "torch.compile", "hand gradient, compiled",
             "FFT pair alone", "copy alone"]  # fmt: skip
     rows = []
-    for row in store.suite(report, "loss"):
+    for row in store.on_topic(report, "loss"):
         us = typical(row)
         ours = us["value_and_grad"]
         against = [
@@ -49,7 +49,7 @@ def forms(report: Report) -> str:
     """The three ways to call ours, and the spread of one."""
     head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
     rows = []
-    for row in store.suite(report, "loss"):
+    for row in store.on_topic(report, "loss"):
         us, spread = typical(row), row["summary_us"][row["clock"]]["value_and_grad"]
         rows.append(
             [
@@ -67,7 +67,7 @@ def memory(report: Report) -> str:
     """Bytes that a call adds at its peak, per number of the batch."""
     calls = ("value", "value_and_grad", "loss_backward", "naive", "fft")
     rows = []
-    for row in store.suite(report, "loss"):
+    for row in store.on_topic(report, "loss"):
         size = row["batch"] * row["dimension"]
         found = [row["extra_memory_bytes"].get(call) for call in calls]
         shown = ["not measured" if b is None else f"{b / size:.1f}" for b in found]
@@ -77,7 +77,7 @@ def memory(report: Report) -> str:
 
 def guards(report: Report) -> str:
     """The regularisers, loss and backward."""
-    rows = store.suite(report, "guards")
+    rows = store.on_topic(report, "guards")
     calls = list(dict.fromkeys(call for row in rows for call in typical(row)))
     lines = []
     for call in calls:
@@ -142,7 +142,7 @@ def stages(report: Report) -> str:
 def latency(report: Report) -> str:
     """One latent on a GPU: what its caller waits, eager and as the replay of a CUDA graph."""
     lines = []
-    for row in store.suite(report, "loss"):
+    for row in store.on_topic(report, "loss"):
         for clock in ("wall", "graph wall"):
             if row["batch"] == 1 and clock in row["us"] and row["clock"] != "device":
                 shown = (f"{call} {time_text(us)}" for call, us in typical(row, clock).items())

@@ -22,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PERMUTATIONS = ("shared", "per_sample")
 # loss: ours in every form, against its peers. guards: the other regularisers. growth: how time
 # grows with D or B, the O(n^2) loss and PRNO among them.
-SUITES = ("loss", "guards", "growth")
+TOPICS = ("loss", "guards", "growth")
 COVARIANCE_LIMIT = {"cpu": 32768, "cuda": 65536}  # D; then one call takes seconds, or its memory
 PRNO_LIMIT = {"cpu": 65536, "cuda": 262144}
 
@@ -35,7 +35,7 @@ class Case:
     batch: int
     dtype: torch.dtype = torch.float32
     permutation: str = "shared"
-    suite: str = "loss"
+    topic: str = "loss"
 
     @property
     def dimension(self) -> int:
@@ -44,7 +44,7 @@ class Case:
     @property
     def name(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        more = [dtype, self.permutation, self.suite]
+        more = [dtype, self.permutation, self.topic]
         usual = ["float32", "shared", "loss"]
         return "-".join(
             [self.latent, str(self.batch), *(m for m, u in zip(more, usual, strict=True) if m != u)]
@@ -62,7 +62,7 @@ def parse(name: str) -> Case:
     known = latent in LATENTS or re.fullmatch(r"d\d{2,8}", latent)
     options: dict[str, object] = {}
     for word in more:
-        kinds = {"dtype": DTYPES, "permutation": PERMUTATIONS, "suite": SUITES}
+        kinds = {"dtype": DTYPES, "permutation": PERMUTATIONS, "topic": TOPICS}
         kind = next((k for k, words in kinds.items() if word in words and k not in options), None)
         known = known and kind is not None
         options[str(kind)] = DTYPES.get(word, word)
@@ -74,7 +74,7 @@ def parse(name: str) -> Case:
     near = difflib.get_close_matches(name, sorted(everything), 3, 0.4)
     hint = f" (near: {', '.join(near)})" if near else ""
     raise BadInput(
-        f"unknown case {name!r}{hint}: a case is LATENT-BATCH[-DTYPE][-PERMUTATION][-SUITE], as in "
+        f"unknown case {name!r}{hint}: a case is LATENT-BATCH[-DTYPE][-PERMUTATION][-TOPIC], as in "
         f"sdxl-4-bfloat16; latents: {', '.join(LATENTS)}, dN (N numbers, at least 32)"
     )
 
@@ -95,8 +95,8 @@ def compiled(device: str, quick: bool, case: Case) -> bool:
 
 
 def _growth(sizes: tuple[int, ...], batches: tuple[int, ...]) -> tuple[Case, ...]:
-    by_size = (Case(f"d{size}", 1, suite="growth") for size in sizes)
-    by_batch = (Case("sd", batch, suite="growth") for batch in batches)
+    by_size = (Case(f"d{size}", 1, topic="growth") for size in sizes)
+    by_batch = (Case("sd", batch, topic="growth") for batch in batches)
     return tuple(by_size) + tuple(by_batch)
 
 

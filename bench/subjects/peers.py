@@ -73,10 +73,10 @@ GUARDS = {
 
 def guards(case: Case, device: str) -> dict[str, Guard]:
     """The regularisers that a case is measured with, as far as they finish in seconds."""
-    if case.suite == "loss":
+    if case.topic == "loss":
         return {}
-    names = list(GUARDS) if case.suite == "guards" else ["prno", "covariance"]
-    if case.dimension > PRNO_LIMIT[device] or (case.suite == "growth" and case.batch > 4):
+    names = list(GUARDS) if case.topic == "guards" else ["prno", "covariance"]
+    if case.dimension > PRNO_LIMIT[device] or (case.topic == "growth" and case.batch > 4):
         names.remove("prno")
     if case.dimension > COVARIANCE_LIMIT[device] or case.batch > 1:
         names.remove("covariance")
@@ -115,15 +115,15 @@ def ours(case: Case, xs: Sequence[Tensor], backend: str = "auto") -> Calls:
         "loss_backward": turns(partial(gaussianity_loss, **options), xs),
         "value": lambda i: gaussianity_loss(zs[i], **options),
     }
-    if case.suite == "growth":
+    if case.topic == "growth":
         del calls["loss_backward"]
-    return {} if case.suite == "guards" else calls
+    return {} if case.topic == "guards" else calls
 
 
 def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
     """All but torch.compile's."""
     calls: Calls = {name: turns(guard.loss, xs) for name, guard in guards(case, device).items()}
-    if case.suite == "guards":
+    if case.topic == "guards":
         return calls
     zs = [x.detach() for x in xs]
     floats = [z.float() for z in zs]  # torch.fft knows no bfloat16; the cast is not timed
@@ -137,8 +137,8 @@ def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
 
 def names(case: Case, device: str, compiled: bool) -> list[str]:
     """The calls of a case, before there are inputs."""
-    own = {"loss": OURS, "guards": (), "growth": ("value_and_grad", "value")}[case.suite]
-    rest = () if case.suite == "guards" else ("naive", "fft", "copy")
+    own = {"loss": OURS, "guards": (), "growth": ("value_and_grad", "value")}[case.topic]
+    rest = () if case.topic == "guards" else ("naive", "fft", "copy")
     return [*own, *guards(case, device), *rest, *(COMPILED if compiled else ())]
 
 

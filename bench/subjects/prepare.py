@@ -48,7 +48,7 @@ def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
             parsed = cases.parse(name)
         except BadInput:  # another part of a report
             continue
-        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.suite == "guards")
+        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.topic == "guards")
         compiling = cases.compiled("cuda", quick, parsed)
         job = ["prepare", name, *(["--compile"] if compiling else [])]
         found.setdefault(name if compiling else key, job)

@@ -163,6 +163,17 @@ def read(path: Path) -> dict[str, Table]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def merge(path: Path, release: str, now: Table, only: str) -> None:
+    """Puts what is measured now into a file: of the variants whose name matches, nothing else."""
+    record = read(path)
+    table = record.setdefault(release, {})
+    for arch, numbers in now.items():
+        kept = {k: n for k, n in table.get(arch, {}).items() if not re.search(only, k)}
+        table[arch] = {**kept, **numbers}
+    record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
+    write(path, record)
+
+
 def write(path: Path, record: dict[str, Table]) -> None:
     """One line per variant, so that a change of a kernel reads well."""
 
@@ -209,13 +220,7 @@ def main(given: list[str] | None = None) -> int:
     now = all_measured(picked, args.jobs)
     failed = failures(picked, now)
     if args.out:
-        record = read(args.out)
-        table = record.setdefault(release, {})
-        for arch in archs:
-            kept = {k: n for k, n in table.get(arch, {}).items() if not re.search(args.only, k)}
-            table[arch] = {**kept, **now[arch]}
-        record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
-        write(args.out, record)
+        merge(args.out, release, now, args.only)
     if args.check:
         if rows := differences(read(RECORD)[release], now, args.only, archs):
             print(f"triton {release}: not as recorded in {RECORD.name}")

@@ -142,6 +142,11 @@ def _measure(
         name: {call: timing.summary(s) for call, s in samples.items()}
         for name, samples in row["us"].items()
     }
+    _compare(row, case, graph, clock.device)
+
+
+def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: str) -> None:
+    """Adds what the times say of ours: ratios, time per sample, and on a GPU the targets."""
     us = typical(row)
     row["ratios"] = ratios(us, RATIOS) | ratios(graph, GRAPH_RATIOS)
     if "value_and_grad" in us:
@@ -150,7 +155,7 @@ def _measure(
         values |= {"graph us": graph["ours"]} if graph else {}
         if (extra := row["extra_memory_bytes"].get("value_and_grad")) is not None:
             values["memory/input"] = extra / case.nbytes
-        row["targets"] = verdicts(case, values) if clock.device == "cuda" else {}
+        row["targets"] = verdicts(case, values) if device == "cuda" else {}
 
 
 def typical(row: dict[str, Any], clock: str = "") -> dict[str, float]:

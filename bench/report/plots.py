@@ -142,16 +142,7 @@ def rooflines(report: Report) -> Figure | None:
 
     figure = _figure(10, 5.6)
     axes = figure.add_subplot()
-    names = list(dict.fromkeys(name for found in row["stages"].values() for name in found))
-    markers = dict(zip(row["stages"], "osD^v<>", strict=False))
-    points = []
-    for size, found in row["stages"].items():
-        for name, stage in found.items():
-            if stage.get("gflop_per_s"):
-                x = stage["gflop_per_s"] / stage["gb_per_s"]
-                points.append(x)
-                color = f"C{names.index(name) % 10}"
-                axes.plot(x, stage["gflop_per_s"], markers[size], color=color, ms=7, mec="k")
+    points = _draw_stages(axes, row["stages"])
     if not points:
         return None
     span = [min(points) / 3, max(*points, peak / copy) * 3]
@@ -161,13 +152,7 @@ def rooflines(report: Report) -> Figure | None:
             line = [min(peak, rate * x) for x in _between(*span)]
             axes.plot(_between(*span), line, style, lw=1.2, label=f"{what}: {rate:.3g} GB/s")
     axes.axhline(peak, color="k", lw=0.6, label=f"matrix product: {peak:.3g} Gflop/s")
-    for size, marker in markers.items():
-        axes.plot([], [], marker, color="w", mec="k", ms=7, label=f"D = {size}")
-    shown = [
-        n for n in names if any(f.get(n, {}).get("gflop_per_s") for f in row["stages"].values())
-    ]
-    for name in shown:
-        axes.plot([], [], "o", color=f"C{names.index(name) % 10}", label=name)
+    _name_stages(axes, row["stages"])
     axes.set(xscale="log", yscale="log", xlim=span, xlabel="operations per byte moved")
     axes.set_ylabel("Gflop/s")
     for axis in (axes.xaxis, axes.yaxis):
@@ -178,6 +163,34 @@ def rooflines(report: Report) -> Figure | None:
     figure.legend(loc="outside right upper", fontsize="x-small", frameon=False)
     figure.suptitle(f"Roofline of the stages\n{_subtitle(report)}", fontsize="medium")
     return figure
+
+
+Stages = dict[str, dict[str, dict[str, float]]]  # size -> stage -> numbers
+MARKERS = "osD^v<>"  # of the sizes
+
+
+def _draw_stages(axes: Any, stages: Stages) -> list[float]:
+    """Draws a point for each stage of each size; returns their operations per byte."""
+    names = list(dict.fromkeys(name for found in stages.values() for name in found))
+    points = []
+    for found, marker in zip(stages.values(), MARKERS, strict=False):
+        for name, stage in found.items():
+            if stage.get("gflop_per_s"):
+                x = stage["gflop_per_s"] / stage["gb_per_s"]
+                points.append(x)
+                color = f"C{names.index(name) % 10}"
+                axes.plot(x, stage["gflop_per_s"], marker, color=color, ms=7, mec="k")
+    return points
+
+
+def _name_stages(axes: Any, stages: Stages) -> None:
+    """The legend: a marker for each size, a colour for each stage that has a point."""
+    for size, marker in zip(stages, MARKERS, strict=False):
+        axes.plot([], [], marker, color="w", mec="k", ms=7, label=f"D = {size}")
+    names = list(dict.fromkeys(name for found in stages.values() for name in found))
+    for place, name in enumerate(names):
+        if any(found.get(name, {}).get("gflop_per_s") for found in stages.values()):
+            axes.plot([], [], "o", color=f"C{place % 10}", label=name)
 
 
 def _between(low: float, high: float, steps: int = 60) -> list[float]:

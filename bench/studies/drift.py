@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,6 +100,29 @@ COMPILABLE: dict[str, Callable[[list[Tensor], list[Tensor]], Any]] = {
     "loss, backward": loop,
     "value and gradient": loop_by_hand,
 }
+TASKS: dict[str, dict[str, Callable[[list[Tensor], list[Tensor]], Any]]] = {
+    "loss, backward": {
+        "ours": partial(gf.parameter_drift, weight=WEIGHT),
+        "loop": loop,
+        "foreach": foreach,
+    },
+    "value and gradient": {
+        "ours": partial(gf.parameter_drift_value_and_grad, weight=WEIGHT),
+        "loop": loop_by_hand,
+        "foreach": foreach_by_hand,
+    },
+    "added to .grad": {
+        "ours": partial(gf.accumulate_parameter_drift, weight=WEIGHT),
+        "loop": loop_accumulate,
+        "foreach": foreach_accumulate,
+    },
+    "value": {
+        "ours": partial(gf.parameter_drift, weight=WEIGHT),
+        "loop": loop,
+        "foreach": foreach,
+    },
+    "decay": {"ours": our_decay, "loop": loop_decay, "foreach": foreach_decay},
+}
 
 
 def tasks(
@@ -106,56 +130,29 @@ def tasks(
 ) -> dict[str, dict[str, Callable[[], Any]]]:
     """Task -> competitor -> call."""
 
-    def backward(value: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Callable[[], Any]:
-        def call() -> Tensor:
-            for p in params:
-                p.grad = None
-            result = value(params, base)
-            result.backward()
-            return result
+    def backward(value: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Tensor:
+        for p in params:
+            p.grad = None
+        result = value(params, base)
+        result.backward()
+        return result
 
-        return call
+    @torch.no_grad()
+    def silent(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Any:
+        return value(params, base)
 
-    def silent(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Callable[[], Any]:
-        @torch.no_grad()
-        def call() -> Any:
-            return value(params, base)
+    def with_grads(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Any:
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        return silent(value)
 
-        return call
-
-    def with_grads(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Callable[[], Any]:
-        def call() -> Any:
-            for p in params:
-                if p.grad is None:
-                    p.grad = torch.zeros_like(p)
-            return silent(value)()
-
-        return call
-
-    ours = {
-        "loss, backward": lambda p, b: gf.parameter_drift(p, b, weight=WEIGHT),
-        "value and gradient": lambda p, b: gf.parameter_drift_value_and_grad(p, b, weight=WEIGHT),
-        "added to .grad": lambda p, b: gf.accumulate_parameter_drift(p, b, weight=WEIGHT),
-        "value": lambda p, b: gf.parameter_drift(p, b, weight=WEIGHT),
-        "decay": our_decay,
-    }
-    theirs: dict[str, dict[str, Any]] = {
-        "loss, backward": {"loop": loop, "foreach": foreach},
-        "value and gradient": {"loop": loop_by_hand, "foreach": foreach_by_hand},
-        "added to .grad": {"loop": loop_accumulate, "foreach": foreach_accumulate},
-        "value": {"loop": loop, "foreach": foreach},
-        "decay": {"loop": loop_decay, "foreach": foreach_decay},
-    }
-    for task, call in compiled.items():
-        theirs[task]["compile"] = call
-    wrap = {"loss, backward": backward, "added to .grad": with_grads}
-    return {
-        task: {
-            name: wrap.get(task, silent)(call)
-            for name, call in {"ours": ours[task], **theirs[task]}.items()
-        }
-        for task in ours
-    }
+    run = {"loss, backward": backward, "added to .grad": with_grads}
+    found: dict[str, dict[str, Callable[[], Any]]] = {}
+    for task, named in TASKS.items():
+        more = {"compile": compiled[task]} if task in compiled else {}
+        found[task] = {n: partial(run.get(task, silent), c) for n, c in (named | more).items()}
+    return found
 
 
 def verify(calls: dict[str, dict[str, Callable[[], Any]]], params: list[Tensor]) -> None:
@@ -217,7 +214,7 @@ def measure(name: str, threads: int, seconds: float, with_compile: bool) -> dict
     params, base = pair(LISTS[name]())
     calls = tasks(params, base, compiled(params, base) if with_compile else {})
     verify(calls, params)
-    verify_decay({"ours": our_decay, "loop": loop_decay, "foreach": foreach_decay}, params, base)
+    verify_decay(TASKS["decay"], params, base)
     return {
         "list": name,
         "threads": threads,

@@ -23,7 +23,7 @@ MODULES = {
     "counters": "bench.simulator.counters",
     "gpu": "bench.gpu.run",
     "gpu-stage": "bench.gpu.child",
-    "gpu-compile": "bench.gpu.queue",
+    "gpu-compile": "bench.gpu.compile_ahead",
     "sanitize": "bench.tools.sanitize",
     "sanitize-native": "bench.tools.sanitize_native",
     "readme": "bench.tools.readme",

@@ -87,9 +87,9 @@ def main(given: list[str]) -> int:
     names = [name for name in options.stages.split(",") if name]
     stages = chosen(options.plan, names)
     if options.compile or options.record:
-        from bench.gpu import queue
+        from bench.gpu import compile_ahead
 
-        return queue.ahead(stages, options.record)
+        return compile_ahead.ahead(stages, options.record)
     facts = device_facts(options.rehearse)
     folder = options.out / record.slug(facts["device"])
     if options.resume is None:

@@ -31,6 +31,7 @@ from bench.compiled.kernel_calls import KernelCall, calls
 from bench.compiled.machine_code import Notes, Variant, measured
 from bench.compiled.pretended import ARCHS, pretended
 from bench.harness import store
+from bench.harness.progress import Progress
 from bench.harness.text import columns
 
 RECORD = ROOT / "bench" / "results" / "kernel_resources.json"
@@ -78,20 +79,19 @@ def all_measured(chosen: list[Variant], jobs: int) -> Table:
     # The longest first, so that none is left over for one process at the end.
     queue = sorted(chosen, key=lambda variant: variant.dimension, reverse=True)
     results: dict[tuple[str, str], dict[str, int]] = {}
+    with Progress(len(queue), stream=sys.stderr) as progress:
 
-    def done(result: tuple[Variant, dict[str, int], float]) -> None:
-        variant, numbers, seconds = result
-        results[variant.arch, variant.name] = numbers
-        line = f"[{len(results)}/{len(queue)}] {variant.arch} {variant.name}  {seconds:.1f} s"
-        print(line, file=sys.stderr, flush=True)
+        def done(variant: Variant, numbers: dict[str, int], seconds: float) -> None:
+            results[variant.arch, variant.name] = numbers
+            progress.end(f"{variant.arch} {variant.name}  {seconds:.1f} s")
 
-    if jobs == 1:
-        for variant in queue:
-            done(_timed(variant))
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(_timed, variant) for variant in queue]):
-                done(future.result())
+        if jobs == 1:
+            for variant in queue:
+                done(*_timed(variant))
+        else:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                for future in as_completed([pool.submit(_timed, variant) for variant in queue]):
+                    done(*future.result())
     table: Table = {}
     for variant in chosen:  # in the order of the calls
         table.setdefault(variant.arch, {})[variant.name] = results[variant.arch, variant.name]

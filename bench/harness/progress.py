@@ -6,18 +6,19 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 
 class Progress:
     """Says what is being measured, and what came out."""
 
-    def __init__(self, total: int, out: Path | None = None) -> None:
+    def __init__(self, total: int, out: Path | None = None, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
         self.bar: Any = None
         self.task: Any = None
         self.done, self.total, self.out = 0, total, out
-        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
-            from rich import progress
+        if self.stream.isatty() and importlib.util.find_spec("rich"):
+            from rich import console, progress
 
             columns = (
                 progress.TextColumn("{task.description:24}"),
@@ -25,7 +26,7 @@ class Progress:
                 progress.MofNCompleteColumn(),
                 progress.TimeElapsedColumn(),
             )
-            self.bar = progress.Progress(*columns)
+            self.bar = progress.Progress(*columns, console=console.Console(file=self.stream))
             self.task = self.bar.add_task("", total=total)
 
     def __enter__(self) -> Progress:
@@ -52,4 +53,4 @@ class Progress:
             self.bar.advance(self.task)
             self.bar.console.print(line, highlight=False, markup=False)
         else:
-            print(f"[{self.done}/{self.total}] {line}", flush=True)
+            print(f"[{self.done}/{self.total}] {line}", file=self.stream, flush=True)

@@ -90,7 +90,7 @@ $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 SANITIZED := build/sanitized
 
 sanitize-native: $(SANITIZED)/.installed
-	$(SANITIZED)/bin/python bench/sanitize_native.py $(PYTEST_ARGS)
+	$(SANITIZED)/bin/python -m bench sanitize-native $(PYTEST_ARGS)
 
 $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)
@@ -124,13 +124,13 @@ record-baseline: $(VENV)/.bench
 
 # The committed measurements, and the tables made of them.
 measure: $(VENV)/.bench
-	$(BIN)/python -m bench.call_overhead --out bench/results/call_overhead.json
-	$(BIN)/python -m bench.cpu --out bench/results/cpu.json
-	$(BIN)/python -m bench.drift --compile --out bench/results/drift.json
-	$(BIN)/python -m bench.path_kl --out bench/results/path_kl.json
-	$(BIN)/python -m bench.projection --out bench/results/projection.json
-	$(BIN)/python -m bench.noise_injection --out bench/results/noise_injection.json
-	$(BIN)/python -m bench.learning_rates --out bench/results/learning_rates.json
+	$(BIN)/python -m bench study call_overhead --out bench/results/call_overhead.json
+	$(BIN)/python -m bench study cpu --out bench/results/cpu.json
+	$(BIN)/python -m bench study drift --compile --out bench/results/drift.json
+	$(BIN)/python -m bench study path_kl --out bench/results/path_kl.json
+	$(BIN)/python -m bench study projection --out bench/results/projection.json
+	$(BIN)/python -m bench study noise_injection --out bench/results/noise_injection.json
+	$(BIN)/python -m bench study learning_rates --out bench/results/learning_rates.json
 	$(BIN)/python -m bench report --restart --out docs/report
 	$(BIN)/python -m bench readme
 

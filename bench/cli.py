@@ -10,15 +10,33 @@ import importlib
 import sys
 from pathlib import Path
 
-from bench.errors import BadInput, Wrong
+from bench.harness.errors import BadInput, Wrong
+from bench.harness.options import number, positive, tolerance
 
+# Commands with a module of their own, `main(arguments)`, which is imported when it is called: most
+# need Triton. Those without a description are started by other commands.
+MODULES = {
+    "study": "bench.studies.run",
+    "resources": "bench.compiled.kernel_resources",
+    "launches": "bench.compiled.launches",
+    "simulate": "bench.simulator.simulate",
+    "counters": "bench.simulator.counters",
+    "gpu": "bench.gpu.run",
+    "gpu-stage": "bench.gpu.child",
+    "gpu-compile": "bench.gpu.compile_ahead",
+    "sanitize": "bench.tools.sanitize",
+    "sanitize-native": "bench.tools.sanitize_native",
+    "readme": "bench.tools.readme",
+}
 FORWARDED = {
+    "study": "one of the measurements that are made once and committed",
     "resources": "what the Triton kernels compile to, against the committed numbers",
     "launches": "kernel launches and bytes per call, against the committed numbers",
     "simulate": "execute the compiled Triton kernels on the CPU: numbers, races, bounds",
     "counters": "what executed kernels do, against the committed numbers; bounds on a GPU",
     "gpu": "everything that a GPU can say in ten minutes, in stages with a clock",
     "sanitize": "every kernel at small sizes, for compute-sanitizer",
+    "sanitize-native": "the native backend's tests on a module built with sanitizers",
     "readme": "put the tables of results into README.md and docs/",
 }
 
@@ -27,7 +45,7 @@ def main(given: list[str] | None = None) -> int:
     """Runs a command; what a user can mend is one line, never a traceback."""
     given = sys.argv[1:] if given is None else given
     try:
-        if given and given[0] in MODULES:  # imported late: most need Triton
+        if given and given[0] in MODULES:
             return int(importlib.import_module(MODULES[given[0]]).main(given[1:]))
         options = _parser().parse_args(given)
         return options.run(options)
@@ -43,19 +61,6 @@ def main(given: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-MODULES = {
-    "resources": "bench.kernel_resources",
-    "launches": "bench.launches",
-    "simulate": "bench.simulator.simulate",
-    "counters": "bench.simulator.counters",
-    "gpu": "bench.gpu.run",
-    "gpu-stage": "bench.gpu.child",  # what a run starts
-    "gpu-compile": "bench.gpu.queue",
-    "sanitize": "bench.sanitize",
-    "readme": "bench.readme",
-}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,36 +81,19 @@ def _threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """A number of things, for argparse."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
-    return value
-
-
 def _report(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("report", help="measure everything on this machine")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
     parser.add_argument("--quick", action="store_true", help="fewer cases: under a minute")
     parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains this")
-    parser.add_argument("--minutes", type=_number, default=0.0, help="instead of the usual budget")
+    parser.add_argument("--minutes", type=number, default=0.0, help="instead of the usual budget")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     again.add_argument("--restart", action="store_true", help="measure anew what was interrupted")
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from bench import report
+        from bench.report import run as report
 
         names = ("quick", "threads", "only", "resume", "restart", "minutes")
         return report.main(options.out, **{name: getattr(options, name) for name in names})
@@ -123,7 +111,7 @@ def _profile(commands: argparse._SubParsersAction) -> None:
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
-        from bench import profiling
+        from bench.report import profiling
 
         names = ("case", "call", "out", "bare", "repeats", "threads")
         return profiling.main(**{name: getattr(options, name) for name in names})
@@ -140,11 +128,11 @@ def _check(commands: argparse._SubParsersAction) -> None:
         parser = commands.add_parser(name, **({} if name == "sample" else {"help": about}))
         parser.add_argument("--suite", type=Path, help="a Python file with calls of your own")
         parser.add_argument("--only", default="", metavar="TEXT", help="calls whose name has this")
-        parser.add_argument("--seconds", type=_number, default=0.6, help="per call and process")
+        parser.add_argument("--seconds", type=number, default=0.6, help="per call and process")
         _threads(parser)
         if name == "check":
             parser.add_argument("--baseline", type=Path, help="what `record` wrote")
-            parser.add_argument("--tolerance", type=_tolerance, default=0.1, help="10%% or 0.1")
+            parser.add_argument("--tolerance", type=tolerance, default=0.1, help="10%% or 0.1")
             parser.add_argument(
                 "--kernels", nargs="?", const="", metavar="TEXT",
                 help="compare registers, instructions, launches (of names with this TEXT)",
@@ -160,22 +148,11 @@ def _check(commands: argparse._SubParsersAction) -> None:
             parser.add_argument("--processes", type=positive, default=0, metavar="N")
 
         def run(options: argparse.Namespace, name: str = name) -> int:
-            from bench import regression
+            from bench.check import regression
 
             return regression.COMMANDS[name](options)
 
         parser.set_defaults(run=run)
-
-
-def _tolerance(text: str) -> float:
-    """10% or 0.1."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"a share like 10% or 0.1 is needed, got {text!r}")
-    return value
 
 
 def _others(commands: argparse._SubParsersAction) -> None:
@@ -183,7 +160,8 @@ def _others(commands: argparse._SubParsersAction) -> None:
     render.add_argument("folder", type=Path)
 
     def rendered(options: argparse.Namespace) -> int:
-        from bench import store, tables
+        from bench.harness import store
+        from bench.report import tables
 
         content = store.read(options.folder / store.NAME, "report")
         for path in tables.write_all(content, options.folder):
@@ -195,7 +173,8 @@ def _others(commands: argparse._SubParsersAction) -> None:
     listing = commands.add_parser("cases", help="list the cases")
 
     def listed(_: argparse.Namespace) -> int:
-        from bench import cases, machine
+        from bench.harness import machine
+        from bench.subjects import cases
 
         for case in cases.listed(machine.device()):
             print(f"{case.name:24} {case.batch} x {case.dimension}")
@@ -209,9 +188,9 @@ def _others(commands: argparse._SubParsersAction) -> None:
     prepare.add_argument("--rehearse", action="store_true")
 
     def prepared(options: argparse.Namespace) -> int:
-        from bench import prepare
         from bench.gpu import programs
         from bench.gpu.child import device
+        from bench.subjects import prepare
 
         programs.end_with_parent()
         with device(options.rehearse):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bench import ROOT, cli, decision, gate, machine, regression, store
-from bench.errors import Wrong
+from bench import ROOT, cli
+from bench.check import decision, gate, regression
+from bench.harness import machine, store
+from bench.harness.errors import Wrong
 from gaussreg_fast import native
 
 BASELINES = sorted((ROOT / "bench" / "baselines").glob("*.json"))

@@ -6,9 +6,11 @@ import time
 import pytest
 import torch
 
-from bench import cases, correctness, machine, measure, peers, timing
-from bench.cases import Case
 from bench.gpu import headline
+from bench.harness import machine, timing
+from bench.report import measure
+from bench.subjects import cases, correctness, peers
+from bench.subjects.cases import Case
 
 TIMES = {
     "value_and_grad": 10.0,
@@ -135,7 +137,7 @@ def test_a_wrong_peer_is_not_timed_either(name, monkeypatch):
 
 @pytest.mark.parametrize("name", list(peers.GUARDS))
 def test_every_regulariser_is_compared_with_float64(name, monkeypatch):
-    case = Case("d256", 1, suite="guards")
+    case = Case("d256", 1, topic="guards")
     assert f"{name} gradient" in measure.checked(case, "cpu", "auto")
     guard = peers.GUARDS[name]
     wrong = peers.Guard(lambda x, **o: 1.001 * guard.loss(x, **o), guard.reference, guard.random)
@@ -201,10 +203,10 @@ def test_one_latent_is_a_matter_of_waiting(plain_compile, gpu, monkeypatch):
     assert row["targets"]["graph us"] == "2 (MISSED: <= 1.5)"
 
 
-@pytest.mark.parametrize("suite", ["growth", "guards"])
-def test_growth_and_regularisers_are_a_matter_of_the_device(gpu, suite):
+@pytest.mark.parametrize("topic", ["growth", "guards"])
+def test_growth_and_regularisers_are_a_matter_of_the_device(gpu, topic):
     """One sample of them is compared with larger ones, and with the O(n^2) loss."""
-    row = measure.run_case(Case("d1024", 1, suite=suite), gpu)
+    row = measure.run_case(Case("d1024", 1, topic=topic), gpu)
     assert row["status"] == "ok", row
     assert row["clock"] == "device"
     assert {"covariance", "prno"} <= set(measure.typical(row))

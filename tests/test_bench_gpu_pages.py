@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from bench.cases import parse
 from bench.gpu import pages, record
-from bench.measure import verdicts
+from bench.report.measure import verdicts
+from bench.subjects.cases import parse
 
 FACTS = {
     "device": "NVIDIA H200", "driver": "580.1", "torch": "2.11.0", "triton": "3.6.0",
@@ -16,11 +16,11 @@ FACTS = {
 
 def row(name, us, extra=None, graph=None):
     case = parse(name)
-    clock = "wall" if case.batch == 1 and case.suite == "loss" else "device"
+    clock = "wall" if case.batch == 1 and case.topic == "loss" else "device"
     summary = {call: {"median": t, "p10": t, "p90": t} for call, t in us.items()}
     ours = us["value_and_grad"]
     found = {
-        "part": name, "status": "ok", "case": name, "suite": case.suite, "batch": case.batch,
+        "part": name, "status": "ok", "case": name, "topic": case.topic, "batch": case.batch,
         "dimension": case.dimension, "clock": clock, "us": {clock: {c: [t] for c, t in us.items()}},
         "summary_us": {clock: summary}, "ns_per_sample": ours / case.batch * 1e3,
         "ratios": {"ours/fft": ours / us["fft"], "naive/ours": us["naive"] / ours},

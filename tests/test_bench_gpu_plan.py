@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import prepare
+from bench.compiled.machine_code import Notes, Variant
 from bench.gpu import ceilings, child, extras, headline, plan, programs, queue, sanitizer
 from bench.gpu.rehearsal import noting
 from bench.gpu.stage import LeftOut, Part
-from bench.machine_code import Notes, Variant
+from bench.subjects import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 TRITON = "3.6.0"  # of the machine that the estimates are for
@@ -98,11 +98,11 @@ def test_the_time_of_every_kernel_is_estimated():
 BATCHES = """
 import json, bench
 from dataclasses import replace
-from bench import prepare
+from bench.subjects import prepare
 from bench.gpu import headline
 from bench.gpu.rehearsal import noting
 from bench.gpu.stage import LeftOut
-from bench.machine_code import Notes, Variant
+from bench.compiled.machine_code import Notes, Variant
 found = {}
 for case in (*headline.COMPILED, *headline.OTHERS):
     if case.batch == 1:
@@ -235,7 +235,7 @@ def test_the_counts_beside_a_profile_are_the_committed_ones():
     assert counts["programs"] == 1
     assert {ours for ours in extras.METRICS.values() if ours} <= counts.keys()
     case = headline.COMPILED[0]
-    assert (case.dimension, prepare.ours.__module__) == (16384, "bench.prepare")
+    assert (case.dimension, prepare.ours.__module__) == (16384, "bench.subjects.prepare")
 
 
 @pytest.fixture

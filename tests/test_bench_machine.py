@@ -7,7 +7,9 @@ import time
 import pytest
 import torch
 
-from bench import ROOT, cases, machine, prepare, timing
+from bench import ROOT
+from bench.harness import machine, timing
+from bench.subjects import cases, prepare
 
 
 def test_the_facts_of_this_machine():

@@ -3,7 +3,7 @@
 import torch
 
 import gaussreg_fast as gf
-from bench import path_kl
+from bench.studies import path_kl
 
 
 def test_peers_compute_the_same():

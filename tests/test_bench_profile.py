@@ -12,8 +12,11 @@ import pytest
 import torch
 import yaml
 
-from bench import ROOT, cli, launches, peers, profiling, roofline, tables
-from bench.cases import parse
+from bench import ROOT, cli
+from bench.compiled import launches
+from bench.report import profiling, roofline, tables
+from bench.subjects import peers
+from bench.subjects.cases import parse
 from gaussreg_fast import native
 
 WORKFLOW = ROOT / "docs" / "ci" / "performance.yml"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.gpu.rehearsal import Device, torch_cuda
-from bench.timing import GpuClock, OutOfTime, limit
+from bench.harness.timing import GpuClock, OutOfTime, limit
 
 ROOT = Path(__file__).resolve().parent.parent
 

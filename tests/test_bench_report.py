@@ -13,20 +13,14 @@ import pytest
 import scipy.stats
 import torch
 
-from bench import (
-    ROOT,
-    cases,
-    cli,
-    growth,
-    launches,
-    machine,
-    measure,
-    report,
-    roofline,
-    store,
-    tables,
-)
-from bench.errors import BadInput
+from bench import ROOT, cli
+from bench.compiled import launches
+from bench.harness import machine, store
+from bench.harness.errors import BadInput
+from bench.harness.text import time_text
+from bench.report import growth, measure, roofline, tables
+from bench.report import run as report
+from bench.subjects import cases
 
 TINY = ["d64-2", "d64-1-guards", "d64-1-growth", "d128-1-growth", "d256-1-growth", "d512-1-growth"]
 
@@ -71,7 +65,7 @@ def test_the_cases_are_the_ones_promised():
         assert {case.latent for case in listed} >= set(cases.LATENTS)
         assert {case.dtype for case in listed} == set(cases.DTYPES.values())
         assert (min(c.batch for c in listed), max(c.batch for c in listed)) == (1, most)
-        assert {c.dimension for c in listed if c.suite == "growth"} >= {1024, 4096, 262144}
+        assert {c.dimension for c in listed if c.topic == "growth"} >= {1024, 4096, 262144}
         assert set(cases.listed(device, quick=True)) != set(listed)
     assert set(cases.TARGETS) <= {case.name for case in cases.listed("cuda")}
 
@@ -306,7 +300,7 @@ def test_bad_options(arguments, capsys):
     [(0.5, "0.5 us"), (12.345, "12.3 us"), (999.7, "1 ms"), (5.19e3, "5.19 ms"), (4.2e9, "4200 s")],
 )
 def test_times_are_written_in_the_unit_that_fits(us, text):
-    assert tables.time_text(us) == text
+    assert time_text(us) == text
 
 
 # ---------------------------------------------------------------- growth

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench import timing
-from bench.cases import Case
 from bench.gpu import tuning
+from bench.harness import timing
+from bench.subjects.cases import Case
 from gaussreg_fast import config
 
 

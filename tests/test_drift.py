@@ -531,7 +531,7 @@ def test_lora_product_never_forms_the_update():
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_no_memory_beyond_the_base(backend):
     """32 MB of parameters: value, accumulation and decay take next to nothing more."""
-    from bench.memory import resident
+    from bench.harness.memory import resident
 
     params, base = tensors(backend, [(2**20,)] * 4 + [(4 * 2**20,)], base_dtypes=[torch.bfloat16])
     for p in params:

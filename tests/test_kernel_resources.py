@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from bench import ROOT
-from bench import kernel_resources as resources
-from bench.machine_code import CUDA, HIP
+from bench.compiled import kernel_resources as resources
+from bench.compiled.machine_code import CUDA, HIP
 
 
 def variant(**changed):

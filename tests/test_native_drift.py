@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import gaussreg_fast as gf
-from bench import drift_memory
-from bench.errors import Wrong
+from bench.harness import machine
+from bench.harness.errors import BadInput
+from bench.studies import drift_memory
 from gaussreg_fast import checks, native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
@@ -170,8 +171,8 @@ def test_a_parameter_that_lies_otherwise_before_backward():
 
 
 def test_the_benchmark_of_memory_asks_first(monkeypatch):
-    monkeypatch.setattr(drift_memory, "available", lambda: 5 << 30)
-    with pytest.raises(Wrong, match=r"7.6 GB of free memory are needed, 5.0 are"):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 5 << 30)
+    with pytest.raises(BadInput, match=r"7.6 GB of free memory are needed, 5.0 are"):
         drift_memory.measure()
 
 

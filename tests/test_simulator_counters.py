@@ -56,7 +56,7 @@ def test_bad_input_of_counters_is_one_line_and_exit_code_2(refused, words, told)
 COUNTED = """
 import json, torch
 from collections import Counter
-from bench.machine_code import cuda_code
+from bench.compiled.machine_code import cuda_code
 from bench.simulator import Schedule, simulated
 from bench.simulator.calls import call
 from bench.simulator.cases import Case

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_ptx import needs_compiler
 
-from bench.simulator.memory import GUARD, Memory
+from bench.simulator.memory import RED_ZONE, Memory
 
 pytestmark = needs_compiler
 
@@ -50,7 +50,7 @@ def test_copies_lie_between_red_zones_and_hold_their_numbers():
     placed, other = memory.placed(x), memory.placed(y)
     assert torch.equal(placed, x)
     assert placed.data_ptr() % 256 == 0
-    assert abs(placed.data_ptr() - other.data_ptr()) >= GUARD
+    assert abs(placed.data_ptr() - other.data_ptr()) >= RED_ZONE
     assert [region.unwritten for region in memory.regions([placed, other])] == [None, None]
 
 

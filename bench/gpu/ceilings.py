@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bench import timing
 from bench.gpu.stage import Row
+from bench.harness import timing
 
 BLOCK = 1024  # numbers that a program holds
 CHAINS = 8  # independent multiply-adds, so that none waits for the one before

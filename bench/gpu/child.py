@@ -107,7 +107,7 @@ def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
     """A part's row, whatever happens in it. `cut`: it has less time than it may take."""
     import torch
 
-    from bench import timing
+    from bench.harness import timing
 
     begin = time.monotonic()
     row: Row = {"part": part.name, "status": "FAILED"}

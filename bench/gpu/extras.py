@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 import gaussreg_fast as gf
-from bench import timing
 from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Row
+from bench.harness import timing
 from bench.simulator import records
 
 # Numbers of a list, and its tensors.

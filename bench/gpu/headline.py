@@ -6,9 +6,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench import machine, measure, prepare, timing
-from bench.cases import Case, named
 from bench.gpu.stage import Part, Row
+from bench.harness import machine, timing
+from bench.report import measure
+from bench.subjects import prepare
+from bench.subjects.cases import Case, named
 
 # The most telling first. Those with the others under torch.compile take longest.
 COMPILED = named("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 flux-1")

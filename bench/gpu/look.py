@@ -7,9 +7,9 @@ import platform
 import subprocess
 from functools import partial
 
-from bench import machine
 from bench.gpu import ceilings
 from bench.gpu.stage import Part, Row
+from bench.harness import machine
 
 PACKAGES = (
     "torch", "triton", "numpy", "scipy", "pytest", "pytest-benchmark", "pytest-xdist", "hypothesis",

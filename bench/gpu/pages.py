@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench import store
-from bench.cases import parse
 from bench.gpu import plan, predictions, queue, record
 from bench.gpu.predictions import BATCHES, ONES, Batch, One
 from bench.gpu.record import rows
 from bench.gpu.run import RESULTS
 from bench.gpu.stage import Row
-from bench.measure import typical
-from bench.tables import digits, table, time_text
+from bench.harness import store
+from bench.harness.text import digits, table, time_text
+from bench.report.measure import typical
+from bench.subjects.cases import parse
 
 NOTHING = "**Not measured**: no run on a GPU is committed.\n"
 Run = dict[str, Any]
@@ -51,7 +51,7 @@ def _short(run: Run) -> str:
     head = ["batch, D", "ours", "FFT pair alone", "naive PyTorch", "torch.compile", "memory added"]
     lines = []
     for name, row in rows(run, "headline").items():
-        if row["suite"] != "loss":
+        if row["topic"] != "loss":
             continue
         us = typical(row)
         ours = us["value_and_grad"]
@@ -145,7 +145,7 @@ def _headline(run: Run) -> str:
     lines = []
     for name, row in rows(run, "headline").items():
         us = typical(row)
-        if row["suite"] != "loss":
+        if row["topic"] != "loss":
             continue
         ours = us["value_and_grad"]
         against = [f"{digits(us[c] / ours)}x" if c in us else "not measured" for c in calls]
@@ -170,7 +170,7 @@ def _others(run: Run) -> list[list[str]]:
     for name, row in rows(run, "headline").items():
         us = typical(row)
         ours = us.get("value_and_grad")
-        if ours and row["suite"] == "growth":
+        if ours and row["topic"] == "growth":
             calls = ("covariance", "prno", "naive")
             lines.append(
                 [_shape(name), *(f"{digits(us[c] / ours)}x" if c in us else "" for c in calls)]

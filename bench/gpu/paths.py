@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast as gf
-from bench.errors import Wrong
 from bench.gpu.stage import Part, Row
+from bench.harness.errors import Wrong
+from bench.harness.timing import GpuClock
 from bench.simulator import calls, compare
 from bench.simulator.cases import QUICK, Case
-from bench.timing import GpuClock
 
 CASES = (
     *(Case(d) for d in (16384, 1024, 64, 32768, 65536, 262144, 36864, 1000)),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from bench.errors import BadInput
 from bench.gpu import extras, headline, look, paths, repetition, sanitizer, tuning
 from bench.gpu.stage import Part, Stage
+from bench.harness.errors import BadInput
 
 
 def _stages(small: bool) -> tuple[Stage, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.cases import TARGETS
+from bench.subjects.cases import TARGETS
 
 DEVICE = "H200"
 
@@ -25,7 +25,7 @@ class Batch:
 
     @property
     def figures(self) -> dict[str, float]:
-        """By the names of `bench.cases.TARGETS`, and the two times."""
+        """By the names of `bench.subjects.cases.TARGETS`, and the two times."""
         return {
             "FFT pair ns": self.fft,
             "ours ns": self.ours,
@@ -48,7 +48,7 @@ class One:
 
     @property
     def figures(self) -> dict[str, float]:
-        """By the names of `bench.cases.TARGETS`."""
+        """By the names of `bench.subjects.cases.TARGETS`."""
         return {
             "eager us": self.eager,
             "graph us": self.graph,

@@ -1,13 +1,12 @@
 """The kernels of a run, compiled ahead by many processes, the longest first.
 
-Compilation needs no GPU: launches are noted in front of a pretended device (bench/pretended.py) and
-compiled into Triton's cache on disk, where a stage's process finds them. What each takes is
+Compilation needs no GPU: launches are noted in front of a pretended device (`bench.compiled`)
+and compiled into Triton's cache on disk, where a stage's process finds them. What each takes is
 estimated from `bench/results/compile_seconds.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,16 +20,17 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, store
+from bench import ROOT
+from bench.compiled.machine_code import Notes, Variant, compiled
 from bench.gpu import programs
 from bench.gpu.stage import Stage
-from bench.machine_code import Notes, Variant, compiled
+from bench.harness import store
 
 ESTIMATES = ROOT / "bench" / "results" / "compile_seconds.json"
 WHAT = "compile seconds"
@@ -103,12 +103,12 @@ def ordered(found: Sequence[Job], known: dict[str, float]) -> list[tuple[Job, fl
 def _worker(workers: Path | None) -> None:
     programs.end_with_parent()
     if workers is not None:
-        _known(workers, os.getpid())
+        known(workers, os.getpid())
     os.environ.pop("TRITON_INTERPRET", None)
     os.nice(5)  # the stages' own processes go first
 
 
-def _known(path: Path, pid: int) -> None:
+def known(path: Path, pid: int) -> None:
     """Notes a process that can be held: the run's own clock does not stop for the others."""
     with path.open("a", encoding="ascii") as file:
         file.write(f"{pid}\n")
@@ -201,92 +201,6 @@ def compile_all(
             if finished is not None:
                 finished.kernel(job, *future.result())
     return results
-
-
-def ahead(stages: Sequence[Stage], record: bool) -> int:
-    """Compiles the kernels of some stages for sm_90; `record`: writes what each has taken."""
-    import triton
-
-    arch, release = "sm_90", triton.__version__
-    found = ordered(jobs(stages, arch), estimates(release, arch))
-    workers = len(os.sched_getaffinity(0))
-    with contextlib.ExitStack() as stack:
-        if record:  # read by the workers as they start
-            os.environ["TRITON_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
-        begin = time.monotonic()
-        results = compile_all(found, workers)
-    taken = time.monotonic() - begin
-    failed = [f"{name}: {error}" for name, (_, error) in results.items() if error]
-    seconds = {job.variant.name: round(results[job.variant.name][0], 2) for job, _ in found}
-    longest = sorted(seconds.items(), key=lambda pair: -pair[1])[:5]
-    print(f"triton {release}, {arch}: {len(seconds)} kernels, {sum(seconds.values()):.0f} core "
-          f"seconds, {taken:.0f} s with {workers} processes")  # fmt: skip
-    print("longest: " + ", ".join(f"{name} {s:.1f} s" for name, s in longest))
-    for line in failed:
-        print(f"does not compile: {line}")
-    if record:
-        _record(release, arch, seconds)
-    return 1 if failed else 0
-
-
-def _record(release: str, arch: str, seconds: dict[str, float]) -> None:
-    """Writes what was measured over what was known, and forgets what no stage needs any more."""
-    from bench.gpu.plan import FULL
-
-    needed = {job.variant.name for job in jobs(FULL, arch)}
-    merged = {k: s for k, s in (estimates(release, arch) | seconds).items() if k in needed}
-    releases = store.read(ESTIMATES, WHAT)["releases"] if ESTIMATES.exists() else {}
-    releases[release] = {**releases.get(release, {}), arch: dict(sorted(merged.items()))}
-    about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
-    store.write(ESTIMATES, {**about, "releases": releases})
-    print(f"wrote {ESTIMATES}")
-
-
-def arguments(given: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--plan", required=True)
-    parser.add_argument("--stages", type=json.loads, required=True)
-    parser.add_argument("--arch", required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--finished", type=Path, required=True)
-    parser.add_argument("--rehearse", action="store_true")
-    return parser.parse_args(given)
-
-
-def main(given: list[str]) -> int:
-    """The process that compiles beside the stages; commands that fill other caches go first."""
-    options = arguments(given)
-    programs.end_with_parent()
-    os.environ.pop("TRITON_INTERPRET", None)
-    from bench.gpu.plan import chosen
-
-    stages = chosen(options.plan, options.stages)
-    more = ["--rehearse"] if options.rehearse else []
-    env = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    for stage in stages:
-        for words in stage.jobs() if stage.jobs else []:
-            command = [sys.executable, "-m", "bench", *words, *more]
-            running.append((stage.name, subprocess.Popen(command, cwd=ROOT, env=env)))
-            _known(held(options.finished), running[-1][1].pid)
-    import triton
-
-    found = ordered(jobs(stages, options.arch), estimates(triton.__version__, options.arch))
-    finished = Finished(options.finished, [j for j, _ in found], [s.name for s in stages])
-    for name, _ in running:
-        finished.left[name] += 1
-    for stage in stages:
-        finished.one_less(stage.name, 0)  # tells of those that need nothing
-
-    def wait(name: str, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        finished.one_less(name)
-
-    with ThreadPoolExecutor(max(1, len(running))) as threads:
-        for pair in running:
-            threads.submit(wait, *pair)
-        compile_all(found, options.workers, finished)
-    return 0
 
 
 # ---------------------------------------------------------------- beside a run

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, store
-from bench.errors import BadInput
+from bench import ROOT
 from bench.gpu.stage import Row
+from bench.harness import store
+from bench.harness.errors import BadInput
 
 NAME = "run.json"
 WHAT = "gpu run"

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.compiled.pretended import Call, pretended
 from bench.gpu.record import REHEARSAL
-from bench.pretended import Call, pretended
 
 if TYPE_CHECKING:
     from bench.simulator import Simulation
@@ -165,7 +165,7 @@ class Device:
                 self._simulation.execute(call)
 
     def place(self, x: Tensor) -> Tensor:
-        """A tensor on the device: in guarded memory, unless it is there or has a history."""
+        """A tensor on the device: in watched memory, unless it is there or has a history."""
         if self._simulation is None or x.requires_grad or self._simulation.memory.holds(x):
             return x
         return self._simulation.memory.placed(x)
@@ -283,6 +283,6 @@ def rehearsed() -> Iterator[Device]:
 
 @contextlib.contextmanager
 def noting(hook: Callable[..., bool], arch: str) -> Iterator[None]:
-    """Within, launches end at Triton's hook before compilation: see `bench.pretended`."""
+    """Within, launches end at Triton's hook before compilation: see `bench.compiled.pretended`."""
     with pretended(arch, hook), torch_cuda(Device(None)):
         yield

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast as gf
-from bench.errors import Wrong
 from bench.gpu.stage import Part, Row
-from bench.timing import GpuClock
+from bench.harness.errors import Wrong
+from bench.harness.timing import GpuClock
 
 DIMENSIONS = (16384, 65536, 1024, 36864)
 BATCH = 40  # more than one piece of a batch of large samples

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import ROOT
-from bench.errors import BadInput
 from bench.gpu import programs
+from bench.harness.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.gpu.record import Record
@@ -46,7 +46,7 @@ LEFT = 3  # exit code
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    from bench.cli import positive
+    from bench.harness.options import positive
 
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu",
@@ -88,7 +88,7 @@ def main(given: list[str]) -> int:
         raise BadInput(f"--stages: {options.stages!r} names no stage")
     installed = install() if options.install else None
     os.environ.pop("TRITON_INTERPRET", None)
-    from bench.gpu import queue, record, summary
+    from bench.gpu import record, summary
     from bench.gpu.plan import chosen
 
     if options.show:
@@ -98,7 +98,9 @@ def main(given: list[str]) -> int:
     options.out = options.out or (ROOT / "build" if options.rehearse else RESULTS)
     stages = chosen(options.plan, names)
     if options.compile:
-        return queue.ahead(stages, options.record)
+        from bench.gpu import compile_ahead
+
+        return compile_ahead.ahead(stages, options.record)
     facts = device_facts(options.rehearse)
     folder = options.out / record.slug(facts["device"])
     if options.resume is None:
@@ -181,8 +183,8 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
     """
     import torch
 
-    from bench import machine
     from bench.gpu.child import device
+    from bench.harness import machine
 
     if not rehearse and not torch.cuda.is_available():
         raise BadInput(

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from functools import partial
 
-from bench import sanitize
 from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Row
+from bench.subjects import every_kernel
 
 # The allocator's pools are off for memcheck: they would hide what is out of bounds.
 ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}
@@ -21,7 +21,7 @@ def parts(small: bool) -> list[Part]:
     for tool, environment in ENVIRONMENT.items():
         dimensions = (64,) if small else DIMENSIONS[tool]
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3"]
-        kernels = {f"{tool} D={d}": partial(sanitize.every_call, d) for d in dimensions}
+        kernels = {f"{tool} D={d}": partial(every_kernel.every_call, d) for d in dimensions}
         run = partial(_run, [] if small else words, environment, dimensions, small)
         found.append(Part(tool, run, 15.0 if small else SECONDS, kernels))
     return found

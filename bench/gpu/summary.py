@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench import tables
-from bench.cases import TARGETS
 from bench.gpu.record import DONE, rows
 from bench.gpu.stage import Row
-from bench.measure import typical
-from bench.tables import digits, time_text
+from bench.harness.text import digits, time_text
+from bench.report import tables
+from bench.report.measure import typical
+from bench.subjects.cases import TARGETS
 
 LINES = 60
 WIDTH = 118

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from bench import timing
-from bench.cases import Case
-from bench.correctness import Errors, against_reference, fresh, permutations
-from bench.errors import Wrong
 from bench.gpu import queue
 from bench.gpu.stage import Part, Row
-from bench.peers import inputs
+from bench.harness import timing
+from bench.harness.errors import Wrong
+from bench.subjects.cases import Case
+from bench.subjects.correctness import Errors, against_reference, fresh, permutations
+from bench.subjects.peers import inputs
 from gaussreg_fast import config, gaussianity_value_and_grad
 
 DIMENSIONS = (16384, 4096, 32768, 65536, 262144)

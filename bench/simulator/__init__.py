@@ -6,7 +6,7 @@
         print(launch.name, launch.errors(), launch.execution.wavefronts.sum())
 
 The package, Triton's binder, its checks and its compiler run as before a GPU; the driver is one
-that executes the PTX (bench/pretended.py). What this sees, and what it cannot see, is in
+that executes the PTX (bench/compiled/pretended.py). What this sees, and what it cannot see, is in
 docs/simulator.md.
 """
 
@@ -23,7 +23,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from bench.pretended import Call, Loaded, pretended
+from bench.compiled.pretended import Call, Loaded, pretended
 from bench.simulator.core import Execution, Finding, Kind, Schedule, describe, execute
 from bench.simulator.memory import Memory, extent
 from bench.simulator.reader import Program, Unsupported, read

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
 
 DEVICES = Path(__file__).resolve().parent.parent / "devices.json"
 SECTOR = 32  # bytes

@@ -20,7 +20,7 @@ Results = dict[str, Tensor]
 
 
 class Home(Protocol):
-    """Where the tensors of a call go: guarded memory (bench/simulator/memory.py), or a device."""
+    """Where the tensors of a call go: watched memory (bench/simulator/memory.py), or a device."""
 
     indirect: bool  # whether kernels read addresses from memory
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import kernel_resources
+from bench.compiled.kernel_calls import ALL_ORDERS, KernelCall
 
 FUSED = (64, 256, 1024, 4096, 16384, 32768)
 OTHER_FUSED = (128, 512, 2048, 8192)
@@ -17,7 +17,7 @@ FILLS = ("zeros", "tiny", "small", "huge", "nan", "inf", "constant")
 
 
 @dataclass(frozen=True)
-class Case(kernel_resources.Case):
+class Case(KernelCall):
     """A call of a public function with numbers in it; see bench/simulator/calls.py.
 
     `fill` replaces the numbers of the sample in the middle. `layout` is how x lies in memory:
@@ -54,8 +54,7 @@ def _losses() -> list[Case]:
 
 
 def _options() -> list[Case]:
-    every = kernel_resources.ALL_ORDERS
-    cases = [Case(d, orders=every) for d in (1024, 16384, 65536, 1000)]
+    cases = [Case(d, orders=ALL_ORDERS) for d in (1024, 16384, 65536, 1000)]
     cases += [Case(1024, orders=(2, 4), form="absolute"), Case(1024, task="spectrum")]
     cases += [Case(d, orders=(1, 2, 3, 4), form="squared") for d in (1024, 1000)]
     cases += [Case(d, statistic="power") for d in (1024, 1000)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import ROOT
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
 from bench.simulator.core import CompilerMissing, ready
 
 

@@ -149,9 +149,32 @@ def execute(
         ValueError: arguments or regions that do not fit.
     """
     core = _core()
-    image = _image(program, grid, arguments)
-    table = _table(regions)
+    image, table = _image(program, grid, arguments), _table(regions)
     counters = {name: np.zeros(len(program.text), np.uint64) for name in COUNTERS}
+    launch = _launch(program, grid, shared, image, table, schedule)
+    for name, counter in counters.items():
+        launch[name] = counter.ctypes.data
+    machine = core.simulator_run(launch.ctypes.data)
+    if not machine:
+        raise MemoryError("the simulator's shadow memory does not fit")
+    try:
+        found = np.zeros(core.simulator_count(machine), FINDING)
+        core.simulator_findings(machine, found.ctypes.data)
+        barriers = core.simulator_barriers(machine)
+    finally:
+        core.simulator_free(machine)
+    return Execution(findings_of(found), barriers, **counters)
+
+
+def _launch(
+    program: Program,
+    grid: tuple[int, int, int],
+    shared: int,
+    image: np.ndarray,
+    table: np.ndarray,
+    schedule: Schedule,
+) -> np.ndarray:
+    """What the interpreter is told. It has the addresses of the arrays: the caller keeps them."""
     launch = np.zeros(1, _LAUNCH)
     launch["instructions"] = program.instructions.ctypes.data
     launch["instruction_count"] = len(program.instructions)
@@ -166,18 +189,7 @@ def execute(
     launch["seed"], launch["slice"] = schedule.seed & (2**64 - 1), schedule.slice
     launch["steps"], launch["ulp"] = STEPS, schedule.ulp
     launch["shuffled"], launch["checked"] = schedule.shuffled, schedule.checked
-    for name, counter in counters.items():
-        launch[name] = counter.ctypes.data
-    machine = core.simulator_run(launch.ctypes.data)
-    if not machine:
-        raise MemoryError("the simulator's shadow memory does not fit")
-    try:
-        found = np.zeros(core.simulator_count(machine), FINDING)
-        core.simulator_findings(machine, found.ctypes.data)
-        barriers = core.simulator_barriers(machine)
-    finally:
-        core.simulator_free(machine)
-    return Execution(findings_of(found), barriers, **counters)
+    return launch
 
 
 def ready() -> None:

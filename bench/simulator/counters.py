@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
 from bench.simulator import bounds, other_triton
 from bench.simulator.checkout import ready_to_run
 from bench.simulator.options import chosen, parser
@@ -130,7 +130,7 @@ def counted(case: Any, arch: str) -> dict[str, dict[str, Any]]:
 
 def _shown(table: Table, gpu: bounds.Device, lines: int) -> None:
     """Prints a row per launch, and its lines that do most."""
-    from bench.kernel_resources import show
+    from bench.harness.text import columns
 
     for case, launches in table.items():
         print(f"\n{case}, {gpu.name} ({gpu.arch}); bounds in ns, all programs together")
@@ -149,7 +149,7 @@ def _shown(table: Table, gpu: bounds.Device, lines: int) -> None:
                 ns["load/store"], str(c["sectors_read"] + c["sectors_written"]), ns["L2"],
                 str(c["barriers"]),
             ))  # fmt: skip
-        show(rows)
+        print(columns(rows))
         for name, found in launches.items():
             _lines(name, found["lines"], lines)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.machine_code import cuda_code
+from bench.compiled.machine_code import cuda_code
 from bench.simulator import Launch
 
 # Classes of PTX instructions, by how their names begin; the first that fits.

@@ -1,4 +1,4 @@
-"""Guarded memory: tensors between red zones, with a note of every byte that nobody has written."""
+"""Watched memory: tensors between red zones, with a note of every byte that nobody has written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.simulator.core import Region
 
-GUARD = 4096  # bytes on either side that belong to no argument of a launch
+RED_ZONE = 4096  # bytes on either side that belong to no argument of a launch
 NAN_BYTE, INTEGER_BYTE = 0xFF, 0xA5  # of new tensors: a NaN, and numbers that nobody counts to
 
 
@@ -57,10 +57,10 @@ class Memory:
         """A tensor at a multiple of 256 bytes, as CUDA's allocator gives."""
         size = math.prod(shape) * dtype.itemsize
         whole = torch.full(
-            (size + 2 * GUARD + 256,), _poison(dtype), dtype=torch.uint8, device="cpu"
+            (size + 2 * RED_ZONE + 256,), _poison(dtype), dtype=torch.uint8, device="cpu"
         )
         self._kept.append(whole)  # so that no address is used twice
-        start = -whole.data_ptr() % 256 + GUARD
+        start = -whole.data_ptr() % 256 + RED_ZONE
         begin = whole.data_ptr() + start
         self._guarded.append((begin, begin + size))
         return whole[start : start + size].view(dtype).view(shape)

@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Iterable
 
-from bench.cli import positive
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
+from bench.harness.options import positive
 from bench.simulator import other_triton
 from bench.simulator.cases import Case
 

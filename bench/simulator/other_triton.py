@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import ROOT
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

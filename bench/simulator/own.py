@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import BadInput
+from bench.harness.errors import BadInput
 from bench.simulator import Launch, Schedule, Unsupported, simulated
 from bench.simulator.running import SCHEDULES
 

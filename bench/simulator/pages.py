@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.harness.text import table
 from bench.simulator import bounds, records
-from bench.tables import table
 
 GPU = "H200"
 SIZES = (1024, 4096, 16384, 32768, 65536, 262144)

@@ -9,7 +9,7 @@ import numpy as np
 # The fields of the structure of the same name in interpreter/layout.h.
 INSTRUCTION = np.dtype(
     [
-        *((name, "i4") for name in ("opcode", "guard", "negated", "pieces", "width")),
+        *((name, "i4") for name in ("opcode", "predicate", "negated", "pieces", "width")),
         *((name, "i4") for name in ("register_bytes", "is_signed", "variant", "target", "address")),
         ("offset", "i8"),
         ("results", "i4", 8),

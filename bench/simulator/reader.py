@@ -179,13 +179,13 @@ class _Reader:
         if statement.startswith(".pragma"):
             return
         row = np.zeros((), INSTRUCTION)
-        row["guard"] = -1
+        row["predicate"] = -1
         plain = statement
         if match := _GUARD.fullmatch(statement):
             register = self.registers.find(match[2])
             if register is None or not register.predicate:
-                raise Unknown("its guard is no predicate")
-            row["guard"], row["negated"] = register.slot, match[1] == "!"
+                raise Unknown("its condition is no predicate")
+            row["predicate"], row["negated"] = register.slot, match[1] == "!"
             plain = match[3]
         mnemonic, _, rest = _one_line(plain).partition(" ")
         label = self.encoder.encode(row, mnemonic, operands_of(rest))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.errors import BadInput
-from bench.kernel_resources import changes as number_changes
-from gaussreg_fast.latent.files import atomic_path
+from bench.compiled.kernel_resources import changes as number_changes
+from bench.harness import store
+from bench.harness.errors import BadInput
 
 RECORD = ROOT / "bench" / "results" / "counters.json"
 FORMAT = 1
@@ -53,18 +53,7 @@ def write(path: Path, release: str, arch: str, now: Table, only: str) -> None:
         for case, launches in now.items()
     }
     content = {"what": "counters", "format": FORMAT, "releases": releases}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(_text(content) + "\n", encoding="utf-8")
-
-
-def _text(value: Any, depth: int = 0) -> str:
-    """JSON in which a launch's counts, and each line of source, stand on a line of their own."""
-    if not isinstance(value, dict) or not any(isinstance(v, dict | list) for v in value.values()):
-        return json.dumps(value)
-    pad = " " * depth
-    items = (f"{pad} {json.dumps(k)}: {_text(v, depth + 1)}" for k, v in value.items())
-    return "{\n" + ",\n".join(items) + f"\n{pad}}}"
+    store.write(path, content)
 
 
 def changes(before: Table, now: Table) -> list[str]:

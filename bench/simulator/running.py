@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.pretended import ARCHS
+from bench.compiled.pretended import ARCHS
 from bench.simulator import Launch
 from bench.simulator.calls import Results
 from bench.simulator.cases import Case

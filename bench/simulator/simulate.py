@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import store
+from bench.harness import store
+from bench.harness.progress import Progress
 from bench.simulator import other_triton
 from bench.simulator.options import chosen, parser
 
@@ -61,11 +62,11 @@ def main(given: Sequence[str]) -> int:
         one = replace(schedules[0], seed=options.seed or 1, slice=options.slice or 0)
         schedules = (one,)
     outcomes = []
-    for outcome in running.run_all(cases, options.arch, options.jobs, schedules):
-        outcomes.append(outcome)
-        print(f"[{len(outcomes)}/{len(cases)}] {outcome.line()}", file=sys.stderr, flush=True)
-        for line in outcome.details()[:8]:
-            print(f"       {line}", file=sys.stderr, flush=True)
+    with Progress(len(cases), stream=sys.stderr) as progress:
+        for outcome in running.run_all(cases, options.arch, options.jobs, schedules):
+            outcomes.append(outcome)
+            details = (f"       {line}" for line in outcome.details()[:8])
+            progress.end("\n".join([outcome.line(), *details]))
     if options.out:
         about = {"what": "simulation", "format": store.FORMAT, "triton": triton.__version__}
         content = {**about, "arch": options.arch, "outcomes": running.as_json(outcomes)}
@@ -75,7 +76,7 @@ def main(given: Sequence[str]) -> int:
 
 def _told(outcomes: list, release: str, arch: str) -> int:
     """Prints the table of worst errors; the exit code."""
-    from bench.kernel_resources import show
+    from bench.harness.text import columns
     from bench.simulator import running
 
     keys = ("value", "gradient", "gradient half")
@@ -83,7 +84,7 @@ def _told(outcomes: list, release: str, arch: str) -> int:
     for row in running.summary(outcomes):
         worst = [f"{row[key]:.1e}" if key in row else "-" for key in keys]
         rows.append((row["path"], str(row["cases"]), *worst, str(row["bad"])))
-    show(rows)
+    print(columns(rows))
     total = running.totals(outcomes)
     print(
         f"triton {release}, {arch}: {total['cases']} cases, {total['programs']} programs, "

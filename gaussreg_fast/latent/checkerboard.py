@@ -52,7 +52,7 @@ def _adam(lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
 
 
 def methods(prno_shuffles: int = 100) -> list[Method]:
-    """The guards compared, at learning rates chosen on another seed (`bench/learning_rates.py`).
+    """The guards compared, at learning rates chosen on another seed (`bench study learning_rates`).
 
     From five of Adam and, for MPGR, five of Nesterov's SGD: the rate that leaves the least of
     the pattern with the variance within 5 % of 1.

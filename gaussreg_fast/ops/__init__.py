@@ -3,7 +3,7 @@
 The only place where operators are registered. Each has three entrances, in this order:
 
 - eager calls on ordinary tensors run the implementation directly (a trip through the
-  dispatcher costs more than a small kernel: `bench/call_overhead.py`);
+  dispatcher costs more than a small kernel: `bench/studies/call_overhead.py`);
 - `torch.compile`, fake tensors and the like go through `torch.ops.gaussreg_fast`;
 - torch.func transforms go through the operator's `autograd.Function`.
 

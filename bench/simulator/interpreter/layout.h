@@ -17,7 +17,7 @@ using f64 = double;
 // A slot is an offset in a warp's registers: the 32 lanes' values of a register lie together.
 struct Instruction {
   s32 opcode;
-  s32 guard;           // slot of the predicate, or -1
+  s32 predicate;       // slot of the predicate, or -1
   s32 negated;         // whether lanes run it where the predicate does not hold
   s32 pieces;          // numbers in a vector, matrices
   s32 width;           // bytes of each in memory

@@ -39,7 +39,7 @@ class Machine {
   void run_warp(int warp, s64 budget);
   Group* next_group(Warp& warp);
   void step(Group& group);
-  u32 guarded(const Instruction& in, u32 lanes) const;
+  u32 predicated(const Instruction& in, u32 lanes) const;
   void branch(const Instruction& in, Group& group, u32 lanes);
   void wait(const Instruction& in, Group& group, u32 lanes);
   void special(const Instruction& in, u32 lanes);

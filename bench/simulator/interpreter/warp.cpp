@@ -39,9 +39,9 @@ Group* Machine::next_group(Warp& warp) {
   return first;
 }
 
-u32 Machine::guarded(const Instruction& in, u32 lanes) const {
-  if (in.guard < 0) return lanes;
-  const u32* predicate = at<u32>(in.guard);
+u32 Machine::predicated(const Instruction& in, u32 lanes) const {
+  if (in.predicate < 0) return lanes;
+  const u32* predicate = at<u32>(in.predicate);
   u32 holds = 0;
   for (int lane = 0; lane < 32; lane++) holds |= (u32)(predicate[lane] != 0) << lane;
   return lanes & (in.negated ? ~holds : holds);
@@ -62,7 +62,7 @@ void Machine::step(Group& group) {
     return;
   }
   const Instruction& in = launch_.instructions[number];
-  const u32 lanes = guarded(in, group.lanes);
+  const u32 lanes = predicated(in, group.lanes);
   steps_++;
   now_.instruction = number;
   launch_.executed[number]++;

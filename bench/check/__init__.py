@@ -1,0 +1,1 @@
+"""`python -m bench check`: is anything slower than a baseline? For users' CI."""

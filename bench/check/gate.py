@@ -1,0 +1,104 @@
+"""What the regression check times: calls, each beside a yardstick in the same process.
+
+A suite is a function `suite(device)` that returns name -> (call, yardstick), both without
+arguments; a project of your own has it in a file of its own (docs/performance-ci.md). The yardstick
+is work of the same kind that the change under test does not touch: it makes the speed of the
+machine cancel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gaussreg_fast
+from bench.harness.errors import BadInput
+from bench.subjects import cases, correctness, peers
+
+Suite = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
+# Case -> the calls of it; on a GPU batches that fill it, beside one latent.
+CALLS = {
+    "cpu": {
+        "sd-1": ("value_and_grad", "loss_backward", "value"),
+        "sd-16": ("value_and_grad", "statistics", "projection", "moments"),
+        "sd-16-bfloat16": ("value_and_grad",),
+        "sd-4-per_sample": ("value_and_grad",),
+        "sdxl-4": ("value_and_grad",),
+        "flux-1": ("value_and_grad",),
+        "sd768-4": ("value_and_grad",),
+    },
+    "cuda": {
+        "sd-1": ("value_and_grad", "loss_backward"),
+        "sd-1024": ("value_and_grad", "value", "statistics", "projection", "moments"),
+        "sd-1024-bfloat16": ("value_and_grad",),
+        "sd-1024-per_sample": ("value_and_grad",),
+        "sana-512": ("value_and_grad",),
+        "sdxl-256": ("value_and_grad",),
+        "flux-64": ("value_and_grad",),
+        "sd768-64": ("value_and_grad",),
+    },
+}
+# The yardstick transforms as many numbers as the call has, but at least four rows (torch plans the
+# transform of fewer anew in each call) of at most 16384 (longer ones outlast a time slice).
+YARDSTICK_ROWS = 4
+YARDSTICK_SIZE = 16384
+
+
+def suite(device: str) -> Suite:
+    """Ours, beside torch's FFT pair of as many numbers."""
+    found: Suite = {}
+    for name, calls in CALLS[device].items():
+        case = cases.parse(name)
+        (x,) = peers.inputs(case, device, 1)
+        options: dict[str, Any] = {"permutation": case.permutation}
+        known = {call: partial(timed, 0) for call, timed in peers.ours(case, [x]).items()} | {
+            "statistics": partial(
+                gaussreg_fast.permuted_statistics, x.detach(), orders=(1, 2), **options
+            ),
+            "projection": partial(gaussreg_fast.project_white_noise, x.detach()),
+            "moments": peers.with_backward(gaussreg_fast.moment_loss, x),
+        }
+        size = min(case.dimension, YARDSTICK_SIZE)
+        count = max(YARDSTICK_ROWS, case.batch * case.dimension // size)
+        rows = torch.randn(count, size, device=device)
+        for call in calls:
+            found[f"{name} {call}"] = known[call], partial(_pair, rows)
+    return found
+
+
+def _pair(x: Tensor) -> Tensor:
+    return torch.fft.irfft(torch.fft.rfft(x), n=x.shape[1])
+
+
+def verify(device: str) -> None:
+    """Raises Wrong where a result of the suite is not float64's: it is not timed then."""
+    for name, calls in CALLS[device].items():
+        case = cases.parse(name)
+        errors = correctness.check(case, device, rounds=1)
+        if "statistics" in calls:
+            correctness.check_statistics(errors, case, device)
+        if "moments" in calls:
+            correctness.check_guard(errors, "moment", peers.GUARDS["moment"], case, device)
+
+
+def load(path: Path | None, device: str) -> Suite:
+    """The suite of a file, or the package's own."""
+    if path is None:
+        return suite(device)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such suite")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not spec or not spec.loader:
+        raise BadInput(f"{path}: a suite is a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "suite", None)
+    if not callable(make):
+        raise BadInput(f"{path}: has no function suite(device)")
+    return make(device)

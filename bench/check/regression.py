@@ -1,0 +1,269 @@
+"""`python -m bench check`: is anything slower than the baseline says?
+
+Every call is timed in several fresh processes, in turns with its yardstick. Other programs on the
+machine only ever add time, so what a process says is its fastest sample of the call over that of
+the yardstick: the speed of the machine cancels, and the medians of a busy machine scatter several
+times as much. A call whose ratio has grown beyond the tolerance is suspicious and measured again,
+in other processes; only if these alone show it (decision.py) is it a regression. So a busy minute
+is no alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench import ROOT
+from bench.check import decision, gate
+from bench.harness import machine, store, timing
+from bench.harness.errors import BadInput, Wrong
+from bench.harness.progress import Progress
+from bench.harness.text import time_text
+
+BASELINES = ROOT / "bench" / "baselines"
+RECORD_PROCESSES = 12
+CHECK_PROCESSES = 6
+WRONG = 3  # exit code of a process that found a wrong result
+# glibc keeps what is freed. Else it depends on the layout of a process's heap whether a tensor's
+# memory goes back to the system in every call, and then page faults are most of what is measured.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+
+Process = dict[str, dict[str, float]]  # call -> ratio, us: what one process measured
+
+
+# ---------------------------------------------------------------- one process
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Prints what one process measures, as a line of JSON."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = machine.device()
+    if options.verify and not options.suite:
+        try:
+            gate.verify(device)
+        except Wrong as error:
+            print(error, file=sys.stderr)
+            return WRONG
+    suite = gate.load(options.suite, device)
+    wanted = options.exactly
+    names = [n for n in suite if (n in wanted if wanted else options.only in n)]
+    if not names:
+        raise BadInput(f"--only {options.only!r}: no call of the suite: {', '.join(suite)}")
+    turn = options.turn % len(names)  # so that no call is always the first
+    calls = one_process({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
+    print(json.dumps({"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}))
+    return 0
+
+
+def one_process(suite: gate.Suite, seconds: float) -> Process:
+    """Times every call beside its yardstick."""
+    clock = timing.clock(machine.device())
+    found = {}
+    for name, (call, yardstick) in suite.items():
+        calls = {"call": _indexed(call), "yardstick": _indexed(yardstick)}
+        samples = clock.even(calls, seconds)
+        fastest = {which: min(times) for which, times in samples.items()}
+        ratio = fastest["call"] / fastest["yardstick"]
+        found[name] = {"ratio": ratio, "us": fastest["call"]}
+    return found
+
+
+def _indexed(call: Any) -> Any:
+    return lambda _: call()
+
+
+# ---------------------------------------------------------------- many processes
+
+
+def measure(
+    options: argparse.Namespace, processes: int, progress: Progress, names: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], list[Process]]:
+    """The machine, and what each of so many processes measured of the named calls, or of all."""
+    command = [sys.executable, "-m", "bench", "sample", "--threads", str(options.threads)]
+    command += ["--seconds", str(options.seconds), "--only", options.only]
+    command += ["--suite", str(options.suite.resolve())] if options.suite else []
+    environment = {**os.environ, **ALLOCATOR}
+    facts: dict[str, Any] = {}
+    found = []
+    for turn in range(processes):
+        progress.begin(f"process {turn + 1}")
+        more = ["--turn", str(turn), *(["--verify"] if turn == 0 and not names else [])]
+        for name in names:
+            more += ["--exactly", name]
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, cwd=ROOT, env=environment
+        )
+        if done.returncode == WRONG:
+            raise Wrong(done.stderr.strip())
+        if done.returncode:
+            raise BadInput(f"measuring failed: {_last(done.stderr)}")
+        result = json.loads(done.stdout.splitlines()[-1])
+        facts = result["machine"]
+        found.append(result["calls"])
+        progress.end(f"process {turn + 1} of {processes}")
+    return facts, found
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "without a message"
+
+
+def by_call(processes: list[Process], key: str = "ratio") -> dict[str, list[float]]:
+    return {name: [found[name][key] for found in processes] for name in processes[0]}
+
+
+# ---------------------------------------------------------------- record
+
+
+def record(options: argparse.Namespace) -> int:
+    """Writes a baseline of this machine."""
+    count = options.processes or RECORD_PROCESSES
+    with Progress(count) as progress:
+        facts, processes = measure(options, count, progress)
+    out = options.out or BASELINES / f"{slug(facts)}.json"
+    about = {"what": "baseline", "format": store.FORMAT, "date": store.today(), "machine": facts}
+    suite = options.suite.name if options.suite else None
+    ratios, us = by_call(processes), by_call(processes, "us")
+    calls = {name: {"ratio": ratios[name], "us": us[name]} for name in ratios}
+    store.write(out, {**about, "suite": suite, "seconds": options.seconds, "calls": calls})
+    print(f"wrote {out}: {len(calls)} calls, {count} processes")
+    print(f"What {CHECK_PROCESSES} processes of a check can see, with the noise of these:")
+    level = decision.level(len(calls))
+    for name, found in ratios.items():
+        factor = decision.visible(found, CHECK_PROCESSES, level)
+        about = f"from {factor:g} times slower on" if math.isfinite(factor) else "no slowdown"
+        print(f"  {name:{max(map(len, ratios))}}  {about}")
+    return 0
+
+
+def slug(facts: dict[str, Any]) -> str:
+    """A file name of a device: cpu-amd-epyc-avx2."""
+    parts = (facts["kind"], facts["device"], facts["instruction_set"])
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(p for p in parts if p).lower()).strip("-")
+
+
+# ---------------------------------------------------------------- check
+
+
+def check(options: argparse.Namespace) -> int:
+    """Exit code 1 for a regression: of time where a baseline is given, of kernels by --kernels."""
+    if not options.baseline and options.kernels is None:
+        raise BadInput("nothing to check: --baseline FILE, --kernels, or both")
+    regressions = []
+    if options.baseline:
+        regressions += _timed(options, _baseline(options))
+    if options.kernels is not None:
+        from bench.check import kernel_check
+
+        regressions += kernel_check.regressions(options.kernels)
+    for name in regressions:
+        print(f"REGRESSION: {name}", file=sys.stderr)
+    print(f"{len(regressions)} regressions" if regressions else "no regression")
+    return 1 if regressions else 0
+
+
+def _baseline(options: argparse.Namespace) -> dict[str, list[float]]:
+    """The ratios of a baseline, if it is one of this machine and suite and has enough of them."""
+    path = options.baseline
+    content = store.read(path, "baseline")
+    torch.set_num_threads(options.threads)
+    if gap := machine.difference(content["machine"], machine.facts(machine.device())):
+        raise BadInput(f"{path}: cannot be compared with: it is of {gap}")
+    suite = options.suite.name if options.suite else None
+    if content["suite"] != suite:
+        raise BadInput(f"{path}: is of suite {content['suite']}, not of {suite}")
+    calls = {name: c["ratio"] for name, c in content["calls"].items() if options.only in name}
+    if not calls:
+        raise BadInput(f"--only {options.only!r}: no call of {path}: {', '.join(content['calls'])}")
+    before = min(map(len, calls.values()))
+    count = options.processes or CHECK_PROCESSES
+    if not decision.enough(before, count, len(calls)):
+        raise BadInput(
+            f"{before} processes of the baseline and {count} now cannot tell a regression of "
+            f"{len(calls)} calls from chance: more --processes, or a baseline with more"
+        )
+    return calls
+
+
+def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[str]:
+    """The calls that have become slower; a table of all is printed."""
+    count = options.processes or CHECK_PROCESSES
+    with Progress(count) as progress:
+        facts, processes = measure(options, count, progress)
+    now = by_call(processes)
+    level = decision.level(len(before))
+    first = {name: decision.shift(before[name], now[name], level) for name in before if name in now}
+    suspects = tuple(n for n, s in first.items() if decision.suspicious(s, options.tolerance))
+    second: dict[str, decision.Shift] = {}
+    if suspects:
+        print(f"measuring again: {', '.join(suspects)}", flush=True)
+        with Progress(count) as progress:
+            again = by_call(measure(options, count, progress, suspects)[1])
+        second = {name: decision.shift(before[name], again[name], level) for name in suspects}
+    slower = [n for n, s in second.items() if decision.regressed(s, options.tolerance)]
+    if first:
+        _show(first, second, slower, by_call(processes, "us"))
+    if new := sorted(now.keys() - before.keys()):
+        print(f"not in the baseline, and not compared: {', '.join(new)}")
+    found = [
+        f"{name}: {second[name].factor:.2f} times the baseline's time "
+        f"(at least {second[name].low:.2f} times; {options.tolerance:.0%} more are allowed)"
+        for name in slower
+    ]
+    lost = sorted(before.keys() - now.keys())
+    found += [f"{name}: in the baseline, and no longer in the suite" for name in lost]
+    if options.out:
+        store.write(options.out, _as_json(options, facts, processes, first, second, found))
+    return found
+
+
+def _as_json(
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    processes: list[Process],
+    first: dict[str, decision.Shift],
+    second: dict[str, decision.Shift],
+    found: list[str],
+) -> dict[str, Any]:
+    shifts = {
+        name: {"first": vars(s), "second": vars(second[name]) if name in second else None}
+        for name, s in first.items()
+    }
+    about = {"what": "check", "format": store.FORMAT, "date": store.today(), "machine": facts}
+    told = {"baseline": str(options.baseline), "tolerance": options.tolerance}
+    return {**about, **told, "regressions": found, "shifts": shifts, "processes": processes}
+
+
+def _show(
+    first: dict[str, decision.Shift],
+    second: dict[str, decision.Shift],
+    slower: list[str],
+    us: dict[str, list[float]],
+) -> None:
+    width = max(map(len, first))
+    print(f"{'call':{width}}  {'time':>8}  over the baseline, both over their yardsticks")
+    for name, shift in first.items():
+        text = _interval(shift)
+        if name in second:
+            text += f", again {_interval(second[name])}"
+        verdict = "REGRESSION" if name in slower else "ok"
+        print(f"{name:{width}}  {time_text(median(us[name])):>8}  {text}  {verdict}")
+
+
+def _interval(shift: decision.Shift) -> str:
+    high = f"{shift.high:.3f}" if math.isfinite(shift.high) else "-"
+    return f"{shift.factor:.3f} [{shift.low:.3f}, {high}]"
+
+
+COMMANDS = {"check": check, "record": record, "sample": sample}

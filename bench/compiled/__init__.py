@@ -1,0 +1,1 @@
+"""What the Triton kernels compile to and launch, without a GPU."""

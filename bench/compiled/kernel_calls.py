@@ -1,0 +1,170 @@
+"""The calls whose kernels are compiled and counted.
+
+What is compiled is what the package launches: each entry below is a call of `gaussreg_fast.launch`
+with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
+own binder makes types and alignments, config.py the launch parameters; launches are noted instead
+of run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
+code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
+
+A compilation takes up to 20 s, nearly all of it Triton's own layout pass, so not every call is
+compiled for every architecture. sm_90, where the kernels are tuned and measured, has every D, and
+every option at a small D and those that cost registers at 16384, the largest that must not spill.
+The others share Triton's front and differ in what comes after, so they have every kernel, in three
+or four sizes: the smallest, a small one with options, the largest that fits gfx942, a large one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from gaussreg_fast import config
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of `gaussreg_fast.launch`; the defaults are those of the public functions."""
+
+    dimension: int
+    task: str = "gradient"
+    permutation: str = "shared"
+    dtype: str = "float32"
+    statistic: str = "amplitude"
+    orders: tuple[int, ...] = (1, 2)
+    form: str = "root"
+    block_size: int = 16
+    power_weight: float = 25.0
+
+    def __str__(self) -> str:
+        extra = [
+            f"{field.name}={getattr(self, field.name)}".replace(" ", "")
+            for field in fields(self)[2:]
+            if getattr(self, field.name) != field.default
+        ]
+        return " ".join([self.task, f"D={self.dimension}", *extra])
+
+    def run(self, batch: int = 2) -> None:
+        """Allocates and launches."""
+        from gaussreg_fast import launch
+
+        seed = torch.zeros(1, dtype=torch.int64)
+        if self.task.startswith("drift"):
+            self._drift()
+            return
+        if self.task == "permutation":
+            launch.permutation(seed, self.dimension, 0, False)
+            return
+        if self.task.startswith("path_"):
+            self._path(launch, batch)
+            return
+        x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
+        if self.task == "projection":
+            launch.project(x, self.block_size)
+            return
+        permutation = {
+            "none": launch.Permutation(),
+            "shared": launch.Permutation(seed=seed),
+            "per_sample": launch.Permutation(seed=seed, per_sample=True),
+            "index": launch.Permutation(index=torch.arange(self.dimension)),
+        }[self.permutation]
+        options: dict[str, Any] = {
+            "orders": self.orders,
+            "block_size": self.block_size,
+            "statistic": self.statistic,
+        }
+        if self.task == "statistics":
+            launch.statistics(x, permutation, **options)
+        elif self.task == "pullback":
+            blocks = -(-(self.dimension // 2) // self.block_size)
+            moments = torch.zeros(batch, len(self.orders))
+            launch.pullback(x, permutation, moments, torch.zeros(batch, blocks), **options)
+        else:
+            launch.loss(
+                x,
+                permutation,
+                form=self.form,
+                power_weight=self.power_weight,
+                target=0.8862,
+                gradient=x.dtype if self.task == "gradient" else None,
+                **options,
+            )
+
+    def _path(self, launch: Any, batch: int) -> None:
+        """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
+        dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
+        out: dict[str, torch.Tensor] = {}
+        if self.task != "path_backward":
+            out |= {"kl": torch.empty(batch), "costs": torch.empty(50, batch)}
+        if self.task != "path_value":
+            out["grad"] = torch.empty_like(dmu)
+        if self.task == "path_backward":
+            out["upstream"] = torch.empty(batch)
+        launch.path_kl(dmu, torch.ones(50, 1), **out)
+
+    def _drift(self) -> None:
+        """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
+        from gaussreg_fast import launch
+
+        dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
+        params = [torch.zeros(self.dimension, dtype=dtype) for _ in range(2)]
+        base = [torch.zeros_like(p) for p in params]
+        if self.dtype == "mixed":
+            base[1] = base[1].bfloat16()
+        task = self.task.removeprefix("drift ")
+        step = torch.ones(()) if task == "gradient" else 2.0
+        grads = [torch.zeros_like(p) for p in params] if task in ("gradient", "accumulate") else []
+        launch.drift(task, params, base, grads, [1.0, 1.0], step)
+
+
+ALL_ORDERS = tuple(range(1, 9))
+# Every kernel, in the sizes that differ in kind and with the options that change most.
+EVERYWHERE = (
+    *(KernelCall(dimension) for dimension in (64, 1024, 16384, 65536)),
+    *(KernelCall(1024, task=task) for task in ("statistics", "pullback")),
+    *(KernelCall(1024, permutation=kind) for kind in ("index", "per_sample")),
+    KernelCall(1024, dtype="bfloat16"),
+    KernelCall(65536, task="statistics"),
+    *(KernelCall(36864, task=task) for task in ("gradient", "statistics")),
+    KernelCall(16384, power_weight=0.0),
+    *(KernelCall(dimension, task="permutation") for dimension in (16384, 65536)),
+    *(KernelCall(16384, task=task) for task in ("path_value", "path_backward", "path_both")),
+    KernelCall(16384, task="path_both", dtype="bfloat16"),
+    *(KernelCall(16384, task=f"drift {task}") for task in ("value", "gradient")),
+    *(KernelCall(dimension, task="projection") for dimension in (1024, 36864, 65536)),
+    KernelCall(4096, task="projection", block_size=256),
+)
+SM_90 = (
+    *(KernelCall(dimension) for dimension in (*config.FUSED, *config.LARGE)),
+    KernelCall(1024, task="value"),
+    KernelCall(1024, permutation="none"),
+    KernelCall(1024, dtype="float16"),
+    KernelCall(1024, statistic="power"),
+    KernelCall(1024, orders=ALL_ORDERS),
+    KernelCall(16384, task="pullback"),
+    KernelCall(16384, permutation="per_sample"),
+    KernelCall(16384, dtype="bfloat16"),
+    KernelCall(16384, orders=ALL_ORDERS),
+    KernelCall(65536, task="pullback"),
+    KernelCall(65536, permutation="per_sample"),
+    KernelCall(36864, task="pullback"),
+    KernelCall(36864, permutation="per_sample"),
+    KernelCall(36864, dtype="bfloat16"),
+    KernelCall(16384, block_size=12),
+    KernelCall(1000),
+    KernelCall(3 * 2**20),
+    KernelCall(2**20, power_weight=0.0),
+    *(KernelCall(16384, task=f"drift {task}") for task in ("accumulate", "decay")),
+    KernelCall(16384, task="drift gradient", dtype="bfloat16"),
+    KernelCall(16384, task="drift gradient", dtype="mixed"),
+    KernelCall(2**28, task="drift value"),
+    *(KernelCall(size, task="projection") for size in (4096, 16384, 32768, 262144, 2**22)),
+    KernelCall(1024, task="projection", dtype="bfloat16"),
+    KernelCall(1024, task="projection", block_size=8),
+)
+
+
+def calls(arch: str) -> list[KernelCall]:
+    """What is compiled for an architecture."""
+    return list(dict.fromkeys([*EVERYWHERE, *(SM_90 if arch == "sm_90" else ())]))

@@ -1,0 +1,236 @@
+"""Registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
+
+    python -m bench resources                 measure and show
+    python -m bench resources --check         exit 1 where the committed numbers differ
+    python -m bench resources --out FILE      write the numbers into FILE
+    ... [--arch sm_90] [--only REGEX] [--jobs 2]      some of them
+
+Compilers differ from release to release, so numbers are kept per Triton release, and one that has
+none is no failure: exit code 2. A kernel over a limit is a failure whatever is recorded: see
+`broken_limits`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from bench import ROOT
+from bench.compiled.kernel_calls import KernelCall, calls
+from bench.compiled.machine_code import Notes, Variant, measured
+from bench.compiled.pretended import ARCHS, pretended
+from bench.harness import store
+from bench.harness.progress import Progress
+from bench.harness.text import columns
+
+RECORD = ROOT / "bench" / "results" / "kernel_resources.json"
+
+Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
+
+
+# ---------------------------------------------------------------- what is compiled
+
+
+def launches(call: KernelCall, arch: str) -> list[Variant]:
+    """What a call launches, in order; the same compilation once."""
+    notes = Notes(arch, str(call), call.dimension)
+    # Nothing runs, so nobody reads these zeros: up to GiB of them, that it takes seconds to write.
+    with (
+        pretended(arch, notes.hook),
+        mock.patch.object(torch, "zeros", torch.empty),
+        mock.patch.object(torch, "zeros_like", torch.empty_like),
+    ):
+        call.run()
+    return list(notes.found.values())
+
+
+def variants(arch: str) -> list[Variant]:
+    """What is compiled for an architecture, without what another call compiles as well."""
+    found: dict[str, Variant] = {}
+    for call in calls(arch):
+        for variant in launches(call, arch):
+            found.setdefault(repr(replace(variant, name="", dimension=0)), variant)
+    return list(found.values())
+
+
+def _timed(variant: Variant) -> tuple[Variant, dict[str, int], float]:
+    begin = time.perf_counter()
+    try:
+        numbers = measured(variant)
+    except Exception as error:  # whatever Triton, LLVM or ptxas raise; the others go on
+        print(f"{variant.arch} {variant.name} does not compile: {error}", file=sys.stderr)
+        numbers = {"failed": 1}
+    return variant, numbers, time.perf_counter() - begin
+
+
+def all_measured(chosen: list[Variant], jobs: int) -> Table:
+    """The numbers of all variants, with progress on stderr."""
+    # The longest first, so that none is left over for one process at the end.
+    queue = sorted(chosen, key=lambda variant: variant.dimension, reverse=True)
+    results: dict[tuple[str, str], dict[str, int]] = {}
+    with Progress(len(queue), stream=sys.stderr) as progress:
+
+        def done(variant: Variant, numbers: dict[str, int], seconds: float) -> None:
+            results[variant.arch, variant.name] = numbers
+            progress.end(f"{variant.arch} {variant.name}  {seconds:.1f} s")
+
+        if jobs == 1:
+            for variant in queue:
+                done(*_timed(variant))
+        else:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                for future in as_completed([pool.submit(_timed, variant) for variant in queue]):
+                    done(*future.result())
+    table: Table = {}
+    for variant in chosen:  # in the order of the calls
+        table.setdefault(variant.arch, {})[variant.name] = results[variant.arch, variant.name]
+    return table
+
+
+# ---------------------------------------------------------------- what must hold
+
+
+def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
+    """Limits that hold whatever is recorded: it compiles, shared memory, no spills on sm_90."""
+    found = ["does not compile"] if "failed" in numbers else []
+    if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
+        found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
+    room = variant.module.rpartition(".")[2]
+    unspilled = (
+        room in ("columns", "rows")
+        or (room in ("fused", "projection") and variant.dimension <= 16384)
+        or (room == "projection_large" and variant.dimension <= 262144)
+    )
+    if variant.arch == "sm_90" and unspilled:
+        spilled = [f"{name} {n}" for name in ("stack", "LDL", "STL") if (n := numbers.get(name, 0))]
+        if spilled:
+            found.append(f"spills: {', '.join(spilled)}")
+    return [f"{variant.arch} {variant.name}: {text}" for text in found]
+
+
+def changes(recorded: Table, now: Table) -> list[tuple[str, str, str, str, str]]:
+    """(arch, variant, what, recorded, now) for all that differs."""
+    found = []
+    for arch in sorted(recorded.keys() | now.keys()):
+        before, after = recorded.get(arch, {}), now.get(arch, {})
+        for name in dict.fromkeys([*before, *after]):
+            if name not in before or name not in after:
+                states = ("-", "new") if name not in before else ("recorded", "gone")
+                found.append((arch, name, "variant", *states))
+                continue
+            for what in dict.fromkeys([*before[name], *after[name]]):
+                old, new = before[name].get(what, 0), after[name].get(what, 0)
+                if old != new:
+                    found.append((arch, name, what, str(old), str(new)))
+    return found
+
+
+def chosen(archs: list[str], only: str) -> list[Variant]:
+    """The variants of some architectures whose name matches."""
+    return [v for arch in archs for v in variants(arch) if re.search(only, v.name)]
+
+
+def failures(of: list[Variant], now: Table) -> list[str]:
+    """Limits that are broken now."""
+    return [line for v in of for line in broken_limits(v, now[v.arch][v.name])]
+
+
+def differences(
+    recorded: Table, now: Table, only: str, archs: list[str] | None = None
+) -> list[tuple[str, str, str, str, str]]:
+    """`changes` of the variants whose name matches."""
+    kept = {
+        arch: {name: n for name, n in table.items() if re.search(only, name)}
+        for arch, table in recorded.items()
+        if arch in (archs or ARCHS)
+    }
+    return changes({arch: table for arch, table in kept.items() if table}, now)
+
+
+def read(path: Path) -> dict[str, Table]:
+    """Triton release -> arch -> variant -> numbers."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def merge(path: Path, release: str, now: Table, only: str) -> None:
+    """Puts what is measured now into a file: of the variants whose name matches, nothing else."""
+    record = read(path)
+    table = record.setdefault(release, {})
+    for arch, numbers in now.items():
+        kept = {k: n for k, n in table.get(arch, {}).items() if not re.search(only, k)}
+        table[arch] = {**kept, **numbers}
+    record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
+    write(path, record)
+
+
+def write(path: Path, record: dict[str, Table]) -> None:
+    """One line per variant, so that a change of a kernel reads well."""
+
+    def order(release: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", release)]
+
+    releases = {release: record[release] for release in sorted(record, key=order)}
+    store.write(path, releases, step="")
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench resources",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
+    parser.add_argument("--out", type=Path, help="write the numbers of this release into a file")
+    parser.add_argument("--arch", action="append", choices=list(ARCHS), help="this one; repeatable")
+    parser.add_argument("--only", default="", help="variants whose name matches this")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    args = arguments(given)
+    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to compile
+    try:
+        import triton
+    except ImportError:
+        print("there is no triton here", file=sys.stderr)
+        return 2
+    release = triton.__version__
+    if args.check and release not in read(RECORD):
+        known = ", ".join(read(RECORD)) or "none"
+        print(f"triton {release} is not recorded ({known} are): nothing to compare with")
+        return 2
+
+    archs = args.arch or list(ARCHS)
+    picked = chosen(archs, args.only)
+    if not picked:
+        print(f"no variant matches {args.only!r}", file=sys.stderr)
+        return 1
+    now = all_measured(picked, args.jobs)
+    failed = failures(picked, now)
+    if args.out:
+        merge(args.out, release, now, args.only)
+    if args.check:
+        if rows := differences(read(RECORD)[release], now, args.only, archs):
+            print(f"triton {release}: not as recorded in {RECORD.name}")
+            print(columns([("arch", "variant", "", "recorded", "now"), *rows]))
+            print("If that is wanted: make record-resources, and commit the file with the kernel.")
+            failed.append(f"{len(rows)} numbers changed")
+    elif not args.out:
+        found = [(a, n, json.dumps(v)) for a, table in now.items() for n, v in table.items()]
+        print(columns(found))
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"triton {release}: {len(picked)} variants, {'failed' if failed else 'as they must be'}")
+    return 1 if failed else 0

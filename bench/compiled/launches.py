@@ -1,0 +1,175 @@
+"""Kernel launches of a call, and the bytes and operations they say they need.
+
+`recorded` lists the launches of whatever is called within. In front of a pretended device nothing
+of it runs, so that the counts of every call can be kept in a file and compared exactly:
+
+    python -m bench launches --check      exit 1 where the committed numbers differ
+    python -m bench launches --out FILE   write them
+
+Bytes and operations are the kernels' own launch metadata (kernels/metadata.py). torch's operators
+are counted beside them: on a device each is a launch, and the memory that they return is what a
+call allocates; those that make the call's own inputs are among them. Drawing the seed and the mean
+over the batch are not: they are torch's as well, and happen above `gaussreg_fast.launch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench import ROOT
+from bench.compiled.kernel_calls import KernelCall
+from bench.compiled.kernel_resources import changes
+from bench.compiled.pretended import ARCHS, pretended
+from bench.harness import store
+from bench.harness.text import columns
+
+RECORD = ROOT / "bench" / "results" / "launches.json"
+Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
+SIZES = (1024, 4096, 16384, 32768, 36864, 65536, 131072, 262144)
+# With their batches. What differs in kind: paths, pieces of a batch, tables per sample.
+CALLS = (
+    *((KernelCall(size), batch) for size in SIZES for batch in (1, 64)),
+    *((KernelCall(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),
+    *((KernelCall(size, permutation="per_sample"), 64) for size in (16384, 36864, 65536)),
+    *((KernelCall(size, permutation="none"), 1) for size in (16384, 65536)),
+    *((KernelCall(size, task="statistics"), 4) for size in (16384, 65536)),
+    *((KernelCall(size, task="pullback"), 4) for size in (16384, 65536)),
+    (KernelCall(16384, dtype="bfloat16"), 64),
+    (KernelCall(16384, power_weight=0.0), 64),
+    (KernelCall(16384, task="permutation"), 1),
+    *((KernelCall(16384, task=task), 4) for task in ("path_value", "path_backward", "path_both")),
+    *((KernelCall(16384, task=f"drift {task}"), 1) for task in ("value", "gradient", "accumulate")),
+    *((KernelCall(size, task="projection"), 64) for size in (16384, 36864, 65536)),
+    (KernelCall(16384, task="projection", dtype="bfloat16"), 1),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: str
+    bytes: int
+    operations: int
+
+
+@dataclass
+class Recording(TorchDispatchMode):
+    """What happens within: launches in order, torch's operators, the bytes these return."""
+
+    launches: list[Launch] = field(default_factory=list)
+    operators: Counter[str] = field(default_factory=Counter)
+    allocated: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.is_view or func._schema.name == "aten::detach":
+            return result
+        name = func._schema.name.partition("::")[2]
+        if not name.startswith(("empty", "new_empty")):
+            self.operators[name] += 1
+        if isinstance(result, Tensor) and not name.endswith("_"):
+            self.allocated += result.untyped_storage().nbytes()
+        return result
+
+
+@contextlib.contextmanager
+def recorded(run: bool) -> Iterator[Recording]:
+    """Records what is called within; with `run` the kernels run as well."""
+    from triton.runtime.jit import JITFunction
+
+    found = Recording()
+    real = JITFunction.run
+
+    def noted(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        bound = inspect.signature(self.fn).bind(
+            *args, **{k: v for k, v in options.items() if k in self.arg_names}
+        )
+        bound.apply_defaults()
+        whole = grid(bound.arguments) if callable(grid) else grid
+        needs = self.launch_metadata and self.launch_metadata(
+            whole, SimpleNamespace(name=self.fn.__name__), bound.arguments
+        )
+        needs = needs or {"bytes": 0, "flops32": 0}
+        found.launches.append(Launch(self.fn.__name__, int(needs["bytes"]), needs["flops32"]))
+        return real(self, *args, grid=grid, warmup=warmup, **options) if run else None
+
+    with mock.patch.object(JITFunction, "run", noted), found:
+        yield found
+
+
+def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
+    """The numbers of one call on an architecture; what only a first call does is left out."""
+    with pretended(arch):
+        with recorded(run=False):
+            call.run(1)
+        with recorded(run=False) as found:
+            call.run(batch)
+    numbers = {
+        "launches": len(found.launches),
+        "bytes": sum(launch.bytes for launch in found.launches),
+        "operations": sum(launch.operations for launch in found.launches),
+        "allocated": found.allocated,
+    }
+    kernels = Counter(launch.kernel for launch in found.launches)
+    return {**numbers, **kernels, **{f"torch {k}": n for k, n in found.operators.items()}}
+
+
+def named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
+    """The calls whose name contains a text."""
+    names = {f"{call} B={batch}": (call, batch) for call, batch in CALLS}
+    return {name: pair for name, pair in names.items() if only in name}
+
+
+def table(only: str = "") -> Table:
+    chosen = named(only)
+    return {arch: {n: counted(*pair, arch) for n, pair in chosen.items()} for arch in ARCHS}
+
+
+def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
+    """(arch, call, what, recorded, now) for all that differs from the file."""
+    recorded: Table = store.read(RECORD, "launches")["archs"]
+    kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
+    return changes(kept, table(only))
+
+
+def main(given: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench launches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
+    parser.add_argument("--out", type=Path, help="write the numbers here")
+    options = parser.parse_args(given)
+    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to record
+    if options.out:
+        about = {"what": "launches", "format": store.FORMAT}
+        store.write(options.out, {**about, "archs": table()})
+    if not options.check:
+        if not options.out:
+            found = [(a, c, json.dumps(n)) for a, cs in table().items() for c, n in cs.items()]
+            print(columns(found))
+        return 0
+    if rows := compare():
+        print(f"not as recorded in {RECORD.name}:")
+        print(columns([("arch", "call", "", "recorded", "now"), *rows]))
+        print("If that is wanted: make record-launches, and commit the file with the code.")
+        return 1
+    print(f"launches: {len(CALLS)} calls on {len(ARCHS)} architectures, as recorded")
+    return 0

@@ -1,0 +1,147 @@
+"""The machine: what identifies it, and the ceilings that it was measured to have."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gaussreg_fast
+from bench.harness.timing import CpuClock, GpuClock
+from gaussreg_fast import native
+
+COPY_BYTES = {"cpu": 2**26, "cuda": 2**31}  # more than any cache
+CACHED_BYTES = 2**16  # a latent of SD, which a processor keeps in its second cache
+GEMM_SIZE = {"cpu": 320, "cuda": 8192}
+CEILING_SECONDS = 2.0
+# Results can be compared where these agree: everything that makes a time what it is, but us.
+IDENTITY = ("device", "instruction_set", "threads", "driver", "cuda", "python", "torch", "triton")
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def smi(*fields: str) -> dict[str, str | None]:
+    """What nvidia-smi says of the first device; None where it says nothing."""
+    command = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return dict.fromkeys(fields)
+    return dict(zip(fields, done.stdout.strip().split(", "), strict=False))
+
+
+def facts(device: str) -> dict[str, Any]:
+    """The machine and the versions on it; None for what does not apply or is not known."""
+    triton = None
+    if importlib.util.find_spec("triton"):
+        import triton as module
+
+        triton = module.__version__
+    gpu = device == "cuda"
+    driver = smi("driver_version", "clocks.max.sm", "clocks.max.mem") if gpu else {}
+    return {
+        "kind": device,
+        "device": torch.cuda.get_device_name(0) if gpu else _processor(),
+        "instruction_set": None if gpu else _instruction_set(),
+        "threads": torch.get_num_threads(),
+        "driver": driver.get("driver_version"),
+        "cuda": torch.version.cuda if gpu else None,
+        "python": platform.python_version().rpartition(".")[0],
+        "torch": torch.__version__,
+        "triton": triton,
+        "gaussreg_fast": gaussreg_fast.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "max_clocks": {k: v for k, v in driver.items() if k.startswith("clocks")} or None,
+    }
+
+
+def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """The first fact that keeps two machines' results from being compared; "" if none does."""
+    for name in IDENTITY:
+        if a.get(name) != b.get(name):
+            return f"{name} {a.get(name)}, here it is {b.get(name)}"
+    return ""
+
+
+def clocks(device: str) -> str | None:
+    """The clock just now, as the system gives it."""
+    if device == "cuda":
+        return smi("clocks.sm")["clocks.sm"]
+    value = _cpuinfo("cpu MHz")
+    return f"{value} MHz" if value else None
+
+
+def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, float]:
+    """What nothing here can beat: bytes read and written a second, operations a second, a call.
+
+    The sizes are of the copy and of the matrix product; 0: the usual ones of the device.
+    """
+    copy_bytes = copy_bytes or COPY_BYTES[device]
+    size = gemm_size or GEMM_SIZE[device]
+    clock: Any = GpuClock if device == "cuda" else CpuClock
+    source = torch.randn(copy_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    a, b = torch.randn(2, size, size, device=device)
+    small = torch.zeros(1, device=device)
+    calls = {
+        "copy": lambda _: target.copy_(source),
+        "gemm": lambda _: a @ b,
+    }
+    if device == "cpu":
+        near = torch.randn(CACHED_BYTES // 4)
+        copy = torch.empty_like(near)
+        calls["cached"] = lambda _: copy.copy_(near)
+        calls["smallest"] = lambda _: small.add_(1)
+    us = {name: min(s) for name, s in clock.timed(calls, 1, CEILING_SECONDS).samples.items()}
+    found = {
+        "copy_gb_per_s": 2 * copy_bytes / us["copy"] / 1e3,
+        "gflop_per_s": 2 * size**3 / us["gemm"] / 1e3,
+    }
+    if device == "cpu":
+        found["cached_copy_gb_per_s"] = 2 * CACHED_BYTES / us["cached"] / 1e3
+        found["smallest_call_us"] = us["smallest"]
+        return found
+    graph = clock.captured(lambda _: small.add_(1))
+    waits = clock.waited({"eager": lambda _: small.add_(1), "graph": graph})
+    found["smallest_call_us"] = statistics.median(waits["eager"])
+    found["smallest_graph_us"] = statistics.median(waits["graph"])
+    return found
+
+
+def free_memory(device: str) -> int:
+    """Bytes that could be allocated now."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 8 * 2**30
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
+def _instruction_set() -> str | None:
+    module, _ = native.load()
+    return module.instruction_set() if module else None

@@ -1,0 +1,1 @@
+"""The calls of all cases as pytest-benchmark suites."""

@@ -1,0 +1,62 @@
+"""What the pytest-benchmark suites share: one benchmark for every call of every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+
+from bench.harness import timing
+from bench.harness.machine import device
+from bench.report import measure
+from bench.subjects import cases, peers
+from bench.subjects.cases import Case
+
+COMPILE_SECONDS = 60.0
+
+
+def every_call(topic: str) -> list[Any]:
+    """pytest parameters (case, call) of a topic on this device."""
+    return [
+        pytest.param(case, call, id=f"{case.name}-{call}")
+        for case in cases.listed(device())
+        if case.topic == topic
+        for call in peers.names(case, device(), cases.compiled(device(), False, case))
+    ]
+
+
+@cache
+def _verified(case: Case) -> dict[str, float]:
+    """Raises where a result of the case is wrong; once per case."""
+    return measure.checked(case, device(), "auto")
+
+
+def _call(case: Case, name: str, buffers: int) -> Callable[[int], Any]:
+    xs = peers.inputs(case, device(), buffers)
+    if name not in peers.COMPILED:
+        return (peers.ours(case, xs) | peers.others(case, xs, device()))[name]
+    found, reasons = peers.compiled(case, xs, COMPILE_SECONDS)
+    measure.check_compiled({}, case, xs, found)
+    return found[name] if name in found else pytest.skip(reasons[name])
+
+
+def run(benchmark: Any, case: Case, name: str) -> None:
+    """Checks, then times by the host's clock: what a user waits, on a GPU with a synchronize.
+
+    On a GPU `device_us` holds the device's own time beside it, on inputs that rotate.
+    """
+    torch.manual_seed(0)
+    _verified(case)
+    clock = timing.clock(device())
+    buffers = 1 if case.batch == 1 else clock.buffers(case.nbytes)
+    call = _call(case, name, buffers)
+    benchmark.group = case.name
+    benchmark.extra_info["extra_memory_bytes"] = clock.extra_memory(call)
+    if device() == "cuda":
+        benchmark.extra_info["device_us"] = clock.timed({name: call}, buffers).samples[name]
+        benchmark(lambda: (call(0), torch.cuda.synchronize()))
+    else:
+        benchmark(partial(call, 0))

@@ -1,0 +1,1 @@
+"""`python -m bench report` and `profile`: one machine measured, in tables and plots."""

@@ -1,0 +1,232 @@
+"""One case: checked, then timed, and what it says of ours against the others."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.harness import machine, timing
+from bench.subjects import correctness, peers
+from bench.subjects.cases import TARGETS, Case
+from bench.subjects.naive import by_hand
+
+# Ratio -> (its time, over this one); of value and gradient, where nothing else is said.
+RATIOS = {
+    "ours/fft": ("value_and_grad", "fft"),
+    "naive/ours": ("naive", "value_and_grad"),
+    "compile/ours": ("compile", "value_and_grad"),
+    "hand/ours": ("hand", "value_and_grad"),
+    "naive/backward": ("naive", "loss_backward"),
+    "compile/backward": ("compile", "loss_backward"),
+    "ours/copy": ("value_and_grad", "copy"),
+    "covariance/ours": ("covariance", "value_and_grad"),
+    "prno/ours": ("prno", "value_and_grad"),
+}
+GRAPH_RATIOS = {"naive/ours graph": ("naive", "ours"), "compile/ours graph": ("compile", "ours")}
+# Most that a call has been seen to need, in bytes per number of the batch.
+NEED = 64
+GRAPH_SECONDS = 20.0  # to capture a call that is not compiled by torch
+
+
+class Skipped(Exception):
+    """A case that cannot be measured here, with the reason."""
+
+
+def ratios(us: dict[str, float], pairs: dict[str, tuple[str, str]]) -> dict[str, float]:
+    return {name: us[a] / us[b] for name, (a, b) in pairs.items() if a in us and b in us}
+
+
+def verdicts(case: Case, values: dict[str, float]) -> dict[str, str]:
+    """Each target with what became of it."""
+    said = {}
+    for name, (relation, bound) in TARGETS.get(case.name, {}).items():
+        value = values.get(name)
+        if value is None:
+            said[name] = f"not measured (target {relation} {bound:g})"
+        else:
+            met = value <= bound if relation == "<=" else value >= bound
+            said[name] = f"{value:.3g} ({'met' if met else 'MISSED'}: {relation} {bound:g})"
+    return said
+
+
+def run_case(
+    case: Case,
+    clock: Any,
+    *,
+    backend: str = "auto",
+    seconds: float = 3.0,
+    compile_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """One row. Whatever is wrong makes it FAILED, and nothing of it is timed.
+
+    Args:
+        case: what to measure.
+        clock: what to measure with, `timing.clock(device)`.
+        backend: of ours.
+        seconds: to spend on samples.
+        compile_seconds: for torch.compile, each of its peers; 0 leaves it out.
+    """
+    begin = time.monotonic()
+    row: dict[str, Any] = {
+        "case": case.name,
+        "topic": case.topic,
+        "batch": case.batch,
+        "dimension": case.dimension,
+        "status": "FAILED",
+        "not_measured": {},
+    }
+    try:
+        need = NEED * case.batch * case.dimension
+        if need > (free := machine.free_memory(clock.device)):
+            raise Skipped(f"needs about {need / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
+        row["errors"] = checked(case, clock.device, backend)
+        _measure(case, clock, backend, seconds, compile_seconds, row)
+        row["status"] = "ok"
+    except (Skipped, torch.OutOfMemoryError) as reason:
+        row |= {"status": "not measured", "reason": str(reason)[:500]}
+    except Exception as error:
+        row["reason"] = f"{type(error).__name__}: {error}"[:500]
+    row["seconds"] = round(time.monotonic() - begin, 2)
+    return row
+
+
+def checked(case: Case, device: str, backend: str) -> correctness.Errors:
+    """Errors of everything that will be timed; a big batch is drawn once, others twice."""
+    errors: correctness.Errors = {}
+    if case.topic != "guards":
+        rounds = 1 if case.topic == "growth" or case.nbytes > 2**26 else 2
+        errors = correctness.check(case, device, backend, rounds)
+    for name, guard in peers.guards(case, device).items():
+        correctness.check_guard(errors, name, guard, case, device)
+    return errors
+
+
+def _measure(
+    case: Case,
+    clock: Any,
+    backend: str,
+    seconds: float,
+    compile_seconds: float,
+    row: dict[str, Any],
+) -> None:
+    # One latent stays in the cache, as it does in the loop that optimises it.
+    count = 1 if case.batch == 1 else clock.buffers(case.nbytes)
+    xs = peers.inputs(case, clock.device, count)
+    calls = peers.ours(case, xs, backend) | peers.others(case, xs, clock.device)
+    if compile_seconds:
+        found, reasons = peers.compiled(case, xs, compile_seconds)
+        row["not_measured"] |= reasons
+        if found:
+            check_compiled(row["errors"], case, xs, found)
+        calls |= found
+    row["extra_memory_bytes"] = _memory(calls, xs, clock)
+    timed = clock.timed(calls, count, seconds)
+    row["not_measured"] |= timed.dropped
+    row["clock"] = clock.name
+    row["us"] = {clock.name: timed.samples}
+    if timed.queue_us:
+        row |= {"queue_us": timed.queue_us, "late_samples": timed.late}
+    waits = "it waits for the device: its times include the host's"
+    row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
+    graph: dict[str, float] = {}
+    if case.batch == 1 and case.topic == "loss" and clock.device == "cuda":
+        row["clock"] = "wall"  # what the loop that optimises one latent waits for
+        waiting = {name: call for name, call in calls.items() if name != "copy"}
+        row["us"]["wall"] = clock.waited(waiting)
+        graph = _graphs(case, clock, backend, compile_seconds, row)
+    row["summary_us"] = {
+        name: {call: timing.summary(s) for call, s in samples.items()}
+        for name, samples in row["us"].items()
+    }
+    _compare(row, case, graph, clock.device)
+
+
+def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: str) -> None:
+    """Adds what the times say of ours: ratios, time per sample, and on a GPU the targets."""
+    us = typical(row)
+    row["ratios"] = ratios(us, RATIOS) | ratios(graph, GRAPH_RATIOS)
+    if "value_and_grad" in us:
+        row["ns_per_sample"] = us["value_and_grad"] / case.batch * 1e3
+        values = row["ratios"] | {"eager us": us["value_and_grad"]}
+        values |= {"graph us": graph["ours"]} if graph else {}
+        if (extra := row["extra_memory_bytes"].get("value_and_grad")) is not None:
+            values["memory/input"] = extra / case.nbytes
+        row["targets"] = verdicts(case, values) if device == "cuda" else {}
+
+
+def typical(row: dict[str, Any], clock: str = "") -> dict[str, float]:
+    """Microseconds of each call by a row's own clock, or by another.
+
+    On a CPU the tenth percentile: other programs only ever add time. On a GPU the median.
+    """
+    clock = clock or row.get("clock", "")
+    which = "p10" if clock == timing.CpuClock.name else "median"
+    return {call: s[which] for call, s in row.get("summary_us", {}).get(clock, {}).items()}
+
+
+def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int | None]:
+    """Of each call; the gradient that it leaves in its input counts as its result."""
+
+    def once(call: Callable[[int], Any], slot: int) -> Any:
+        result = call(slot), xs[slot].grad
+        xs[slot].grad = None
+        return result
+
+    slow = "covariance" if clock.device == "cpu" else ""  # a second one takes seconds
+    return {
+        name: clock.extra_memory(partial(once, call))
+        for name, call in calls.items()
+        if name != slow
+    }
+
+
+def check_compiled(
+    errors: correctness.Errors, case: Case, xs: list[Tensor], found: timing.Calls
+) -> None:
+    """Raises Wrong where torch.compile's peers do not compute what they do without it."""
+    eager = peers.turns(peers.plain(case), xs[:1])
+    hand = partial(by_hand, xs[0].detach(), per_sample=case.permutation == "per_sample")
+
+    def with_gradient(call: Callable[[int], Tensor]) -> tuple[Tensor, Tensor | None]:
+        return call(0), xs[0].grad
+
+    if call := found.get("compile"):
+        correctness.same_as_eager(
+            errors, "compile", lambda: with_gradient(eager), lambda: with_gradient(call)
+        )
+    if "hand" in found:
+        correctness.same_as_eager(errors, "compiled hand", hand, lambda: found["hand"](0))
+
+
+def _graphs(
+    case: Case, clock: Any, backend: str, compile_seconds: float, row: dict[str, Any]
+) -> dict[str, float]:
+    """Medians by the host's clock of one replay and a synchronize; ours is captured first."""
+    makers: dict[str, Callable[[list[Tensor]], Callable[[int], Any]]] = {
+        "ours": lambda xs: peers.ours(case, xs, backend)["value_and_grad"],
+        "ours backward": lambda xs: peers.ours(case, xs, backend)["loss_backward"],
+        "naive": lambda xs: peers.turns(peers.plain(case), xs),
+    }
+    if compile_seconds and "compile" not in row["not_measured"]:
+        makers["compile"] = lambda xs: peers.turns(
+            torch.compile(peers.plain(case), dynamic=False), xs
+        )
+    replays: timing.Calls = {}
+    for name, make in makers.items():
+        try:  # a leaf of its own: its gradient is then accumulated on the stream of the capture
+            with timing.limit(compile_seconds or GRAPH_SECONDS):
+                replays[name] = clock.captured(make(peers.inputs(case, clock.device, 1)))
+        except (Exception, timing.OutOfTime) as error:
+            if name == "ours":
+                raise
+            row["not_measured"][f"{name} graph"] = f"{type(error).__name__}: {error}"[:300]
+            clock.recover()
+    row["us"]["graph wall"] = clock.waited(replays)
+    row["us"]["graph device"] = clock.timed(replays, 1).samples
+    return {name: statistics.median(s) for name, s in row["us"]["graph wall"].items()}

@@ -1,0 +1,222 @@
+"""A report in words and Markdown tables; the same functions fill the tables of docs/."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from bench.harness import store
+from bench.harness.text import digits, table, time_text
+from bench.report.measure import typical
+from bench.subjects.peers import LABELS
+from gaussreg_fast.latent.files import write_text
+
+Report = dict[str, Any]
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in one line, for the screen."""
+    if row["status"] != "ok":
+        return f"{row['case']}: {row['status']}: {row['reason']}"
+    us = typical(row)
+    if not us:
+        return f"{row['case']}: measured"
+    shown = [f"{LABELS.get(call, call)} {time_text(t)}" for call, t in us.items()]
+    return f"{row['case']}: {', '.join(shown)}"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def speed(report: Report) -> str:
+    """Value and gradient: ours, and how many times longer the others take."""
+    head = ["case", "D", "ours", "naive", "torch.compile", "hand gradient, compiled",
+            "FFT pair alone", "copy alone"]  # fmt: skip
+    rows = []
+    for row in store.on_topic(report, "loss"):
+        us = typical(row)
+        ours = us["value_and_grad"]
+        against = [
+            f"{digits(us[call] / ours)}x" if call in us else "not measured"
+            for call in ("naive", "compile", "hand", "fft", "copy")
+        ]
+        rows.append([row["case"], str(row["dimension"]), time_text(ours), *against])
+    return table(head, rows)
+
+
+def forms(report: Report) -> str:
+    """The three ways to call ours, and the spread of one."""
+    head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
+    rows = []
+    for row in store.on_topic(report, "loss"):
+        us, spread = typical(row), row["summary_us"][row["clock"]]["value_and_grad"]
+        rows.append(
+            [
+                row["case"],
+                time_text(us["value"]),
+                time_text(us["value_and_grad"]),
+                f"{time_text(spread['median'])}, {time_text(spread['p90'])}",
+                time_text(us["loss_backward"]),
+            ]
+        )
+    return table(head, rows)
+
+
+def memory(report: Report) -> str:
+    """Bytes that a call adds at its peak, per number of the batch."""
+    calls = ("value", "value_and_grad", "loss_backward", "naive", "fft")
+    rows = []
+    for row in store.on_topic(report, "loss"):
+        size = row["batch"] * row["dimension"]
+        found = [row["extra_memory_bytes"].get(call) for call in calls]
+        shown = ["not measured" if b is None else f"{b / size:.1f}" for b in found]
+        rows.append([row["case"], *shown])
+    return table(["case", *(LABELS[call] for call in calls)], rows)
+
+
+def guards(report: Report) -> str:
+    """The regularisers, loss and backward."""
+    rows = store.on_topic(report, "guards")
+    calls = list(dict.fromkeys(call for row in rows for call in typical(row)))
+    lines = []
+    for call in calls:
+        times = [typical(row).get(call) for row in rows]
+        shown = ["not measured" if t is None else time_text(t) for t in times]
+        lines.append([LABELS.get(call, call), *shown])
+    names = [row["case"].removesuffix("-guards") for row in rows]
+    return table(["loss and backward", *names], lines)
+
+
+def exponents(report: Report) -> str:
+    """How time grows: exponents with their standard errors, and over which sizes."""
+    lines = []
+    for by, name in (("dimension", "D"), ("batch", "B")):
+        for call, fit in report.get("growth", {}).get(by, {}).items():
+            power = f"{name}^({fit['exponent']:.2f} ± {fit['error']:.2f})"
+            lines.append([LABELS.get(call, call), power, f"{fit['from']} to {fit['to']}"])
+    return table(["call", "time grows as", "fitted over"], lines)
+
+
+def crossings(report: Report) -> str:
+    """A sentence for each peer: where it is overtaken, or that it is not."""
+    lines = []
+    for call, found in report.get("growth", {}).get("crossings", {}).items():
+        span = f"from D = {found['from']} to {found['to']}"
+        ends = (
+            f"{digits(found['ratio_at_first'])} times our time at D = {found['from']}, "
+            f"{digits(found['ratio_at_last'])} times at {found['to']}"
+        )
+        at = " and ".join(f"{d:.0f}" for d in found["at"])
+        what = f"crosses ours near D = {at} (interpolated)" if at else f"no crossing {span}"
+        lines.append(f"- {LABELS[call]}: {what}; {ends}.\n")
+    return "".join(lines)
+
+
+def toy(report: Report) -> str:
+    """The paper's hundred iterations."""
+    row = store.row(report, "toy")
+    if not row:
+        return "not measured\n"
+    lines = []
+    for name, runs in row["seconds_of_runs"].items():
+        here = f"{digits(min(runs))} s (fastest of {len(runs)})"
+        lines.append([name, here, f"{row['paper_seconds'][name]} s"])
+    return table([f"{row['iterations']} iterations, 1 latent", "here", "the paper"], lines)
+
+
+def stages(report: Report) -> str:
+    """Time and rates of each stage or kernel at the largest D but one that was measured."""
+    row = store.row(report, "stages")
+    sizes = [size for size, found in (row or {}).get("stages", {}).items() if found]
+    if not row or not sizes:
+        return "not measured\n"
+    size = "16384" if "16384" in sizes else sizes[0]
+    lines = []
+    for name, stage in row["stages"][size].items():
+        rates = [f"{stage[k]:.1f}" if k in stage else "" for k in ("gb_per_s", "gflop_per_s")]
+        lines.append([name, f"{stage['us']:.1f}", *rates])
+    return table([f"stage, D = {size}", "us", "GB/s", "Gflop/s"], lines)
+
+
+def latency(report: Report) -> str:
+    """One latent on a GPU: what its caller waits, eager and as the replay of a CUDA graph."""
+    lines = []
+    for row in store.on_topic(report, "loss"):
+        for clock in ("wall", "graph wall"):
+            if row["batch"] == 1 and clock in row["us"] and row["clock"] != "device":
+                shown = (f"{call} {time_text(us)}" for call, us in typical(row, clock).items())
+                lines.append([row["case"], clock, ", ".join(shown)])
+    return table(["case", "clock", "one call and a synchronize"], lines)
+
+
+def machine(report: Report) -> str:
+    """A line for each fact that is known."""
+    known = {**report["machine"], "date": report["date"]}
+    ceilings = (store.row(report, "ceilings") or {}).get("ceilings", {})
+    known |= {name: f"{value:.4g}" for name, value in ceilings.items()}
+    return "".join(f"- {name}: {value}\n" for name, value in known.items() if value is not None)
+
+
+def missing(report: Report) -> str:
+    """What failed and what was left out, with the reasons."""
+    lines = []
+    for row in report["rows"]:
+        if row["status"] != "ok":
+            lines.append(f"- {row['case']}: {row['status']}: {row['reason']}\n")
+        for what, why in row.get("not_measured", {}).items():
+            lines.append(f"- {row['case']}, {LABELS.get(what, what)}: not measured: {why}\n")
+        for target, said in row.get("targets", {}).items():
+            if "met:" not in said:
+                lines.append(f"- {row['case']}, target {target}: {said}\n")
+    return "".join(lines) or "- nothing\n"
+
+
+SECTIONS = (
+    ("Machine and ceilings", machine),
+    ("Value and gradient: ours, and the others as multiples of it", speed),
+    ("Ways to call it", forms),
+    ("One latent, waited for", latency),
+    ("Regularisers", guards),
+    ("Peak memory: bytes added per number", memory),
+    ("Growth", exponents),
+    ("Crossings", crossings),
+    ("The paper's toy", toy),
+    ("Stages", stages),
+    ("Failed or left out", missing),
+)
+
+
+def sections(report: Report, names: tuple[str, ...] = ()) -> str:
+    """The tables of these names, or all that apply, each with its heading."""
+    text = []
+    for title, section in SECTIONS:
+        if section is latency and report["machine"]["kind"] == "cpu":
+            continue
+        if names and section.__name__ not in names:
+            continue
+        text.append(f"\n## {title}\n\n{section(report)}")
+    return "".join(text)
+
+
+def markdown(report: Report) -> str:
+    """The whole report."""
+    kind = "quick " if report["settings"]["quick"] else ""
+    statistic = "Medians" if report["machine"]["kind"] == "cuda" else "Tenth percentiles"
+    state = "" if report["complete"] else " **Interrupted: not all of it was measured.**"
+    return (
+        f"# gaussreg_fast: {kind}report\n\n{statistic} of interleaved samples; every case was "
+        f"compared with float64 first. Took {report['seconds']:.0f} s.{state}\n" + sections(report)
+    )
+
+
+def write_all(report: Report, folder: Path) -> list[Path]:
+    """report.md, and the plots if matplotlib is installed; report.json is there already."""
+    paths = [folder / store.NAME, folder / "report.md"]
+    write_text(paths[1], markdown(report))
+    if importlib.util.find_spec("matplotlib"):
+        from bench.report import plots
+
+        return paths + plots.write_all(report, folder)
+    print(f"no plots: matplotlib is not installed (python -m bench render {folder}, where it is)")
+    return paths

@@ -1,0 +1,1 @@
+"""The committed measurements: `python -m bench study NAME`."""

@@ -1,0 +1,133 @@
+"""The CPU kernels by instruction set, on one thread and two, and stage by stage.
+
+    python -m bench study cpu [--out bench/results/cpu.json]
+
+Value and gradient, orders 1 and 2, a permutation drawn in each call, float32, one thread unless
+said. The competitors take turns; the best sample of each counts. A case whose values differ fails
+before it is timed. Every instruction set that the processor has is measured, each in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import gaussreg_fast
+from bench import ROOT
+from bench.report import roofline
+from bench.studies.best import best_times
+from bench.subjects import correctness, peers
+from bench.subjects.cases import Case, parse
+
+SECONDS = 1.5
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+CASES = ["d4096-1", "sd-1", "sd-16", "sd-64", "sdxl-8", "flux-1", "flux-4"]
+THREAD_CASES = ["sd-64", "sdxl-8", "flux-1"]
+CALLS = {
+    "naive": "naive",
+    "gaussianity_loss": "loss_backward",
+    "gaussianity_value_and_grad": "value_and_grad",
+    "rfft_irfft": "fft",
+}
+
+
+def compare(case: Case, seconds: float) -> dict[str, float]:
+    """Microseconds a call of us and of the others."""
+    correctness.check(case, "cpu", rounds=1)
+    xs = peers.inputs(case, "cpu", 1)
+    calls = peers.ours(case, xs) | peers.others(case, xs, "cpu")
+    named = {key: partial(calls[name], 0) for key, name in CALLS.items()}
+    return best_times(named, seconds)
+
+
+def threads(case: Case, seconds: float) -> dict[str, float]:
+    """Microseconds a call on one thread and on two, taking turns."""
+    (x,) = peers.inputs(case, "cpu", 1)
+
+    def call(count: int) -> Callable[[], Any]:
+        def run() -> None:
+            torch.set_num_threads(count)
+            gaussreg_fast.gaussianity_value_and_grad(x.detach())
+
+        return run
+
+    times = best_times({"one": call(1), "two": call(2)}, seconds)
+    torch.set_num_threads(1)
+    return times
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Everything, with the instruction set of this process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+    def row(name: str, measured: Callable[[Case, float], dict[str, float]]) -> dict[str, Any]:
+        case = parse(name)
+        us = measured(case, seconds)
+        return {"batch": case.batch, "dimension": case.dimension, "microseconds": us}
+
+    return {
+        "cases": [row(name, compare) for name in CASES],
+        "threads": [row(name, threads) for name in THREAD_CASES],
+        "stages": [{"dimension": d, "microseconds": stages(d)} for d in roofline.STAGE_SIZES],
+    }
+
+
+def stages(dimension: int) -> dict[str, float]:
+    return {name: stage["us"] for name, stage in roofline.cpu_stages(dimension).items()}
+
+
+def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
+    """The same in a process of its own; None where the processor lacks the instructions."""
+    command = [sys.executable, "-m", "bench", "study", "cpu", "--worker"]
+    command += ["--seconds", str(seconds)]
+    environment = {**os.environ, "GAUSSREG_FAST_ISA": instruction_set}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    if run.returncode == 0:
+        return json.loads(run.stdout)
+    if "cannot run on this processor" in run.stderr:
+        return None
+    sys.exit(run.stderr)
+
+
+def show(instruction_set: str, result: dict[str, Any]) -> None:
+    print(f"{instruction_set}, one thread, times faster than naive PyTorch:")
+    for case in result["cases"]:
+        times = case["microseconds"]
+        ratios = ", ".join(f"{name} {times['naive'] / t:.1f}" for name, t in times.items())
+        print(f"  ({case['batch']}, {case['dimension']}) naive {times['naive']:.0f} us: {ratios}")
+    for case in result["threads"]:
+        times = case["microseconds"]
+        ratio = times["one"] / times["two"]
+        print(f"  ({case['batch']}, {case['dimension']}) two threads: {ratio:.2f} times one")
+    for part in result["stages"]:
+        listed = ", ".join(f"{name} {t:.1f}" for name, t in part["microseconds"].items())
+        print(f"  D = {part['dimension']}, us a sample: {listed}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    if options.worker:
+        print(json.dumps(measure(options.seconds)))
+        return None
+    results = {}
+    for name in INSTRUCTION_SETS:
+        result = measure_with(name, options.seconds)
+        if result is None:
+            print(f"{name}: not on this processor")
+            continue
+        results[name] = result
+        show(name, result)
+    return {"benchmark": "value and gradient on the CPU, float32", "instruction_sets": results}

@@ -1,0 +1,66 @@
+"""The white-noise projection on the CPU, beside the fused loss and torch's own.
+
+    python -m bench study projection [--out bench/results/projection.json]
+
+One thread, float32, blocks of 16 bins. The competitors take turns; the best sample of each counts,
+and what is reported are ratios within the run. Results that are not those of float64 fail a case
+before it is timed. torch.compile is of the torch backend, whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+import gaussreg_fast
+from bench.harness.errors import Wrong
+from bench.studies.best import best_times
+from gaussreg_fast import reference
+
+SECONDS = 3.0
+CASES = ((1, 4096), (1, 16384), (16, 16384), (8, 65536), (1, 262144), (4, 36864))
+
+
+def compiled(x: torch.Tensor) -> Any:
+    torch._dynamo.reset()
+    call = torch.compile(reference.project_white_noise, fullgraph=True, dynamic=False)
+    call(x)
+    return call
+
+
+def measure(batch: int, dimension: int, seconds: float) -> dict[str, Any]:
+    x = torch.randn(batch, dimension, generator=torch.Generator().manual_seed(0))
+    want = gaussreg_fast.project_white_noise(x.double(), backend="torch")
+    whole = compiled(x)
+    calls = {
+        "loss": lambda: gaussreg_fast.gaussianity_value_and_grad(x),
+        "native": lambda: gaussreg_fast.project_white_noise(x, backend="native"),
+        "torch": lambda: gaussreg_fast.project_white_noise(x, backend="torch"),
+        "compile": lambda: whole(x),
+        "rfft_irfft": lambda: torch.fft.irfft(torch.fft.rfft(x), n=dimension),
+    }
+    for name in ("native", "torch", "compile"):
+        error = ((calls[name]() - want).norm() / want.norm()).item()
+        if not error < 1e-5:
+            raise Wrong(f"{name}, {batch} x {dimension}: relative error {error:.2g}")
+    times = best_times(calls, seconds)
+    return {"batch": batch, "dimension": dimension, "microseconds": times}
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    rows = []
+    for batch, dimension in CASES:
+        rows.append(measure(batch, dimension, options.seconds))
+        t = rows[-1]["microseconds"]
+        ratios = ", ".join(f"{name} {us / t['native']:.2f}" for name, us in t.items())
+        print(
+            f"({batch}, {dimension}) native {t['native']:.0f} us; times that: {ratios}", flush=True
+        )
+    return {
+        "benchmark": "white-noise projection on the CPU, one thread, float32",
+        "instruction_set": gaussreg_fast.native.module().instruction_set(),
+        "cases": rows,
+    }

@@ -1,0 +1,73 @@
+"""The studies: measurements that are made once and committed.
+
+    python -m bench study --list
+    python -m bench study NAME [--out FILE]
+
+A study is a module of this folder. The first line of its docstring describes it; `run(options)`
+prints what it finds and returns the result, or None if there is nothing to keep. `SECONDS` is the
+default of --seconds; `add_options(parser)` adds options of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+from bench.harness import machine, store
+from bench.harness.options import number
+
+STUDIES = {
+    "call_overhead": "what a call costs beside its arithmetic",
+    "cpu": "the CPU kernels by instruction set, by threads, and stage by stage",
+    "drift": "parameter drift against what users write",
+    "drift_memory": "memory of the drift of 1e9 parameters; needs 8 GB",
+    "path_kl": "path KL and surrogate rewards against what users write",
+    "projection": "the white-noise projection beside the loss and torch's own",
+    "noise_injection": "what Gaussianity loss makes of noise and of checkerboards",
+    "learning_rates": "every regulariser of the checkerboard experiment at every rate",
+}
+MACHINE = ("device", "python", "torch")  # facts that are kept with a result
+
+
+def main(given: list[str]) -> int:
+    if given and given[0] in STUDIES:
+        return run(given[0], given[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", choices=STUDIES)
+    parser.add_argument("--list", action="store_true", help="list the studies")
+    if not parser.parse_args(given).list:
+        parser.error("which study? --list shows them")
+    for name, about in STUDIES.items():
+        print(f"{name:{max(map(len, STUDIES))}}  {about}")
+    return 0
+
+
+def run(name: str, given: list[str]) -> int:
+    """Runs a study and writes its result with the date and the machine, whole or not at all."""
+    study = importlib.import_module(f"bench.studies.{name}")
+    options = _parser(name, study).parse_args(given)
+    result = study.run(options)
+    if result is not None and options.out:
+        facts = machine.facts("cpu")
+        about = {"date": store.today(), **{key: facts[key] for key in MACHINE}}
+        store.write(options.out, {**about, **result})
+    return 0
+
+
+def _parser(name: str, study: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m bench study {name}", description=study.__doc__.splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, help="write the result here, as JSON")
+    if hasattr(study, "SECONDS"):
+        about = f"a case (default {study.SECONDS:g})"
+        parser.add_argument("--seconds", type=number, default=study.SECONDS, help=about)
+    if hasattr(study, "add_options"):
+        study.add_options(parser)
+    return parser

@@ -1,0 +1,1 @@
+"""What is measured: cases, ours and its peers, and whether they are right."""

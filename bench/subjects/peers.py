@@ -1,0 +1,184 @@
+"""What is timed of a case: ours, and what it is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gaussreg_fast
+from bench.harness.timing import Calls, OutOfTime, limit
+from bench.subjects.cases import COVARIANCE_LIMIT, PRNO_LIMIT, Case
+from bench.subjects.naive import by_hand, naive
+from gaussreg_fast import gaussianity_loss, gaussianity_value_and_grad
+
+FULL_SEED = 5
+OURS = ("value_and_grad", "loss_backward", "value")
+COMPILED = ("compile", "hand")
+LABELS = {
+    "value_and_grad": "ours: value and gradient",
+    "loss_backward": "ours: loss, backward",
+    "value": "ours: value only",
+    "gaussianity": "ours: loss, backward",
+    "naive": "naive PyTorch",
+    "compile": "naive, torch.compile",
+    "hand": "hand gradient, torch.compile",
+    "fft": "FFT pair alone",
+    "copy": "copy",
+    "covariance": "covariance, O(n²)",
+    "prno": "PRNO, 100 shuffles",
+    "kl": "KL",
+    "kurtosis": "kurtosis",
+    "norm": "norm",
+    "moment": "moments",
+    "spectrum": "power spectrum",
+}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A regulariser with its gradient, and the same in float64 on the CPU."""
+
+    loss: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    random: bool = False  # takes seed=
+
+
+def _own(loss: Callable[..., Tensor], random: bool = False) -> Guard:
+    return Guard(loss, partial(loss, backend="torch"), random)
+
+
+def _autocovariance(x: Tensor) -> Tensor:
+    """`covariance_loss` by Wiener and Khinchin: from the power spectrum, in O(n log n)."""
+    size = x.shape[1]
+    c = torch.fft.irfft(torch.fft.rfft(x).abs().square(), n=size) / size
+    return ((c[:, 0] - 1).abs() + c[:, 1:].abs().mean(1)).mean()
+
+
+GUARDS = {
+    "gaussianity": _own(gaussianity_loss, random=True),
+    "kl": _own(gaussreg_fast.kl_loss),
+    "kurtosis": _own(gaussreg_fast.kurtosis_loss),
+    "norm": _own(gaussreg_fast.norm_loss),
+    "moment": _own(gaussreg_fast.moment_loss),
+    "spectrum": _own(gaussreg_fast.power_spectrum_loss, random=True),
+    "prno": Guard(gaussreg_fast.prno_loss, gaussreg_fast.prno_loss, random=True),
+    "covariance": Guard(gaussreg_fast.covariance_loss, _autocovariance),
+}
+
+
+def guards(case: Case, device: str) -> dict[str, Guard]:
+    """The regularisers that a case is measured with, as far as they finish in seconds."""
+    if case.topic == "loss":
+        return {}
+    names = list(GUARDS) if case.topic == "guards" else ["prno", "covariance"]
+    if case.dimension > PRNO_LIMIT[device] or (case.topic == "growth" and case.batch > 4):
+        names.remove("prno")
+    if case.dimension > COVARIANCE_LIMIT[device] or case.batch > 1:
+        names.remove("covariance")
+    return {name: GUARDS[name] for name in names}
+
+
+def inputs(case: Case, device: str, count: int) -> list[Tensor]:
+    shape = case.batch, case.dimension
+    return [torch.randn(shape, device=device).to(case.dtype).requires_grad_() for _ in range(count)]
+
+
+def with_backward(loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    """A call of the loss and its backward, from no gradient."""
+
+    def call() -> Tensor:
+        x.grad = None
+        value = loss(x)
+        if value.dim():
+            value = value.sum()
+        value.backward()
+        return value
+
+    return call
+
+
+def turns(loss: Callable[[Tensor], Tensor], xs: Sequence[Tensor]) -> Callable[[int], Tensor]:
+    calls = [with_backward(loss, x) for x in xs]
+    return lambda i: calls[i]()
+
+
+def ours(case: Case, xs: Sequence[Tensor], backend: str = "auto") -> Calls:
+    options: dict[str, Any] = {"permutation": case.permutation, "backend": backend}
+    zs = [x.detach() for x in xs]
+    calls: Calls = {
+        "value_and_grad": lambda i: gaussianity_value_and_grad(zs[i], **options),
+        "loss_backward": turns(partial(gaussianity_loss, **options), xs),
+        "value": lambda i: gaussianity_loss(zs[i], **options),
+    }
+    if case.topic == "growth":
+        del calls["loss_backward"]
+    return {} if case.topic == "guards" else calls
+
+
+def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
+    """All but torch.compile's."""
+    calls: Calls = {name: turns(guard.loss, xs) for name, guard in guards(case, device).items()}
+    if case.topic == "guards":
+        return calls
+    zs = [x.detach() for x in xs]
+    floats = [z.float() for z in zs]  # torch.fft knows no bfloat16; the cast is not timed
+    copies = [torch.empty_like(z) for z in zs]
+    return calls | {
+        "naive": turns(plain(case), xs),
+        "fft": lambda i: torch.fft.irfft(torch.fft.rfft(floats[i]), n=case.dimension),
+        "copy": lambda i: copies[i].copy_(zs[i]),
+    }
+
+
+def names(case: Case, device: str, compiled: bool) -> list[str]:
+    """The calls of a case, before there are inputs."""
+    own = {"loss": OURS, "guards": (), "growth": ("value_and_grad", "value")}[case.topic]
+    rest = () if case.topic == "guards" else ("naive", "fft", "copy")
+    return [*own, *guards(case, device), *rest, *(COMPILED if compiled else ())]
+
+
+def plain(case: Case) -> Callable[[Tensor], Tensor]:
+    """Naive PyTorch with the case's kind of permutation."""
+    return partial(naive, per_sample=case.permutation == "per_sample")
+
+
+def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, dict[str, str]]:
+    """Naive PyTorch and the gradient by hand under torch.compile, compiled already.
+
+    With the reason for each that could not be had in so many seconds.
+    """
+    from torch._inductor import config as inductor  # late, for it imports Triton
+
+    hand = partial(by_hand, per_sample=case.permutation == "per_sample")
+    zs = [x.detach() for x in xs]
+
+    def for_naive() -> Callable[[int], Any]:
+        return turns(torch.compile(plain(case), dynamic=False), xs)
+
+    def for_hand() -> Callable[[int], Any]:
+        call = torch.compile(hand, dynamic=False)
+        return lambda i: call(zs[i])
+
+    calls: Calls = {}
+    reasons = {}
+    # torch.compile has random numbers of its own; to be compared, it must draw those of eager code.
+    # (randperm it always leaves to that.)
+    eager_numbers = case.permutation == "per_sample"
+    for name, make in (("compile", for_naive), ("hand", for_hand)):
+        if not calls:  # a reset takes what was compiled before along
+            torch.compiler.reset()
+        try:
+            with limit(seconds), inductor.patch(fallback_random=eager_numbers):
+                call = make()
+                for slot in range(len(xs)):
+                    call(slot)
+            calls[name] = call
+        except (Exception, OutOfTime) as error:
+            what = "compiling: " if isinstance(error, OutOfTime) else f"{type(error).__name__}: "
+            reasons[name] = (what + str(error))[:300]
+    return calls, reasons

@@ -1,0 +1,89 @@
+"""Fills the compilers' caches on disk with many processes, so that a run finds them there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from bench import ROOT
+from bench.harness.errors import BadInput
+from bench.subjects import cases, peers
+
+COMPILE_SECONDS = 150.0
+
+
+def ours(case: cases.Case) -> None:
+    """Calls all of ours that a case is measured with."""
+    xs = peers.inputs(case, "cuda", 1)
+    for call in peers.ours(case, xs).values():
+        call(0)
+    for name, guard in peers.guards(case, "cuda").items():
+        if name not in ("covariance", "prno"):  # torch's own operators
+            peers.with_backward(guard.loss, xs[0])()
+
+
+def case(name: str, compiling: bool) -> int:
+    """Compiles what a case needs, in this process. Kernels do not depend on the batch size."""
+    parsed = cases.parse(name)
+    ours(replace(parsed, batch=min(2, parsed.batch)))
+    if compiling:
+        peers.compiled(parsed, peers.inputs(parsed, "cuda", 1), COMPILE_SECONDS)
+    torch.cuda.synchronize()
+    return 0
+
+
+def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
+    """A process for each case among so many names, one for those that need the same kernels."""
+    found: dict[object, list[str]] = {}
+    for name in names:
+        try:
+            parsed = cases.parse(name)
+        except BadInput:  # another part of a report
+            continue
+        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.topic == "guards")
+        compiling = cases.compiled("cuda", quick, parsed)
+        job = ["prepare", name, *(["--compile"] if compiling else [])]
+        found.setdefault(name if compiling else key, job)
+    return list(found.values())
+
+
+def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:
+    """Runs `python -m bench` with each job's arguments, all at once: what they print."""
+    env = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    running: list[subprocess.Popen[str]] = []
+    end = time.monotonic() + seconds
+    printed = []
+    try:
+        for job in jobs:
+            running.append(_started(job, env))
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+            _stop(process)
+            printed += process.communicate()[0].splitlines()
+    finally:  # an interrupted run leaves no compilers behind
+        for process in running:
+            _stop(process)
+    return printed
+
+
+def _started(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *job],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Kills a process that still runs, with the compilers it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)

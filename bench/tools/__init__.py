@@ -1,0 +1,1 @@
+"""What maintainers run: pages made of results, and sanitizers."""

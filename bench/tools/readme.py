@@ -1,0 +1,240 @@
+"""Puts the tables of measured results between the marks of README.md and docs/.
+
+python -m bench readme           rewrite the pages
+python -m bench readme --check   exit 1 if a page disagrees with the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import Any
+
+from bench import ROOT
+from bench.gpu import pages as gpu
+from bench.harness.text import table
+from bench.report import tables
+from bench.simulator.pages import counts_page
+from bench.studies import path_kl
+from bench.studies.noise_injection import BATCHES
+from gaussreg_fast.latent import checkerboard_report, frontier_report
+from gaussreg_fast.latent.files import write_text
+from gaussreg_fast.latent.finetune import personalisation_report, reward_tuning_report
+
+REPORT = "docs/report/report.json"
+
+
+def load(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def demo_table() -> str:
+    return checkerboard_report.markdown(load("docs/demo/demo.json"))
+
+
+def frontier_table() -> str:
+    return frontier_report.markdown(load("docs/demo/frontier.json"))
+
+
+def personalisation_table() -> str:
+    return personalisation_report.markdown(load("docs/demo/personalisation.json"))
+
+
+def reward_table() -> str:
+    return reward_tuning_report.markdown(load("docs/demo/reward-tuning.json"))
+
+
+def cpu_table() -> str:
+    """Speed-ups over naive PyTorch, a row per case, with the best instruction set measured."""
+    name, result = next(iter(load("bench/results/cpu.json")["instruction_sets"].items()))
+    head = ["latents", "naive PyTorch", "`gaussianity_loss` + backward",
+            "`gaussianity_value_and_grad`", "torch's rfft + irfft alone"]  # fmt: skip
+    rows = []
+    for case in result["cases"]:
+        t = case["microseconds"]
+        ours = [t[key] for key in ("gaussianity_loss", "gaussianity_value_and_grad")]
+        rows.append(
+            [f"{case['batch']} x {case['dimension']}", f"{t['naive'] / 1000:.2f} ms"]
+            + [f"{u / 1000:.2f} ms, {t['naive'] / u:.1f}x" for u in ours]
+            + [f"{t['rfft_irfft'] / 1000:.2f} ms"]
+        )
+    return f"{name}, one thread, float32:\n\n" + table(head, rows)
+
+
+def cpu_details() -> str:
+    """Instruction sets side by side, two threads, and the stages."""
+    sets = load("bench/results/cpu.json")["instruction_sets"]
+    text = []
+    rows = []
+    for i, first in enumerate(next(iter(sets.values()))["cases"]):
+        times = [result["cases"][i]["microseconds"] for result in sets.values()]
+        ours = [f"{t['gaussianity_value_and_grad']:.0f}" for t in times]
+        rows.append([f"{first['batch']} x {first['dimension']}", *ours])
+    text.append("Microseconds of `gaussianity_value_and_grad`, one thread:\n\n")
+    text.append(table(["latents", *sets], rows))
+    name, result = next(iter(sets.items()))
+    shared = []
+    for case in result["threads"]:
+        one, two = case["microseconds"]["one"], case["microseconds"]["two"]
+        name_of_case = f"{case['batch']} x {case['dimension']}"
+        shared.append([name_of_case, f"{one:.0f}", f"{two:.0f}", f"{one / two:.2f}"])
+    text.append(f"\nThreads, {name}, microseconds:\n\n")
+    text.append(table(["latents", "one", "two", "ratio"], shared))
+    sizes = [part["dimension"] for part in result["stages"]]
+    rows = [
+        [stage, *(f"{part['microseconds'][stage]:.1f}" for part in result["stages"])]
+        for stage in result["stages"][0]["microseconds"]
+    ]
+    text.append(f"\nStages of one sample, {name}, microseconds on warm data:\n\n")
+    text.append(table(["stage", *(f"D = {d}" for d in sizes)], rows))
+    return "".join(text)
+
+
+def projection() -> str:
+    """What the others take, as multiples of the native projection's time."""
+    result = load("bench/results/projection.json")
+    others = ("torch", "compile", "rfft_irfft")
+    rows = []
+    for case in result["cases"]:
+        t = case["microseconds"]
+        native = t["native"]
+        name = f"{case['batch']} x {case['dimension']}"
+        rows.append([name, f"{native:.0f} us", f"{native / t['loss']:.2f}"])
+        rows[-1] += [f"{t[other] / native:.1f}" for other in others]
+    head = ["latents", "projection", "of the loss", "torch", "compile", "rfft + irfft alone"]
+    return f"{result['instruction_set']}:\n\n" + table(head, rows)
+
+
+def learning_rates() -> str:
+    """What each guard leaves of the pattern at each of its settings, the best first."""
+    rows = []
+    for guard, found in load("bench/results/learning_rates.json")["guards"].items():
+        left = {setting: trial["pattern_left"] for setting, trial in found["trials"].items()}
+        best = found["best"]
+        others = [f"{setting}: {share:.0%}" for setting, share in left.items() if setting != best]
+        rows.append([guard, f"{best}: {left[best]:.0%}", ", ".join(others)])
+    return "\n" + table(["guard", "best setting", "others"], rows) + "\n"
+
+
+def noise_injection() -> str:
+    """The loss of noise and of patterns, and where it leads from noise."""
+    result = load("bench/results/noise_injection.json")
+    losses = [
+        [what, f"{loss['mean']:.3f}", f"{loss['std_of_batches'] / BATCHES**0.5:.3f}"]
+        for what, loss in (
+            ("checkerboards", result["loss_of_checkerboards"]),
+            ("noise", result["loss_of_noise"]),
+        )
+    ]
+    ends = {
+        f"noise, learning rate {rate}": end
+        for rate, end in result["from_noise_by_learning_rate"].items()
+    } | {"checkerboard, learning rate 5, not permuted": result["unpermuted_learning_rate_5"]}
+    rows = [
+        [
+            start,
+            f"{end['cosine_to_start']:.2f}",
+            f"{end['pattern_left']:.0%}",
+            f"{end['p_value']:.2g}",
+        ]
+        for start, end in ends.items()
+    ]
+    return (
+        "\n" + table(["loss of 320", "mean", "standard error"], losses)
+        + "\n" + table(["100 iterations from", "cosine to it", "pattern left", "p"], rows) + "\n"
+    )  # fmt: skip
+
+
+def path_table() -> str:
+    """Path KL and surrogate rewards, times faster than what users write."""
+    return path_kl.tables(load("bench/results/path_kl.json"))
+
+
+def drift_table() -> str:
+    """Ours in ms, and how many times as long the others take, for each list, task and threads."""
+    cases = load("bench/results/drift.json")["cases"]
+    others = ("loop", "foreach", "compile")
+    rows = []
+    for case in cases:
+        millions = f"{case['numbers'] / 1e6:.1f} M numbers in {case['tensors']} tensors"
+        threads = f"{case['threads']} thread" + ("s" if case["threads"] > 1 else "")
+        for task, us in case["microseconds"].items():
+            ratios = [f"{us[o] / us['ours']:.2f}" if o in us else "" for o in others]
+            where = f"{case['list']}: {millions}, {threads}"
+            rows.append([where, task, f"{us['ours'] / 1000:.1f} ms", *ratios])
+    return "\n" + table(["list", "task", "ours", *(f"{o} / ours" for o in others)], rows) + "\n"
+
+
+def report_tables() -> str:
+    """The tables of the committed report that say most; all are in its report.md."""
+    report = load(REPORT)
+    about, sections = report["machine"], ("speed", "exponents", "crossings", "toy", "memory")
+    where = f"{about['device']}, {about['instruction_set'] or about['driver']}"
+    first = f"{where}, {about['threads']} thread(s), torch {about['torch']}, {report['date']}.\n"
+    return first + tables.sections(report, sections)
+
+
+MARKED = {
+    ("README.md", "demo table"): demo_table,
+    ("README.md", "gpu table"): gpu.readme,
+    ("docs/gpu.md", "stages"): gpu.stages,
+    ("docs/gpu.md", "compilation"): gpu.compilation,
+    ("docs/gpu.md", "measured"): gpu.details,
+    ("bench/NOTES.md", "counts"): counts_page,
+    ("bench/NOTES.md", "predictions"): gpu.predicted,
+    ("README.md", "cpu table"): cpu_table,
+    ("docs/native.md", "cpu details"): cpu_details,
+    ("docs/projection.md", "projection table"): projection,
+    ("docs/benchmarks.md", "report"): report_tables,
+    ("docs/demo/README.md", "frontier"): frontier_table,
+    ("docs/drift.md", "drift"): drift_table,
+    ("docs/finetuning.md", "personalisation"): personalisation_table,
+    ("docs/finetuning.md", "reward tuning"): reward_table,
+    ("docs/control.md", "path_kl"): path_table,
+    ("docs/demo/README.md", "learning rates"): learning_rates,
+    ("docs/demo/README.md", "noise injection"): noise_injection,
+}
+
+DEMO = {
+    "demo": demo_table,
+    "frontier": frontier_table,
+    "personalisation": personalisation_table,
+    "reward-tuning": reward_table,
+}
+
+
+def marked(page: str, mark: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    page, found = pattern.subn(lambda match: match[1] + content + match[2], page)
+    if found != 1:
+        sys.exit(f"the marks of the {mark} are missing")
+    return page
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench readme", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args(given).check
+    pages: dict[str, str] = {}
+    for (name, mark), content in MARKED.items():
+        page = pages.get(name) or (ROOT / name).read_text(encoding="utf-8")
+        pages[name] = marked(page, mark, content())
+    for name, page in pages.items():
+        if page == (ROOT / name).read_text(encoding="utf-8"):
+            continue
+        if check:
+            sys.exit(f"{name} does not show the results")
+        write_text(ROOT / name, page)
+    for name, text in DEMO.items():
+        path = ROOT / f"docs/demo/{name}.md"
+        if check and path.read_text(encoding="utf-8") != text():
+            sys.exit(f"docs/demo/{name}.md does not show docs/demo/{name}.json")
+    if check and (ROOT / REPORT).with_name("report.md").read_text() != tables.markdown(
+        load(REPORT)
+    ):
+        sys.exit(f"docs/report/report.md does not show {REPORT}")
+    return 0

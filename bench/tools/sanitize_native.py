@@ -1,0 +1,75 @@
+"""The native backend's tests on a module built with ASan and UBSan: see `make sanitize-native`.
+
+    python -m bench sanitize-native [PYTEST OPTION ...]
+
+Runs them once for every instruction set of this processor, with the Python that runs this: one
+that has such a module installed (CMake option GAUSSREG_SANITIZE), and pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from bench import ROOT
+
+# Not isa: all of this is run for each.
+TESTS = ("kernels", "inputs", "memory", "runtime", "drift")
+OTHERS = ("drift", "path")  # of whose tests those are run that name the backend
+RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
+
+# The module under test is a sanitized one, and is not the editable install's.
+CHECK = """
+import sys
+from gaussreg_fast import native
+module = native.module()
+with open(module.__file__, "rb") as f:
+    text = f.read()
+assert module.__file__.startswith(sys.prefix), module.__file__
+assert b"__asan_report_store" in text and b"__ubsan_handle" in text, "no sanitized module"
+print(module.instruction_set())
+"""
+
+
+def runtimes() -> str:
+    compiler = os.environ.get("CXX", "g++")
+    found = []
+    for name in RUNTIMES:
+        command = [compiler, f"-print-file-name={name}"]
+        path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if not os.path.isabs(path):
+            sys.exit(f"{compiler} has no {name}")
+        found.append(os.path.realpath(path))
+    return ":".join(found)
+
+
+def main(given: list[str]) -> int:
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": runtimes(),
+        # Python leaks at exit. What is allocated holds NaN, so that what is not written shows.
+        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    ran = []
+    for name in ("avx512", "avx2", "portable"):
+        environment["GAUSSREG_FAST_ISA"] = name
+        command = [sys.executable, "-c", CHECK]
+        probe = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
+        if "cannot run on this processor" in probe.stderr:
+            print(f"{name}: this processor does not run it", flush=True)
+            continue
+        if probe.returncode or probe.stdout.strip() != name:
+            sys.exit(probe.stderr or probe.stdout)
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
+        command += ["--capture=sys", *given]  # which lets a sanitizer's report through
+        own = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
+        others = [str(ROOT / f"tests/test_{part}.py") for part in OTHERS]
+        for chosen in (own, [*others, "-k", "native"]):
+            # Not from the checkout: Python puts the current folder first on the path.
+            if subprocess.run([*command, *chosen], env=environment, cwd="/").returncode:
+                return 1
+        ran.append(name)
+    print("ran sanitized:", ", ".join(ran))
+    return 0 if ran else 1

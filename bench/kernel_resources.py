@@ -42,7 +42,7 @@ import torch
 from bench.machine_code import Notes, Variant, measured
 from bench.pretended import ARCHS, pretended
 from gaussreg_fast import config
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 RECORD = Path(__file__).resolve().parent / "results" / "kernel_resources.json"
 

@@ -9,7 +9,7 @@ from bench import growth, roofline, store
 from bench.measure import typical
 from bench.peers import LABELS
 from bench.tables import digits
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from bench import cases, correctness, machine, peers, roofline, store
 from bench.cases import Case
 from bench.errors import BadInput
 from bench.tables import time_text
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 RANGES = "gaussreg_bench"
 

@@ -17,9 +17,11 @@ from bench.gpu import pages as gpu
 from bench.noise_injection import BATCHES
 from bench.simulator.pages import counts_page
 from bench.tables import table
-from gaussreg_fast.latent import checkerboard_report, frontier_report
-from gaussreg_fast.latent.files import atomic_path
-from gaussreg_fast.latent.finetune import personalisation_report, reward_tuning_report
+from gaussreg_fast._files import atomic_path
+from gaussreg_fast.experiments.checkerboard import report as checkerboard_report
+from gaussreg_fast.experiments.frontier import report as frontier_report
+from gaussreg_fast.experiments.personalisation import report as personalisation_report
+from gaussreg_fast.experiments.reward_tuning import report as reward_tuning_report
 
 REPORT = "docs/report/report.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import machine
 from bench.errors import BadInput
-from gaussreg_fast.latent.files import atomic_path, json_text
+from gaussreg_fast._files import atomic_path, json_text
 
 FORMAT = 1
 NAME = "report.json"

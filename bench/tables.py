@@ -9,7 +9,7 @@ from typing import Any
 from bench import store
 from bench.measure import typical
 from bench.peers import LABELS
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 Report = dict[str, Any]
 

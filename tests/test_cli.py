@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gaussreg_fast._files import atomic_path
 from gaussreg_fast.latent import files
 
 
 def process(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "gaussreg_fast.latent", *map(str, arguments)],
+        [sys.executable, "-m", "gaussreg_fast", *map(str, arguments)],
         capture_output=True, text=True, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -134,14 +135,14 @@ def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
     path.write_text("old")
 
     def half():
-        with files.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         half()
     assert path.read_text() == "old"
-    with files.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config
-from gaussreg_fast.latent.errors import InputError
 from gaussreg_fast.latent.guards import LOSSES
 
 BASE = {"prompts": ["a prompt"], "rewards": ["clip"]}

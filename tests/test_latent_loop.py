@@ -7,7 +7,7 @@ import torch
 from toy_latents import SHAPE, ToyModel, brightness, contrast, problem, red, samples, sgd
 
 import gaussreg_fast
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import LOSSES, Guard
 from gaussreg_fast.latent.loop import FAILED, RUNNING, STOPPED, Batch, starting_noise
 

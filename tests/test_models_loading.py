@@ -48,7 +48,7 @@ def test_sizes_other_than_square():
 
 
 def test_the_embedded_pipeline_by_its_name(monkeypatch):
-    module = types.ModuleType("gaussreg_fast.latent.digits")
+    module = types.ModuleType("gaussreg_fast.digits")
     module.PIPELINE = folder("sd")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     model = load_model("digits", device="cpu")

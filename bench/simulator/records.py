@@ -10,7 +10,7 @@ from typing import Any
 from bench import ROOT
 from bench.errors import BadInput
 from bench.kernel_resources import changes as number_changes
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 RECORD = ROOT / "bench" / "results" / "counters.json"
 FORMAT = 1

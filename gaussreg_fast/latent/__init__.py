@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gaussreg_fast.errors import InputError
     from gaussreg_fast.latent.config import RunConfig, resolve
-    from gaussreg_fast.latent.errors import InputError
     from gaussreg_fast.latent.guards import Guard
     from gaussreg_fast.latent.loop import Batch, Problem, Record, Sample
     from gaussreg_fast.latent.models import load_model
@@ -33,7 +33,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # When asked for: the command line's other half does without what these need.
-    from gaussreg_fast.latent import config, errors, guards, loop, models, rewards, run
+    from gaussreg_fast import errors
+    from gaussreg_fast.latent import config, guards, loop, models, rewards, run
 
     homes = (run, config, errors, guards, loop, models, rewards)
     return next(getattr(home, name) for home in homes if hasattr(home, name))

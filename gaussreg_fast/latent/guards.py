@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import functional
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 
 PROJECTIONS = ("none", "gradient", "both")
 

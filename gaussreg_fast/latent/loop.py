@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import diagnostics
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import Guard, clip, norms
 from gaussreg_fast.latent.selection import Selection
 

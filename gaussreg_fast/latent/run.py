@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import files, report
 from gaussreg_fast.latent.config import RewardSettings, RunConfig, resolve
-from gaussreg_fast.latent.errors import InputError
 from gaussreg_fast.latent.folder import (
     BatchFolder,
     RunFolder,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.models.memory import (
     Residency,
     checkpoint_blocks,
@@ -43,12 +43,6 @@ class Conditioning:
 
     prompts: tuple[str, ...]
     recording: list[Any]
-
-
-def first_line(error: BaseException) -> str:
-    """An error of a library in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 class PipelineModel:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.models.base import Options, PipelineModel, first_line
+from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.latent.models.base import Options, PipelineModel
 from gaussreg_fast.latent.models.flux import Flux
 from gaussreg_fast.latent.models.generic import Generic
 from gaussreg_fast.latent.models.memory import OFFLOADS
@@ -82,7 +82,7 @@ def _check(
 def _locate(source: str) -> str | Path:
     """A folder that is there, or the id of a hub's repository."""
     if source == "digits":
-        return Path(importlib.import_module("gaussreg_fast.latent.digits").PIPELINE)
+        return Path(importlib.import_module("gaussreg_fast.digits").PIPELINE)
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / INDEX).is_file():

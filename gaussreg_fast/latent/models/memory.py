@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 
 OFFLOADS = ("none", "text", "model")
 

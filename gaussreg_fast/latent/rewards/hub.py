@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError, first_line
 
 _REPOSITORY = re.compile(r"[\w.-]*\w/[\w.-]+")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -262,12 +261,6 @@ def load_tokenizer(source: Folder) -> Any:
             f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
             f"({first_line(error)})"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message on one line, without colours."""
-    lines = _ANSI.sub("", str(error)).strip().splitlines()
-    return lines[0].rstrip(".: ") if lines else type(error).__name__
 
 
 @contextmanager

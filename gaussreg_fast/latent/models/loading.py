@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.latent import hub
 from gaussreg_fast.latent.models.base import Options, PipelineModel
 from gaussreg_fast.latent.models.flux import Flux
 from gaussreg_fast.latent.models.generic import Generic
@@ -107,38 +108,13 @@ def _read_index(place: str | Path, revision: str | None) -> dict[str, Any]:
 
 
 def _fetch_index(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        return Path(hf_hub_download(repository, INDEX, revision=revision))
-    except GatedRepoError as error:
-        why = "its licence must be accepted on the hub first, then `hf auth login`"
-        raise InputError(f"model {repository!r} is gated: {why}; {_INSTEAD}") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"model {repository!r} is no local folder, and the hub has no repository of that name "
-            f"that you may read; {_INSTEAD}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"model {repository!r} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError as error:  # nothing cached, and no connection
-        raise InputError(
-            f"model {repository!r}: the hub could not be reached for its {INDEX}; {_INSTEAD}"
-        ) from error
-    except EntryNotFoundError as error:
-        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {repository!r}: its {INDEX} could not be fetched from the hub "
-            f"({first_line(error)}); {_INSTEAD}"
-        ) from error
+        path = hub.download(repository, INDEX, revision)
+    except hub.HubError as error:
+        raise InputError(f"model {repository!r}: {INDEX}: {error}; {_INSTEAD}") from error
+    if path is None:
+        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}")
+    return path
 
 
 @contextmanager

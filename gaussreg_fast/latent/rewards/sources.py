@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.latent import hub
 
 _REPOSITORY = re.compile(r"[\w.-]*\w/[\w.-]+")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
@@ -58,20 +58,11 @@ class Folder:
         if self.local:
             path = Path(self.where, filename)
             return path if path.is_file() else None
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
-
         try:
-            with _quiet(bars=True):  # without the client's own warnings, one per retry
-                return Path(hf_hub_download(self.where, filename))
-        except Exception as error:  # of the client's several kinds, which its versions change
-            if isinstance(error, EntryNotFoundError) and not isinstance(
-                error, LocalEntryNotFoundError
-            ):
-                return None
+            return hub.download(self.where, filename)
+        except hub.HubError as error:
             raise InputError(
-                f"reward {self.reward!r}: could not get {filename} of {self.where} from the "
-                f"Hugging Face hub ({first_line(error)}); {self.hint}"
+                f"reward {self.reward!r}: {filename} of {self.where}: {error}; {self.hint}"
             ) from error
 
     def json(self, filename: str) -> dict[str, Any]:
@@ -224,7 +215,7 @@ def load_model(
         path = None
         arguments |= {"config": config, "state_dict": dict(state)}
     try:
-        with _quiet(bars=path is not None and not source.local):
+        with hub.quiet(bars=path is not None and not source.local):
             model, info = cls.from_pretrained(path, **arguments)
     except ImportError:
         raise
@@ -252,7 +243,7 @@ def load_tokenizer(source: Folder) -> Any:
 
     source.find("tokenizer_config.json")  # an unreachable hub fails here, once
     try:
-        with _quiet():
+        with hub.quiet():
             return AutoTokenizer.from_pretrained(source.where)
     except ImportError:
         raise
@@ -261,24 +252,3 @@ def load_tokenizer(source: Folder) -> Any:
             f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
             f"({first_line(error)})"
         ) from error
-
-
-@contextmanager
-def _quiet(bars: bool = False) -> Iterator[None]:
-    """No warnings of transformers and the hub: what matters of them becomes an InputError."""
-    import huggingface_hub.utils.logging as hub_logging
-    from transformers.utils import logging
-
-    before, hub_before = logging.get_verbosity(), hub_logging.get_verbosity()
-    shown = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    if shown and not bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        hub_logging.set_verbosity(hub_before)
-        if shown:
-            logging.enable_progress_bar()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,7 @@ def test_what_a_kill_left_half_written_is_swept_away(whole, tmp_path):
 
 def test_a_config_built_by_hand_can_be_gone_on_with(tmp_path):
     resolved = config.resolve(SETTINGS)
-    plain = resolved.guard.model_copy(update={"options": {}})
+    plain = replace(resolved.guard, options={})
     built = resolved.model_copy(update={"guard": plain, "iterations": 1})
     first = optimize(built, out=tmp_path / "run")
     assert optimize(built, out=tmp_path / "run").samples == first.samples

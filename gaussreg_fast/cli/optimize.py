@@ -16,9 +16,9 @@ from gaussreg_fast.cli.progress import progress_bar
 from gaussreg_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from gaussreg_fast.latent.config import RunConfig
     from gaussreg_fast.latent.loop import Record
     from gaussreg_fast.latent.run import RunResult
+    from gaussreg_fast.latent.settings import RunConfig
 
 REWARD = "NAME[@SOURCE][=WEIGHT]; may be repeated"
 

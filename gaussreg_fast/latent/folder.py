@@ -29,6 +29,7 @@ from gaussreg_fast._files import atomic_path, write_json, write_text
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config as configs
 from gaussreg_fast.latent.loop import STATUS, Record
+from gaussreg_fast.latent.settings import RunConfig
 
 
 class RunFolder:
@@ -39,7 +40,7 @@ class RunFolder:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, config: configs.RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self._config = path, config
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
@@ -148,7 +149,7 @@ class BatchFolder:
 _HOW = ("device", "gradient_checkpointing", "vae_slicing", "offload")
 
 
-def _same(path: Path, stored: configs.RunConfig, config: configs.RunConfig) -> None:
+def _same(path: Path, stored: RunConfig, config: RunConfig) -> None:
     settings = config.model_dump(mode="json")
     for key, old in stored.model_dump(mode="json").items():
         new = settings[key]

@@ -12,6 +12,7 @@ import numpy as np
 from gaussreg_fast.experiments import output, statistics
 from gaussreg_fast.experiments.frontier import analysis
 from gaussreg_fast.experiments.frontier.study import BASELINE, MEASURES, PICTURES, Arm, Design
+from gaussreg_fast.latent.guards import GUARDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
     for arm in result["arms"]:
         last, there = arm["iterations"], arm["reward"]
         is_baseline = arm["name"] == BASELINE
-        has_weight = arm["guard"]["name"] not in (BASELINE, "projection")
+        has_weight = GUARDS[arm["guard"]["name"]].loss is not None
         rows.append(
             [
                 arm["name"],

@@ -20,7 +20,7 @@ import torch
 from gaussreg_fast._files import atomic_path
 from gaussreg_fast.digits import PROMPTS
 from gaussreg_fast.experiments.frontier import analysis
-from gaussreg_fast.latent.guards import Guard
+from gaussreg_fast.latent.guards import GUARDS, Guard
 from gaussreg_fast.latent.loop import Batch, Problem, Sample
 from gaussreg_fast.latent.models import load_model
 from gaussreg_fast.latent.rewards import RewardSpec, load_rewards
@@ -35,7 +35,7 @@ SHOWN = 10
 # Of the guard's gradient, rescaled to the reward's. The second is what `tune` chose on seeds of
 # its own from WEIGHTS.
 WEIGHTS = (0.3, 1.0, 3.0)
-TUNED = dict.fromkeys(("norm", "kl", "kurtosis", "prno", "mpgr"), 0.3)
+TUNED = {name: 0.3 for name, kind in GUARDS.items() if kind.loss is not None}
 
 
 @dataclass(frozen=True)

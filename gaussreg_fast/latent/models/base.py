@@ -17,24 +17,10 @@ from gaussreg_fast.latent.models.memory import (
     drive_decoder,
     drive_denoiser,
 )
+from gaussreg_fast.latent.models.options import Options
 from gaussreg_fast.latent.models.precision import GradientScale, vae_dtype
 
 MOST_DEFAULT_STEPS = 8
-
-
-@dataclass(frozen=True)
-class Options:
-    """`load_model`'s arguments, resolved as far as they can be without the pipeline."""
-
-    device: torch.device
-    dtype: torch.dtype
-    steps: int | None
-    guidance: float | None
-    height: int | None
-    width: int | None
-    gradient_checkpointing: bool
-    vae_slicing: bool
-    offload: str
 
 
 @dataclass(frozen=True)

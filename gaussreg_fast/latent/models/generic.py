@@ -6,7 +6,8 @@ import inspect
 from typing import Any
 
 from gaussreg_fast.errors import InputError
-from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, Options, PipelineModel
+from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, PipelineModel
+from gaussreg_fast.latent.models.options import Options
 
 
 class Generic(PipelineModel):

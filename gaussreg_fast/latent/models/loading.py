@@ -16,10 +16,10 @@ import torch
 
 from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent import hub
-from gaussreg_fast.latent.models.base import Options, PipelineModel
+from gaussreg_fast.latent.models.base import PipelineModel
 from gaussreg_fast.latent.models.flux import Flux
 from gaussreg_fast.latent.models.generic import Generic
-from gaussreg_fast.latent.models.memory import OFFLOADS
+from gaussreg_fast.latent.models.options import Options, check_option
 from gaussreg_fast.latent.models.precision import resolve_device, resolve_dtype
 from gaussreg_fast.latent.models.replay import replaying
 from gaussreg_fast.latent.models.sana import Sana, SanaSprint
@@ -46,7 +46,8 @@ def load(
     **options: Any,
 ) -> PipelineModel:
     """See `load_model`."""
-    _check(**options)
+    for name, value in options.items():
+        check_option(name, value)
     where = resolve_device(device)
     resolved = Options(device=where, dtype=resolve_dtype(dtype, where), **options)
     place = _locate(source)
@@ -62,22 +63,6 @@ def load(
     model = adapter(pipe, str(source), resolved)
     model.settings["revision"] = revision
     return model
-
-
-def _check(
-    *, steps: int | None, guidance: float | None, offload: str, **others: int | bool | None
-) -> None:
-    if steps is not None and (type(steps) is not int or steps < 1):
-        raise InputError(f"steps must be a positive integer, got {steps!r}")
-    number = isinstance(guidance, (int, float))
-    if guidance is not None and not (number and 0 <= guidance < float("inf")):
-        raise InputError(f"guidance must be a finite number of at least 0, got {guidance!r}")
-    for name in ("height", "width"):
-        side = others[name]
-        if side is not None and (type(side) is not int or side < 1):
-            raise InputError(f"{name} must be a positive number of pixels, got {side!r}")
-    if offload not in OFFLOADS:
-        raise InputError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
 
 
 def _locate(source: str) -> str | Path:

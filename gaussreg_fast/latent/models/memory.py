@@ -12,8 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from gaussreg_fast.errors import InputError
 
-OFFLOADS = ("none", "text", "model")
-
 
 class Residency:
     """Which groups of modules are on the device.

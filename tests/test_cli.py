@@ -233,3 +233,49 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path):
     result = process("backends", PYTHONPATH=str(tmp_path))
     assert result.returncode == 2
     assert "gaussreg_fast[cli]" in result.stderr
+
+
+# ---------------------------------------------------------------- optimize's options
+
+
+def test_every_setting_is_an_option_or_said_to_be_none():
+    options = pytest.importorskip("gaussreg_fast.cli.options")
+    derived = options.settings()
+    names = [setting.name for setting in derived]
+    assert len(set(names)) == len(names)
+    assert {"out", "config", "prompts_file", "seeds"}.isdisjoint(names)
+    every = [".".join(setting.path) for setting in options._settings(options.RunConfig)]
+    assert sorted([*(".".join(s.path) for s in derived), *options.ONLY_IN_FILES]) == sorted(every)
+    for setting in derived:
+        assert re.fullmatch(r"[A-Z].*\.", setting.help), setting
+
+
+def test_options_become_nested_settings():
+    options = pytest.importorskip("gaussreg_fast.cli.options")
+    given = dict.fromkeys(setting.name for setting in options.settings())
+    given |= {"prompt": ["a", "b"], "guard": "kl", "rescale": False, "lr": 0.5, "model": "digits"}
+    given |= {"p_value": 0.05, "seed": [], "held_out": ["clip"]}
+    assert options.nested(given) == {
+        "prompts": ["a", "b"],
+        "model": {"source": "digits"},
+        "held_out": ["clip"],
+        "guard": {"name": "kl", "rescale": False},
+        "optimizer": {"lr": 0.5},
+        "p_value": 0.05,
+    }
+
+
+def test_help_names_every_guard_and_how_to_write_a_reward():
+    guards = pytest.importorskip("gaussreg_fast.latent.guards")
+    shown = process("optimize", "--help", COLUMNS="300").stdout
+    assert ", ".join(guards.GUARDS) in shown
+    assert "NAME[@SOURCE][=WEIGHT]" in shown  # brackets are markup unless they are escaped
+    assert "An existing run with the same settings is resumed." in shown
+
+
+def test_without_its_packages_optimize_says_what_to_install(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError('none', name='yaml')")
+    assert process("backends", PYTHONPATH=str(tmp_path)).returncode == 0
+    result = process("optimize", "--out", "run", "--prompt", "a", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr == "error: optimize needs yaml: pip install 'gaussreg_fast[latent]'\n"

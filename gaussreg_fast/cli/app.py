@@ -15,24 +15,43 @@ import typer
 import gaussreg_fast
 from gaussreg_fast._files import atomic_path, json_text
 from gaussreg_fast.cli.demo import demo
-from gaussreg_fast.cli.optimize import optimize
 from gaussreg_fast.errors import InputError
-from gaussreg_fast.latent.files import load_latents
+from gaussreg_fast.latent.files import ENDINGS, load_latents
 
 app = typer.Typer(
     name="gaussreg-fast",
-    help="Gaussianity losses for latent optimisation.",
+    help="Check how Gaussian latents are, optimise them, and rerun the experiments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 BAD_INPUT = 2
 app.command()(demo)
-app.command()(optimize)
+
+
+def _add_optimize() -> None:
+    """Add `optimize`, whose options are made of settings; without its packages it says so."""
+    try:
+        from gaussreg_fast.cli.optimize import optimize
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gaussreg_fast"):
+            raise
+        missing = error.name
+
+        @app.command("optimize", context_settings={"ignore_unknown_options": True})
+        def unavailable(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+            """Optimise starting noises: needs `pip install 'gaussreg_fast[latent]'`."""
+            raise InputError(f"optimize needs {missing}: pip install 'gaussreg_fast[latent]'")
+
+        return
+    app.command()(optimize)
+
+
+_add_optimize()
 
 
 def run() -> None:
-    """Runs the command line; what a user can mend is one line, never a traceback."""
+    """Run the command line; an error that a user can mend is one line, never a traceback."""
     try:
         app()
     except InputError as error:
@@ -58,7 +77,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -66,15 +88,23 @@ def _main(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help=".safetensors, .npy, .npz or .pt, (B, ...).")],
-    key: Annotated[str | None, typer.Option(help="Which tensor, if there are several.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help=f"File with latents of shape (B, ...): {', '.join(ENDINGS)}.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="Name of the tensor, if the file holds several.")
+    ] = None,
     single: Annotated[bool, typer.Option(help="The file holds one sample, not a batch.")] = False,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Level of the verdict.")] = 0.01,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of one sample.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="The sample for --plot.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Significance level of the verdict.")
+    ] = 0.01,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of one sample to this file.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Index of the sample that --plot shows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell how Gaussian the latents in a file are. Exit code 1 if they are not."""
+    """Test whether the latents in a file are white Gaussian noise. Exit code 1 if they are not."""
     latents = load_latents(file, key)
     try:
         diagnosis = gaussreg_fast.diagnose(latents[None] if single else latents)
@@ -112,7 +142,7 @@ def _diagnosis_json(d: gaussreg_fast.Diagnosis, alpha: float) -> dict[str, Any]:
 
 @app.command()
 def backends() -> None:
-    """Tell which backends can run here, and why one cannot."""
+    """List the backends, and why one of them cannot run here."""
     for name, state in gaussreg_fast.backends().items():
         print(f"{name}: {state}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

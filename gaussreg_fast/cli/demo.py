@@ -27,33 +27,52 @@ class Which(str, Enum):
     reward_tuning = "reward-tuning"
 
 
-GUARDS = (Which.checkerboard, Which.frontier)
+BY_DEFAULT = (Which.checkerboard, Which.frontier)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures, tables and JSON.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the pictures, tables and JSON. It is made if needed.")
+    ] = Path("demo-out"),
     experiment: Annotated[
         list[Which],
-        typer.Option(help="Which; may be given more than once. By default the first two."),
-    ] = list(GUARDS),  # noqa: B006
-    samples: Annotated[int, typer.Option(min=1, help="Checkerboards to optimise.")] = 4,
-    iterations: Annotated[int, typer.Option(min=1, help="Per guard, on checkerboards.")] = 100,
-    shuffles: Annotated[int, typer.Option(min=0, help="PRNO's, on checkerboards.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the checkerboards.")] = 0,
+        typer.Option(
+            help="Experiment to run. May be given several times. By default the first two."
+        ),
+    ] = list(BY_DEFAULT),  # noqa: B006
+    samples: Annotated[
+        int, typer.Option(min=1, help="Number of checkerboard latents to optimise.")
+    ] = 4,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Iterations of every guard on the checkerboards.")
+    ] = 100,
+    shuffles: Annotated[
+        int, typer.Option(min=0, help="Shuffles of the guard PRNO on the checkerboards.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the noise on the checkerboards.")
+    ] = 0,
     latents: Annotated[
-        int | None, typer.Option(min=10, help="Digits to optimise: 20, with --full 200 per seed.")
+        int | None,
+        typer.Option(
+            min=10,
+            help="Number of digits to optimise. By default 20, and with --full 200 per seed.",
+        ),
     ] = None,
     full: Annotated[
-        bool, typer.Option(help="Digits: 200 latents, 3 seeds, weights tuned anew; resumable.")
+        bool,
+        typer.Option(
+            help="Run the frontier in full: 200 latents, 3 seeds, weights tuned anew. The same "
+            "command resumes it."
+        ),
     ] = False,
 ) -> None:
-    """Rerun the experiments.
+    """Rerun the experiments, and write a table, a picture and JSON of each.
 
-    checkerboard: which guard sees a pattern. frontier: which keeps a reward from hacking.
-    personalisation: a new sign from four images, with and without parameter drift. reward-tuning:
-    reward against diversity under three divergences. The last two take some two minutes each.
+    checkerboard: which guard sees a pattern in the noise. frontier: which guard keeps a reward from
+    being hacked. personalisation: learn a new sign from four images, with and without parameter
+    drift. reward-tuning: reward against diversity under three divergences. The last two take some
+    two minutes each.
     """
     # Better refused now than after a minute of computing.
     if Which.frontier in experiment and full and latents is not None:

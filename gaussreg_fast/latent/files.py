@@ -33,7 +33,7 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
         raise LatentFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        known = ", ".join(_READERS)
+        known = ", ".join(ENDINGS)
         raise LatentFileError(f"{path}: unknown ending {path.suffix!r}, known are {known}")
     try:
         content = reader(path)
@@ -64,6 +64,7 @@ _READERS = {
     ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
     ".pth": lambda path: torch.load(path, map_location="cpu", weights_only=True),
 }
+ENDINGS = tuple(_READERS)
 
 
 def _pick(path: Path, content: Any, key: str | None) -> Tensor:

@@ -121,10 +121,29 @@ class Guard:
             does not have.
     """
 
-    name: str = "none"
-    weight: float = 1.0
-    rescale: bool = False
-    project: str = "none"
+    name: str = field(
+        default="none",
+        metadata={
+            "help": "Guard that keeps the noises Gaussian. "
+            f"One of {', '.join(GUARDS)}. By default mpgr."
+        },
+    )
+    weight: float = field(
+        default=1.0, metadata={"help": "Weight of the guard's gradient beside the reward's."}
+    )
+    rescale: bool = field(
+        default=False,
+        metadata={
+            "help": "Scale the guard's gradient to the norm of the reward's, before its weight."
+        },
+    )
+    project: str = field(
+        default="none",
+        metadata={
+            "help": "What the guard `projection` projects: the gradient, or both the gradient and "
+            f"the noise. One of {', '.join(PROJECTIONS)}."
+        },
+    )
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -39,17 +39,19 @@ class ModelSettings(_Settings):
     )
     device: str = Field(
         default="auto",
-        description="Device of model and rewards, such as cuda:1. By default the GPU if there is "
-        "one, else the CPU.",
+        description="Device of model and rewards, such as cuda:1. `auto`: the GPU if there is one, "
+        "else the CPU.",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Data type of the model's weights."
     )
     steps: int | None = Field(
-        default=None, description="Steps of the model's sampler. By default as published."
+        default=None,
+        description="Steps of the model's sampler. By default those it was published with.",
     )
     guidance: float | None = Field(
-        default=None, description="Guidance scale of the model. By default as published."
+        default=None,
+        description="Guidance scale of the model. By default the one it was published with.",
     )
     height: int | None = Field(default=None, description="Height of the images in pixels.")
     width: int | None = Field(default=None, description="Width of the images in pixels.")
@@ -132,14 +134,16 @@ class RunConfig(_Settings):
     held_out: tuple[Reward, ...] = Field(
         default=(),
         description="Reward that is watched and not maximised; it chooses the best iterate: "
-        "NAME[@SOURCE]. May be given several times.",
+        "NAME[@SOURCE][=WEIGHT]. May be given several times.",
     )
     reward_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Data type of the rewards' weights."
     )
     guard: Guard
     optimizer: OptimizerSettings
-    iterations: int = Field(ge=1, description="Optimisation steps.")
+    iterations: int = Field(
+        ge=1, description="Optimisation steps. By default as the guard's authors chose."
+    )
     batch_size: int = Field(default=4, ge=1, description="Samples that are computed at a time.")
     select: Literal["auto", "held_out", "gaussianity", "last"] = Field(
         default="auto",

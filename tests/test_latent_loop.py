@@ -9,7 +9,8 @@ from toy_latents import SHAPE, ToyModel, brightness, contrast, problem, red, sam
 import gaussreg_fast
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import GUARDS, Guard
-from gaussreg_fast.latent.loop import FAILED, RUNNING, STOPPED, Batch, starting_noise
+from gaussreg_fast.latent.loop import Batch
+from gaussreg_fast.latent.problem import FAILED, RUNNING, STOPPED, starting_noise
 
 EVERY_GUARD = [Guard(name) for name in GUARDS if name != "projection"]
 EVERY_GUARD += [Guard("projection", project="gradient"), Guard("projection", project="both")]

@@ -19,7 +19,7 @@ from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config as configs
 
 if TYPE_CHECKING:
-    from gaussreg_fast.latent.loop import Record
+    from gaussreg_fast.latent.problem import Record
     from gaussreg_fast.latent.run import RunResult
     from gaussreg_fast.latent.settings import RunConfig
 

@@ -28,7 +28,7 @@ from gaussreg_fast import _environment
 from gaussreg_fast._files import atomic_path, write_json, write_text
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config as configs
-from gaussreg_fast.latent.loop import STATUS, Record
+from gaussreg_fast.latent.problem import STATUS, Record
 from gaussreg_fast.latent.settings import RunConfig
 
 

@@ -22,8 +22,9 @@ from gaussreg_fast.latent.folder import (
     save_tensors,
     write_image,
 )  # fmt: skip
-from gaussreg_fast.latent.loop import Batch, Problem, Record, Sample
+from gaussreg_fast.latent.loop import Batch
 from gaussreg_fast.latent.models import load_model
+from gaussreg_fast.latent.problem import Problem, Record, Sample
 from gaussreg_fast.latent.rewards import RewardSpec, RewardSum, load_rewards
 from gaussreg_fast.latent.settings import RunConfig
 

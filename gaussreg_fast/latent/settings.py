@@ -108,7 +108,7 @@ class RunConfig(_Settings):
 
     A sample is made for every prompt and seed. `guard` and the rewards check themselves: see
     `guards.Guard` and `rewards.RewardSpec`. `select`, `p_value` and `patience` are those of
-    `loop.Problem`; "auto" selects by held-out rewards where there are some, else by Gaussianity.
+    `problem.Problem`; "auto" selects by held-out rewards where there are some, else by Gaussianity.
     """
 
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(

@@ -21,8 +21,9 @@ from gaussreg_fast._files import atomic_path
 from gaussreg_fast.digits import PROMPTS
 from gaussreg_fast.experiments.frontier import analysis
 from gaussreg_fast.latent.guards import GUARDS, Guard
-from gaussreg_fast.latent.loop import Batch, Problem, Sample
+from gaussreg_fast.latent.loop import Batch
 from gaussreg_fast.latent.models import load_model
+from gaussreg_fast.latent.problem import Problem, Sample
 from gaussreg_fast.latent.rewards import RewardSpec, load_rewards
 
 MEASURES = ("reward", "held_out", "agree", "nearest", "p_value", "cosine", "distance")

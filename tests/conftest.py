@@ -70,7 +70,7 @@ class Ended:
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """Runs the command line in this process; a new one costs seconds for its imports."""
-    from gaussreg_fast.latent.__main__ import main
+    from gaussreg_fast.__main__ import main
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["gaussreg-fast", *map(str, arguments)])

@@ -34,9 +34,21 @@ ALLOWED = {
     "arrays": {"functional"},
     "path": {"checks", "functional"},
     "diagnostics": {"checks", "functional", "reference"},
-    "latent": {"", "checks", "diagnostics", "functional", "latent", "modules"},
+    "errors": set(),
+    "_files": set(),
+    "_environment": {""},
+    "digits": {"_environment", "_files", "digits", "errors"},
+    "latent": {
+        "", "_environment", "_files", "diagnostics", "digits", "errors", "functional", "latent",
+    },
+    "experiments": {
+        "", "_environment", "_files", "diagnostics", "digits", "errors", "experiments",
+        "functional", "latent",
+    },
+    "cli": {"", "_files", "cli", "errors", "experiments", "latent"},
+    "__main__": {"cli"},
     "kernels": {"kernels"},
-}
+}  # fmt: skip
 
 
 def room(dotted):

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gaussreg_fast._files import atomic_path
 from gaussreg_fast.latent import files
 
 
 def process(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "gaussreg_fast.latent", *map(str, arguments)],
+        [sys.executable, "-m", "gaussreg_fast", *map(str, arguments)],
         capture_output=True, text=True, env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -134,14 +135,14 @@ def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
     path.write_text("old")
 
     def half():
-        with files.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         half()
     assert path.read_text() == "old"
-    with files.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -232,3 +233,49 @@ def test_without_its_extras_the_command_says_what_to_install(tmp_path):
     result = process("backends", PYTHONPATH=str(tmp_path))
     assert result.returncode == 2
     assert "gaussreg_fast[cli]" in result.stderr
+
+
+# ---------------------------------------------------------------- optimize's options
+
+
+def test_every_setting_is_an_option_or_said_to_be_none():
+    options = pytest.importorskip("gaussreg_fast.cli.options")
+    derived = options.settings()
+    names = [setting.name for setting in derived]
+    assert len(set(names)) == len(names)
+    assert {"out", "config", "prompts_file", "seeds"}.isdisjoint(names)
+    every = [".".join(setting.path) for setting in options._settings(options.RunConfig)]
+    assert sorted([*(".".join(s.path) for s in derived), *options.ONLY_IN_FILES]) == sorted(every)
+    for setting in derived:
+        assert re.fullmatch(r"[A-Z].*\.", setting.help), setting
+
+
+def test_options_become_nested_settings():
+    options = pytest.importorskip("gaussreg_fast.cli.options")
+    given = dict.fromkeys(setting.name for setting in options.settings())
+    given |= {"prompt": ["a", "b"], "guard": "kl", "rescale": False, "lr": 0.5, "model": "digits"}
+    given |= {"p_value": 0.05, "seed": [], "held_out": ["clip"]}
+    assert options.nested(given) == {
+        "prompts": ["a", "b"],
+        "model": {"source": "digits"},
+        "held_out": ["clip"],
+        "guard": {"name": "kl", "rescale": False},
+        "optimizer": {"lr": 0.5},
+        "p_value": 0.05,
+    }
+
+
+def test_help_names_every_guard_and_how_to_write_a_reward():
+    guards = pytest.importorskip("gaussreg_fast.latent.guards")
+    shown = process("optimize", "--help", COLUMNS="300").stdout
+    assert ", ".join(guards.GUARDS) in shown
+    assert "NAME[@SOURCE][=WEIGHT]" in shown  # brackets are markup unless they are escaped
+    assert "An existing run with the same settings is resumed." in shown
+
+
+def test_without_its_packages_optimize_says_what_to_install(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError('none', name='yaml')")
+    assert process("backends", PYTHONPATH=str(tmp_path)).returncode == 0
+    result = process("optimize", "--out", "run", "--prompt", "a", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr == "error: optimize needs yaml: pip install 'gaussreg_fast[latent]'\n"

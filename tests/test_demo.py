@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gaussreg_fast.latent import checkerboard
-from gaussreg_fast.latent import checkerboard_report as report
+from gaussreg_fast.experiments.checkerboard import report
+from gaussreg_fast.experiments.checkerboard import study as checkerboard
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,7 +88,7 @@ def test_the_readme_shows_the_committed_result():
 def test_the_demo_command_writes_its_three_files(tmp_path, cli):
     out = tmp_path / "deep" / "out"
     command = [
-        sys.executable, "-m", "gaussreg_fast.latent", "demo", "--out", out, "--samples", "1",
+        sys.executable, "-m", "gaussreg_fast", "demo", "--out", out, "--samples", "1",
         "--iterations", "2", "--shuffles", "1", "--experiment", "checkerboard",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

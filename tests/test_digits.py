@@ -13,11 +13,11 @@ import torch.nn.functional as F
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from gaussreg_fast.latent import digits
-from gaussreg_fast.latent.digits import components, data, measures, stages
-from gaussreg_fast.latent.digits.classifiers import load_classifier
-from gaussreg_fast.latent.digits.words import WORDS, digit_of
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast import digits
+from gaussreg_fast.digits import components, data, measures, stages
+from gaussreg_fast.digits.classifiers import load_classifier
+from gaussreg_fast.digits.words import WORDS, digit_of
+from gaussreg_fast.errors import InputError
 
 FILES = digits.WEIGHTS
 RECORD = json.loads((FILES / "training.json").read_text("utf-8"))
@@ -53,8 +53,7 @@ def real():
 def test_the_package_is_light_to_import():
     heavy = "{'diffusers', 'transformers', 'sklearn', 'matplotlib', 'safetensors'}"
     code = (
-        "import sys, gaussreg_fast.latent.digits as d; "
-        f"print(len(d.REWARDS), {heavy} & {{*sys.modules}})"
+        f"import sys, gaussreg_fast.digits as d; print(len(d.REWARDS), {heavy} & {{*sys.modules}})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["7", "set()"]
@@ -467,7 +466,7 @@ def files_of(folder):
 
 def test_training_twice_gives_the_same_bytes_and_replaces_whole_folders(tmp_path, capsys):
     pytest.importorskip("sklearn")
-    train = pytest.importorskip("gaussreg_fast.latent.digits.train")
+    train = pytest.importorskip("gaussreg_fast.digits.train")
     threads = torch.get_num_threads()
     try:
         state = torch.get_rng_state()
@@ -490,7 +489,7 @@ def test_training_twice_gives_the_same_bytes_and_replaces_whole_folders(tmp_path
 
 
 def test_training_never_replaces_what_is_not_its_own(tmp_path, capsys):
-    train = pytest.importorskip("gaussreg_fast.latent.digits.train")
+    train = pytest.importorskip("gaussreg_fast.digits.train")
     threads = torch.get_num_threads()
     try:
         (tmp_path / "mine").mkdir()

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from gaussreg_fast.latent import files
-from gaussreg_fast.latent.__main__ import main
-from gaussreg_fast.latent.digits import PROMPTS, REWARDS, WEIGHTS
-from gaussreg_fast.latent.digits.data import Digits
-from gaussreg_fast.latent.finetune import measures, personalisation, reward_tuning
-from gaussreg_fast.latent.finetune import personalisation_report as shown
-from gaussreg_fast.latent.finetune import reward_tuning_report as tilted
-from gaussreg_fast.latent.finetune.model import DigitsModel
-from gaussreg_fast.latent.finetune.personalisation import Arm, Personalisation
-from gaussreg_fast.latent.finetune.reward_tuning import KINDS, RewardTuning
+from gaussreg_fast.__main__ import main
+from gaussreg_fast._files import json_text
+from gaussreg_fast.digits import PROMPTS, REWARDS, WEIGHTS
+from gaussreg_fast.digits.data import Digits
+from gaussreg_fast.experiments import measures
+from gaussreg_fast.experiments.digits_model import DigitsModel
+from gaussreg_fast.experiments.personalisation import report as shown
+from gaussreg_fast.experiments.personalisation import study as personalisation
+from gaussreg_fast.experiments.personalisation.study import Arm, Personalisation
+from gaussreg_fast.experiments.reward_tuning import report as tilted
+from gaussreg_fast.experiments.reward_tuning import study as reward_tuning
+from gaussreg_fast.experiments.reward_tuning.study import KINDS, RewardTuning
 
 SMALL = partial(personalisation.Design, measured=(4, 20), per_prompt=4, ddim_steps=4)
 RATE = 5e-4  # learns in twenty steps
@@ -221,7 +223,7 @@ def test_the_matched_distance_reached_and_not(courses, monkeypatch):
     assert found == pytest.approx(want)
     assert arm["known_there"]["low"] <= want[1] <= arm["known_there"]["high"]
     monkeypatch.setattr(shown, "LEARNT", 5.0)
-    figures = json.loads(files.json_text(shown.as_json(experiment, result)))
+    figures = json.loads(json_text(shown.as_json(experiment, result)))
     assert figures["arms"][0]["steps_there"] is None
     assert shown.table_rows(figures)[1][-3:-1] == ["not reached", ""]
 

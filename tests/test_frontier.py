@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from gaussreg_fast.latent import files, frontier, frontier_analysis, frontier_report
+from gaussreg_fast._files import json_text
+from gaussreg_fast.experiments.frontier import analysis as frontier_analysis
+from gaussreg_fast.experiments.frontier import report as frontier_report
+from gaussreg_fast.experiments.frontier import study as frontier
 
 DESIGN = frontier.Design(latents=10, seeds=(0, 1), iterations=6, shuffles=3)
 
@@ -88,7 +91,7 @@ def test_it_is_saved_and_read_back(result, tmp_path):
     paths = frontier_report.save(summary, curves, tmp_path)
     assert [p.name for p in paths] == ["frontier.png", "frontier.md", "frontier.json"]
     stored = json.loads((tmp_path / "frontier.json").read_text())
-    assert stored == json.loads(files.json_text(summary))
+    assert stored == json.loads(json_text(summary))
     assert frontier_report.markdown(stored) == (tmp_path / "frontier.md").read_text()
     statements = frontier_report.statements(stored)
     assert len(statements) == 2

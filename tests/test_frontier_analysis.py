@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaussreg_fast.latent import frontier_analysis as analysis
+from gaussreg_fast.experiments import statistics
+from gaussreg_fast.experiments.frontier import analysis
 
 STEPS = 21
 
@@ -35,16 +36,16 @@ def test_a_rising_reward_is_interpolated_as_numpy_does(steps, measure, share):
     values = np.array(measure[: len(reward)])
     level = reward[0] + share * (reward[-1] - reward[0])
     expected = np.interp(level, reward, values)
-    assert analysis.at_level(reward, values, level) == pytest.approx(expected, abs=1e-6)
+    assert statistics.at_level(reward, values, level) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_first_crossing_counts():
     reward = np.array([0.0, 2.0, 0.0, 4.0])
     steps = np.arange(4.0)
-    assert analysis.at_level(reward, steps, 1.0) == 0.5
-    assert analysis.at_level(reward, steps, 3.0) == 2.75
-    assert analysis.at_level(reward, steps, -1.0) == 0
-    assert np.isnan(analysis.at_level(reward, steps, 5.0))
+    assert statistics.at_level(reward, steps, 1.0) == 0.5
+    assert statistics.at_level(reward, steps, 3.0) == 2.75
+    assert statistics.at_level(reward, steps, -1.0) == 0
+    assert np.isnan(statistics.at_level(reward, steps, 5.0))
 
 
 def test_the_matched_reward_is_where_a_fifth_of_the_votes_is_lost():

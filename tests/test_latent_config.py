@@ -1,6 +1,7 @@
 """Settings: what each method's authors chose, YAML there and back, one clear line for bad ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.guards import LOSSES
+from gaussreg_fast.latent.guards import GUARDS
 
+ROOT = Path(__file__).resolve().parent.parent
 BASE = {"prompts": ["a prompt"], "rewards": ["clip"]}
 
 
@@ -63,15 +65,20 @@ def test_a_local_folder_is_what_its_index_says(tmp_path, folder, kind, lr):
     assert resolve(guard="projection", model=str(path)).optimizer.lr == lr
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", GUARDS)
 def test_every_guard_has_a_preset_that_is_whole(name):
     c = resolve(guard=name)
-    assert c.guard.build().name == name
+    assert c.guard.name == name
     x = torch.randn(2, 4, requires_grad=True)
     x.grad = torch.ones_like(x)
     before = x.detach().clone()
     c.optimizer.build([x]).step()
     assert not torch.equal(x.detach(), before)
+
+
+def test_every_guard_is_in_the_documentation():
+    page = (ROOT / "docs" / "latent.md").read_text()
+    assert not [name for name in GUARDS if f"`{name}`" not in page]
 
 
 # ---------------------------------------------------------------- what is given goes over it
@@ -115,7 +122,7 @@ def test_rewards_can_be_written_three_ways():
 
 @settings(deadline=None)
 @given(
-    guard=st.sampled_from(sorted(LOSSES)),
+    guard=st.sampled_from(sorted(GUARDS)),
     prompts=st.lists(st.text(min_size=1), min_size=1, max_size=3),
     seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True),
     lr=st.floats(1e-6, 1e3),
@@ -144,11 +151,13 @@ def test_yaml_there_and_back(guard, prompts, seeds, lr, clip, iterations):
         ({"rewards": ["clip", "clip=2"]}, "'clip' twice"),
         ({"rewards": ["clip"], "held_out": ["clip"]}, "'clip' twice"),
         ({"rewards": [{"name": "clip", "wieght": 1}]}, r"rewards\.0\.wieght: no such setting"),
+        ({"rewards": [{"name": ""}]}, r"rewards\.0: reward: the name is empty"),
+        ({"model": {"offload": "disk"}}, r"model\.offload: .*'none', 'text' or 'model'"),
         ({"seeds": [1, 1]}, "seeds must differ"),
         ({"seeds": [-1]}, r"seeds\.0: .*greater than or equal to 0.*got -1"),
         ({"guard": "mpgrr"}, "none, norm, kl, kurtosis, prno, mpgr, projection, got 'mpgrr'"),
         ({"guard": 3}, "guard: .*got 3"),
-        ({"guard": {"name": "mpgr", "weight": -1}}, r"guard\.weight: .*got -1"),
+        ({"guard": {"name": "mpgr", "weight": -1}}, r"guard\.weight .*got -1"),
         ({"guard": {"name": "mpgr", "options": {"shuffles": 3}}}, "no option 'shuffles'"),
         ({"guard": {"name": "mpgr", "project": "both"}}, "project is for the guard 'projection'"),
         ({"optimizer": {"lr": 0}}, r"optimizer\.lr: .*greater than 0, got 0"),

@@ -7,14 +7,15 @@ import torch
 from toy_latents import SHAPE, ToyModel, brightness, contrast, problem, red, samples, sgd
 
 import gaussreg_fast
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.guards import LOSSES, Guard
-from gaussreg_fast.latent.loop import FAILED, RUNNING, STOPPED, Batch, starting_noise
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.guards import GUARDS, Guard
+from gaussreg_fast.latent.loop import Batch
+from gaussreg_fast.latent.problem import FAILED, RUNNING, STOPPED, starting_noise
 
-GUARDS = [Guard(name) for name in LOSSES if name != "projection"]
-GUARDS += [Guard("projection", project="gradient"), Guard("projection", project="both")]
-GUARDS += [Guard("mpgr", rescale=True)]
-GUARD_NAMES = [f"{g.name}-{g.project}-{g.rescale}" for g in GUARDS]
+EVERY_GUARD = [Guard(name) for name in GUARDS if name != "projection"]
+EVERY_GUARD += [Guard("projection", project="gradient"), Guard("projection", project="both")]
+EVERY_GUARD += [Guard("mpgr", rescale=True)]
+GUARD_NAMES = [f"{g.name}-{g.project}-{g.rescale}" for g in EVERY_GUARD]
 OPTIMIZERS = {
     "sgd": sgd(50.0),
     "nesterov": sgd(5.0, 0.9),
@@ -89,7 +90,7 @@ def test_steps_are_those_of_the_formulas(guard, momentum):
     torch.testing.assert_close(batch.latents.detach().double(), x, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("guard", GUARDS, ids=GUARD_NAMES)
+@pytest.mark.parametrize("guard", EVERY_GUARD, ids=GUARD_NAMES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_samples_do_not_see_each_other(guard, name):
     if guard.name == "prno":

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config, optimize
-from gaussreg_fast.latent.errors import InputError
 from gaussreg_fast.latent.run import batches
 
 SETTINGS = {
@@ -199,7 +200,7 @@ def test_two_processes_share_the_batches(whole, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "gaussreg_fast.latent", "optimize", "--config", str(tmp_path / "run.yaml"),
+        "-m", "gaussreg_fast", "optimize", "--config", str(tmp_path / "run.yaml"),
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -231,7 +232,7 @@ def test_what_a_kill_left_half_written_is_swept_away(whole, tmp_path):
 
 def test_a_config_built_by_hand_can_be_gone_on_with(tmp_path):
     resolved = config.resolve(SETTINGS)
-    plain = resolved.guard.model_copy(update={"options": {}})
+    plain = replace(resolved.guard, options={})
     built = resolved.model_copy(update={"guard": plain, "iterations": 1})
     first = optimize(built, out=tmp_path / "run")
     assert optimize(built, out=tmp_path / "run").samples == first.samples
@@ -275,19 +276,22 @@ def test_bad_input_leaves_nothing_behind(tmp_path, monkeypatch, changes, said):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", ["config.yaml", "environment.json"])
 def test_a_run_that_cannot_begin_leaves_nothing_in_the_way(tmp_path, monkeypatch, whole, error, at):
+    from gaussreg_fast import _files
     from gaussreg_fast.latent import folder
 
-    real = folder.write_text
+    real = _files.write_text
 
     def fails(path, text):
         if path.name == at:
             raise error
         real(path, text)
 
-    monkeypatch.setattr(folder, "write_text", fails)
+    for home in (folder, _files):
+        monkeypatch.setattr(home, "write_text", fails)
     with pytest.raises(type(error)):
         run(tmp_path / "run")
-    monkeypatch.setattr(folder, "write_text", real)
+    for home in (folder, _files):
+        monkeypatch.setattr(home, "write_text", real)
     assert files(run(tmp_path / "run").folder) == files(whole.folder)
 
 
@@ -334,7 +338,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, whole):
 
 def test_the_command_line(tmp_path, monkeypatch, cli):
     command = [
-        sys.executable, "-m", "gaussreg_fast.latent", "optimize", "--out", "run", "--prompt",
+        sys.executable, "-m", "gaussreg_fast", "optimize", "--out", "run", "--prompt",
         "a handwritten three", "--reward", "digits-ink=2", "--held-out", "digits-class-a",
         "--guard", "kl", "--iterations", "2", "--seeds", "2",
     ]  # fmt: skip

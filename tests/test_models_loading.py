@@ -48,7 +48,7 @@ def test_sizes_other_than_square():
 
 
 def test_the_embedded_pipeline_by_its_name(monkeypatch):
-    module = types.ModuleType("gaussreg_fast.latent.digits")
+    module = types.ModuleType("gaussreg_fast.digits")
     module.PIPELINE = folder("sd")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     model = load_model("digits", device="cpu")
@@ -175,8 +175,9 @@ def test_a_hub_that_refuses(monkeypatch, kind, words):
 
 @pytest.mark.parametrize("package", ["diffusers", "transformers", "accelerate"])
 def test_a_missing_package(monkeypatch, package):
+    path = str(folder("sd"))  # made, where it is the first, with the package
     monkeypatch.setitem(sys.modules, package, None)
-    message = refusal(load_model, str(folder("sd")), device="cpu")
+    message = refusal(load_model, path, device="cpu")
     assert "pip install 'gaussreg_fast[latent]'" in message
     assert package in message
 

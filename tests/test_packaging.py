@@ -113,8 +113,8 @@ def entry_point(wheel):
 
 
 def test_the_wheel_has_the_embedded_model(wheel):
-    weights = wheel / "gaussreg_fast" / "latent" / "digits" / "weights"
-    kept = ROOT / "gaussreg_fast" / "latent" / "digits" / "weights"
+    weights = wheel / "gaussreg_fast" / "digits" / "weights"
+    kept = ROOT / "gaussreg_fast" / "digits" / "weights"
     names = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
     assert sorted(p.relative_to(weights) for p in weights.rglob("*") if p.is_file()) == names
     assert Path("pipeline/model_index.json") in names
@@ -122,7 +122,7 @@ def test_the_wheel_has_the_embedded_model(wheel):
 
 
 def test_the_command_is_declared(wheel):
-    assert entry_point(wheel) == "gaussreg_fast.latent.__main__:main"
+    assert entry_point(wheel) == "gaussreg_fast.__main__:main"
 
 
 def test_the_command_leads_to_a_function_of_the_wheel(wheel):

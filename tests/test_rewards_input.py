@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards import (
     RewardSpec,
     RewardSum,
@@ -55,10 +55,10 @@ def test_names_are_known_without_heavy_imports():
 
 
 def test_digits_rewards_are_looked_up_where_they_are(monkeypatch):
-    module = types.ModuleType("gaussreg_fast.latent.digits")
+    module = types.ModuleType("gaussreg_fast.digits")
     reward = object()
     module.REWARDS = {"digits-ink": lambda: reward}
-    monkeypatch.setitem(sys.modules, "gaussreg_fast.latent.digits", module)
+    monkeypatch.setitem(sys.modules, "gaussreg_fast.digits", module)
     assert load_reward("digits-ink") is reward
     refused("digits-ink", name="digits-inc")
     refused("takes no source", name="digits-ink", source="x")

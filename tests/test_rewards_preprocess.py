@@ -5,7 +5,7 @@ import tiny_rewards
 import torch
 import torch.nn.functional as F
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.preprocess import Preprocessing, from_config
 
 

@@ -13,7 +13,7 @@ import tiny_pipelines
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.models import load_model
 
 PROMPTS = ["a cat", "a red dog on the hill", "handwritten zero"]

@@ -3,7 +3,7 @@
 import torch
 
 from gaussreg_fast.latent.guards import Guard
-from gaussreg_fast.latent.loop import Problem, Sample
+from gaussreg_fast.latent.problem import Problem, Sample
 from gaussreg_fast.latent.rewards import RewardSum
 
 SHAPE = (4, 8, 8)

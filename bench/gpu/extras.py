@@ -156,7 +156,7 @@ def _digits(device: str, allowed: float) -> Row:
     if missing := [name for name in DIGITS if importlib.util.find_spec(name) is None]:
         raise LeftOut(f"the digits model needs {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "gaussreg_fast.latent", "optimize", "--model", "digits"]
+        words = [sys.executable, "-m", "gaussreg_fast", "optimize", "--model", "digits"]
         words += ["--out", str(Path(folder) / "run"), "--device", device, "--seeds", "2"]
         words += ["--prompt", "a handwritten three", "--reward", "digits-ink", "--guard", "mpgr"]
         words += ["--held-out", "digits-class-a", "--iterations", "5"]

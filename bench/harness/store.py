@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.harness import machine
 from bench.harness.errors import BadInput
-from gaussreg_fast.latent.files import json_text, write_text
+from gaussreg_fast._files import json_text, write_text
 
 FORMAT = 1
 NAME = "report.json"

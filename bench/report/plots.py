@@ -10,7 +10,7 @@ from bench.harness.text import digits
 from bench.report import growth, roofline
 from bench.report.measure import typical
 from bench.subjects.peers import LABELS
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ from bench.harness.text import time_text
 from bench.report import roofline
 from bench.subjects import cases, correctness, peers
 from bench.subjects.cases import Case
-from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast._files import atomic_path
 
 RANGES = "gaussreg_bench"
 

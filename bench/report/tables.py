@@ -10,7 +10,7 @@ from bench.harness import store
 from bench.harness.text import digits, table, time_text
 from bench.report.measure import typical
 from bench.subjects.peers import LABELS
-from gaussreg_fast.latent.files import write_text
+from gaussreg_fast._files import write_text
 
 Report = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast.latent import checkerboard
+from gaussreg_fast.experiments.checkerboard import study as checkerboard
 
 NAME = "toy"
 ITERATIONS = 100

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast.latent import checkerboard
+from gaussreg_fast.experiments.checkerboard import study as checkerboard
 
 SEED = 101
 SAMPLES = 2

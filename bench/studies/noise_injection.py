@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast
-from gaussreg_fast.latent import checkerboard
+from gaussreg_fast.experiments.checkerboard import study as checkerboard
 
 BATCHES = 20
 ITERATIONS = 100

@@ -19,9 +19,11 @@ from bench.report import tables
 from bench.simulator.pages import counts_page
 from bench.studies import path_kl
 from bench.studies.noise_injection import BATCHES
-from gaussreg_fast.latent import checkerboard_report, frontier_report
-from gaussreg_fast.latent.files import write_text
-from gaussreg_fast.latent.finetune import personalisation_report, reward_tuning_report
+from gaussreg_fast._files import write_text
+from gaussreg_fast.experiments.checkerboard import report as checkerboard_report
+from gaussreg_fast.experiments.frontier import report as frontier_report
+from gaussreg_fast.experiments.personalisation import report as personalisation_report
+from gaussreg_fast.experiments.reward_tuning import report as reward_tuning_report
 
 REPORT = "docs/report/report.json"
 

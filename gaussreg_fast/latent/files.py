@@ -1,14 +1,8 @@
-"""Reading latents from files, and writing results so that none is ever half there."""
+"""Reading latents from files."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+from gaussreg_fast.errors import InputError, first_line
 
 
 class LatentFileError(InputError):
@@ -41,7 +33,7 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
         raise LatentFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        known = ", ".join(_READERS)
+        known = ", ".join(ENDINGS)
         raise LatentFileError(f"{path}: unknown ending {path.suffix!r}, known are {known}")
     try:
         content = reader(path)
@@ -50,9 +42,7 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
             f"{path}: reading it needs {error.name}: pip install 'gaussreg_fast[cli]'"
         ) from error
     except Exception as error:  # each format's reader has errors of its own
-        lines = _ANSI.sub("", str(error)).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise LatentFileError(f"{path}: unreadable or truncated ({reason})") from error
+        raise LatentFileError(f"{path}: unreadable or truncated ({first_line(error)})") from error
     return _pick(path, content, key)
 
 
@@ -74,6 +64,7 @@ _READERS = {
     ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
     ".pth": lambda path: torch.load(path, map_location="cpu", weights_only=True),
 }
+ENDINGS = tuple(_READERS)
 
 
 def _pick(path: Path, content: Any, key: str | None) -> Tensor:
@@ -101,49 +92,3 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
         return torch.from_numpy(native)
     except TypeError as error:  # strings, objects, dates, long doubles
         raise LatentFileError(f"{path}: {key!r} is not numeric ({value.dtype})") from error
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends well."""
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-    except OSError as error:
-        error.filename = str(path)  # not the temporary name, which means nothing to the user
-        raise
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def json_text(value: Any) -> str:
-    """Strict JSON: NaN and infinities, which it does not know, become null."""
-
-    def strict(v: Any) -> Any:
-        if isinstance(v, dict):
-            return {k: strict(item) for k, item in v.items()}
-        if isinstance(v, list):
-            return [strict(item) for item in v]
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
-    return json.dumps(strict(value), indent=1, allow_nan=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import __version__
+from gaussreg_fast import _environment
+from gaussreg_fast._files import atomic_path, write_json, write_text
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config as configs
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.files import atomic_path, json_text, write_text
-from gaussreg_fast.latent.loop import STATUS, Record
+from gaussreg_fast.latent.problem import STATUS, Record
+from gaussreg_fast.latent.settings import RunConfig
 
 
 class RunFolder:
@@ -40,7 +40,7 @@ class RunFolder:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, config: configs.RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self._config = path, config
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
@@ -66,7 +66,7 @@ class RunFolder:
 
     def describe(self, model: Mapping[str, Any]) -> None:
         """Notes versions, machine and what the model's settings were resolved to."""
-        write_text(self.path / "environment.json", json_text(environment(model)) + "\n")
+        write_json(self.path / "environment.json", environment(model))
 
     def discard_if_untouched(self) -> None:
         """Takes a folder that `create` has just made away again, if no iteration is in it."""
@@ -149,7 +149,7 @@ class BatchFolder:
 _HOW = ("device", "gradient_checkpointing", "vae_slicing", "offload")
 
 
-def _same(path: Path, stored: configs.RunConfig, config: configs.RunConfig) -> None:
+def _same(path: Path, stored: RunConfig, config: RunConfig) -> None:
     settings = config.model_dump(mode="json")
     for key, old in stored.model_dump(mode="json").items():
         new = settings[key]
@@ -166,22 +166,15 @@ def _same(path: Path, stored: configs.RunConfig, config: configs.RunConfig) -> N
         )
 
 
-def environment(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, machine and the model's resolved settings, for the record."""
-    from importlib import metadata
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "triton", "numpy")
 
-    packages = ("torch", "diffusers", "transformers", "accelerate", "triton", "numpy")
-    versions = {"gaussreg_fast": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+def environment(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return versions, machine and the model's resolved settings, for the record."""
     return {
-        "versions": versions,
+        "versions": _environment.versions(*_PACKAGES),
         "model": dict(model),
-        "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu},
+        "machine": _environment.machine(),
     }
 
 

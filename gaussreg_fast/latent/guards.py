@@ -11,21 +11,95 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import functional
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 
 PROJECTIONS = ("none", "gradient", "both")
-
-# Every loss takes the batch and gives one number per sample. None: no loss beside the reward.
-LOSSES: dict[str, Callable[..., Tensor] | None] = {
-    "none": None,
-    "norm": functional.norm_loss,
-    "kl": functional.kl_loss,
-    "kurtosis": functional.kurtosis_loss,
-    "prno": functional.prno_loss,
-    "mpgr": functional.gaussianity_loss,
-    "projection": None,
-}
 _NOT_OPTIONS = {"x", "seed", "generator", "reduction"}
+_NESTEROV = {"name": "sgd", "momentum": 0.9, "nesterov": True}
+_MPGR = {"optimizer": {**_NESTEROV, "lr": 5.0, "clip": 0.01}, "iterations": 500}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the name of a guard stands for.
+
+    Attributes:
+        title: in tables and pictures.
+        loss: takes the batch and gives one number per sample; None: no loss beside the reward.
+        value_and_grad: the same with its gradient in one call, where there is such a function.
+        random: the loss takes the seed of its permutations.
+        projects: the gradient, and perhaps the latent, is projected.
+        preset: the settings of a run that its authors published, as `config.RunConfig` nests them.
+        preset_of_flux: what differs for FLUX.
+    """
+
+    title: str
+    loss: Callable[..., Tensor] | None = None
+    value_and_grad: Callable[..., tuple[Tensor, Tensor]] | None = None
+    random: bool = False
+    projects: bool = False
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    preset_of_flux: Mapping[str, Any] = field(default_factory=dict)
+
+
+# All guards: help texts, errors, tables and experiments have their names from here. Presets as
+# published: ReNO (arXiv 2406.04312), PRNO (arXiv 2405.18881), MPGR (arXiv 2509.07027, whose setting
+# the losses without one of their own share; the learning rate is ReNO's, MPGR's is not in its
+# text), GPER (arXiv 2602.08646).
+GUARDS: dict[str, Kind] = {
+    "none": Kind("none", preset=_MPGR),
+    "norm": Kind(
+        "norm",
+        functional.norm_loss,
+        preset={
+            "guard": {"weight": 0.01},
+            "optimizer": {**_NESTEROV, "lr": 5.0, "clip": 0.1},
+            "iterations": 50,
+        },
+    ),
+    "kl": Kind("KL", functional.kl_loss, preset={**_MPGR, "guard": {"rescale": True}}),
+    "kurtosis": Kind(
+        "kurtosis", functional.kurtosis_loss, preset={**_MPGR, "guard": {"rescale": True}}
+    ),
+    "prno": Kind(
+        "PRNO",
+        functional.prno_loss,
+        random=True,
+        preset={
+            "guard": {"options": {"shuffles": 100}},
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "iterations": 100,
+        },
+    ),
+    "mpgr": Kind(
+        "MPGR",
+        functional.gaussianity_loss,
+        functional.gaussianity_value_and_grad,
+        random=True,
+        preset={**_MPGR, "guard": {"rescale": True, "options": {"power_weight": 25.0}}},
+    ),
+    "projection": Kind(
+        "projection",
+        projects=True,
+        preset={
+            "guard": {"project": "gradient"},
+            "optimizer": {"name": "adam", "lr": 0.1, "clip": 0.03},
+            "iterations": 100,
+        },
+        preset_of_flux={"optimizer": {"lr": 0.02}},
+    ),
+}
+
+
+def kind_of(name: Any) -> Kind:
+    """Return the kind of guard that a name stands for.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if not isinstance(name, str) or name not in GUARDS:
+        raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {name!r}")
+    return GUARDS[name]
 
 
 @dataclass(frozen=True)
@@ -33,7 +107,7 @@ class Guard:
     """One guard and how it takes part in a step.
 
     Attributes:
-        name: one of `LOSSES`.
+        name: one of `GUARDS`.
         weight: of the loss's gradient beside the reward's.
         rescale: per sample, give the loss's gradient the norm of the reward's before `weight`
             (as MPGR's authors do): the guard's part then does not depend on the reward's scale.
@@ -47,20 +121,38 @@ class Guard:
             does not have.
     """
 
-    name: str = "none"
-    weight: float = 1.0
-    rescale: bool = False
-    project: str = "none"
+    name: str = field(
+        default="none",
+        metadata={
+            "help": "Guard that keeps the noises Gaussian. "
+            f"One of {', '.join(GUARDS)}. By default mpgr."
+        },
+    )
+    weight: float = field(
+        default=1.0, metadata={"help": "Weight of the guard's gradient beside the reward's."}
+    )
+    rescale: bool = field(
+        default=False,
+        metadata={
+            "help": "Scale the guard's gradient to the norm of the reward's, before its weight."
+        },
+    )
+    project: str = field(
+        default="none",
+        metadata={
+            "help": "What the guard `projection` projects: the gradient, or both the gradient and "
+            f"the noise. One of {', '.join(PROJECTIONS)}."
+        },
+    )
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in LOSSES:
-            raise InputError(f"guard must be one of {', '.join(LOSSES)}, got {self.name!r}")
+        kind = kind_of(self.name)
         if self.project not in PROJECTIONS:
             raise InputError(
                 f"guard.project must be one of {', '.join(PROJECTIONS)}, got {self.project!r}"
             )
-        if (self.name == "projection") == (self.project == "none"):
+        if kind.projects == (self.project == "none"):
             raise InputError(
                 f"guard.project is for the guard 'projection', which needs 'gradient' or 'both': "
                 f"got {self.project!r} for {self.name!r}"
@@ -80,7 +172,7 @@ class Guard:
     @property
     def known_options(self) -> list[str]:
         """Names that `options` may hold."""
-        loss = LOSSES[self.name]
+        loss = GUARDS[self.name].loss
         if loss is None:
             return []
         return [name for name in inspect.signature(loss).parameters if name not in _NOT_OPTIONS]
@@ -90,31 +182,29 @@ class Guard:
 
         `seed` is that of the random permutations.
         """
-        loss = LOSSES[self.name]
-        if loss is None:
+        kind = GUARDS[self.name]
+        if kind.loss is None:
             return x.new_zeros(len(x)), torch.zeros_like(x)
-        if self.name == "mpgr":
-            return functional.gaussianity_value_and_grad(
-                x, reduction="none", seed=seed, **self.options
-            )
-        random = {"seed": seed} if self.name == "prno" else {}
+        options = {**self.options, **({"seed": seed} if kind.random else {})}
+        if kind.value_and_grad is not None:
+            return kind.value_and_grad(x, reduction="none", **options)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            values = loss(leaf, reduction="none", **random, **self.options)
+            values = kind.loss(leaf, reduction="none", **options)
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), gradient
 
     def direction(self, reward_gradient: Tensor, guard_gradient: Tensor) -> Tensor:
         """What the optimiser is to descend: minus the reward, plus the guard, projected."""
         gradient = -reward_gradient
-        if LOSSES[self.name] is not None:
+        if GUARDS[self.name].loss is not None:
             weight: float | Tensor = self.weight
             if self.rescale:
                 ratio = norms(reward_gradient) / norms(guard_gradient).clamp_min(1e-30)
                 weight = per_sample(self.weight * ratio, gradient)
             gradient = gradient + weight * guard_gradient
         if self.project != "none":
-            # Of nothing there is no direction: its projection would be a step made up.
+            # A zero gradient has no direction; projecting it would invent a step.
             moved = per_sample(norms(gradient) > 0, gradient)
             gradient = torch.where(moved, functional.project_white_noise(gradient), 0)
         return gradient

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast._files import atomic_path, write_text
 from gaussreg_fast.latent import folder as folders
-from gaussreg_fast.latent.config import RunConfig
-from gaussreg_fast.latent.files import atomic_path, write_text
 from gaussreg_fast.latent.folder import RunFolder
-from gaussreg_fast.latent.loop import STATUS, Sample
+from gaussreg_fast.latent.problem import STATUS, Sample
+from gaussreg_fast.latent.settings import RunConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

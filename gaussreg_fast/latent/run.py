@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import files, report
-from gaussreg_fast.latent.config import RewardSettings, RunConfig, resolve
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.latent.config import resolve
 from gaussreg_fast.latent.folder import (
     BatchFolder,
     RunFolder,
     save_tensors,
     write_image,
 )  # fmt: skip
-from gaussreg_fast.latent.loop import Batch, Problem, Record, Sample
+from gaussreg_fast.latent.loop import Batch
 from gaussreg_fast.latent.models import load_model
-from gaussreg_fast.latent.rewards import RewardSum, load_rewards
+from gaussreg_fast.latent.problem import Problem, Record, Sample
+from gaussreg_fast.latent.rewards import RewardSpec, RewardSum, load_rewards
+from gaussreg_fast.latent.settings import RunConfig
 
 Callback = Callable[[Record], object]
 
@@ -165,15 +167,14 @@ def build(config: RunConfig, device: str = "auto") -> Problem:
 
     dtype: torch.dtype = getattr(torch, config.reward_dtype)
 
-    def loaded(rewards: Sequence[RewardSettings]) -> RewardSum | None:
-        specs = [reward.spec() for reward in rewards]
+    def loaded(specs: Sequence[RewardSpec]) -> RewardSum | None:
         return load_rewards(specs, device=model.device, dtype=dtype) if specs else None
 
     return Problem(
         model=model,
         rewards=loaded(config.rewards),
         held_out=loaded(config.held_out),
-        guard=config.guard.build(),
+        guard=config.guard,
         optimizer=config.optimizer.build,
         iterations=config.iterations,
         clip=config.optimizer.clip,

@@ -10,31 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.models.memory import (
     Residency,
     checkpoint_blocks,
     drive_decoder,
     drive_denoiser,
 )
+from gaussreg_fast.latent.models.options import Options
 from gaussreg_fast.latent.models.precision import GradientScale, vae_dtype
 
 MOST_DEFAULT_STEPS = 8
-
-
-@dataclass(frozen=True)
-class Options:
-    """`load_model`'s arguments, resolved as far as they can be without the pipeline."""
-
-    device: torch.device
-    dtype: torch.dtype
-    steps: int | None
-    guidance: float | None
-    height: int | None
-    width: int | None
-    gradient_checkpointing: bool
-    vae_slicing: bool
-    offload: str
 
 
 @dataclass(frozen=True)
@@ -43,12 +29,6 @@ class Conditioning:
 
     prompts: tuple[str, ...]
     recording: list[Any]
-
-
-def first_line(error: BaseException) -> str:
-    """An error of a library in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 class PipelineModel:

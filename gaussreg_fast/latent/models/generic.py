@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, Options, PipelineModel
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, PipelineModel
+from gaussreg_fast.latent.models.options import Options
 
 
 class Generic(PipelineModel):

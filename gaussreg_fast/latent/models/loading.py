@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.models.base import Options, PipelineModel, first_line
+from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.latent import hub
+from gaussreg_fast.latent.models.base import PipelineModel
 from gaussreg_fast.latent.models.flux import Flux
 from gaussreg_fast.latent.models.generic import Generic
-from gaussreg_fast.latent.models.memory import OFFLOADS
+from gaussreg_fast.latent.models.options import Options, check_option
 from gaussreg_fast.latent.models.precision import resolve_device, resolve_dtype
 from gaussreg_fast.latent.models.replay import replaying
 from gaussreg_fast.latent.models.sana import Sana, SanaSprint
@@ -45,7 +46,8 @@ def load(
     **options: Any,
 ) -> PipelineModel:
     """See `load_model`."""
-    _check(**options)
+    for name, value in options.items():
+        check_option(name, value)
     where = resolve_device(device)
     resolved = Options(device=where, dtype=resolve_dtype(dtype, where), **options)
     place = _locate(source)
@@ -63,26 +65,10 @@ def load(
     return model
 
 
-def _check(
-    *, steps: int | None, guidance: float | None, offload: str, **others: int | bool | None
-) -> None:
-    if steps is not None and (type(steps) is not int or steps < 1):
-        raise InputError(f"steps must be a positive integer, got {steps!r}")
-    number = isinstance(guidance, (int, float))
-    if guidance is not None and not (number and 0 <= guidance < float("inf")):
-        raise InputError(f"guidance must be a finite number of at least 0, got {guidance!r}")
-    for name in ("height", "width"):
-        side = others[name]
-        if side is not None and (type(side) is not int or side < 1):
-            raise InputError(f"{name} must be a positive number of pixels, got {side!r}")
-    if offload not in OFFLOADS:
-        raise InputError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
-
-
 def _locate(source: str) -> str | Path:
     """A folder that is there, or the id of a hub's repository."""
     if source == "digits":
-        return Path(importlib.import_module("gaussreg_fast.latent.digits").PIPELINE)
+        return Path(importlib.import_module("gaussreg_fast.digits").PIPELINE)
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / INDEX).is_file():
@@ -107,38 +93,13 @@ def _read_index(place: str | Path, revision: str | None) -> dict[str, Any]:
 
 
 def _fetch_index(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        return Path(hf_hub_download(repository, INDEX, revision=revision))
-    except GatedRepoError as error:
-        why = "its licence must be accepted on the hub first, then `hf auth login`"
-        raise InputError(f"model {repository!r} is gated: {why}; {_INSTEAD}") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"model {repository!r} is no local folder, and the hub has no repository of that name "
-            f"that you may read; {_INSTEAD}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"model {repository!r} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError as error:  # nothing cached, and no connection
-        raise InputError(
-            f"model {repository!r}: the hub could not be reached for its {INDEX}; {_INSTEAD}"
-        ) from error
-    except EntryNotFoundError as error:
-        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {repository!r}: its {INDEX} could not be fetched from the hub "
-            f"({first_line(error)}); {_INSTEAD}"
-        ) from error
+        path = hub.download(repository, INDEX, revision)
+    except hub.HubError as error:
+        raise InputError(f"model {repository!r}: {INDEX}: {error}; {_INSTEAD}") from error
+    if path is None:
+        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}")
+    return path
 
 
 @contextmanager

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gaussreg_fast.latent.errors import InputError
-
-OFFLOADS = ("none", "text", "model")
+from gaussreg_fast.errors import InputError
 
 
 class Residency:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 
 DTYPES = {
     "float32": torch.float32,

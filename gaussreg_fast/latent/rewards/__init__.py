@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.aesthetic import load_aesthetic
 from gaussreg_fast.latent.rewards.batch import Reward
 from gaussreg_fast.latent.rewards.clip import load_clip, load_pickscore
@@ -121,9 +121,9 @@ def _load_published(
 def _digits() -> dict[str, Callable[[], Reward]]:
     """The embedded digits' rewards, if this installation has them."""
     try:
-        digits = importlib.import_module("gaussreg_fast.latent.digits")
+        digits = importlib.import_module("gaussreg_fast.digits")
     except ModuleNotFoundError as error:
-        if error.name != "gaussreg_fast.latent.digits":
+        if error.name != "gaussreg_fast.digits":
             raise
         return {}
     rewards: dict[str, Callable[[], Reward]] = digits.REWARDS

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast.latent.rewards import hub
+from gaussreg_fast.latent.rewards import sources
 from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, result
 from gaussreg_fast.latent.rewards.clip import CLIP, image_embedding, preprocessing
 from gaussreg_fast.latent.rewards.head import linear_head
@@ -58,11 +58,11 @@ def load_aesthetic(
     """
     from transformers import CLIPVisionModelWithProjection
 
-    file = hub.checkpoint("aesthetic", source or AESTHETIC, AESTHETIC_FILE)
-    state = hub.read_state("aesthetic", file)
-    files = hub.companion("aesthetic", file.parent, "clip", CLIP)
+    file = sources.checkpoint("aesthetic", source or AESTHETIC, AESTHETIC_FILE)
+    state = sources.read_state("aesthetic", file)
+    files = sources.companion("aesthetic", file.parent, "clip", CLIP)
     files.fetch("config.json")
-    clip = hub.load_model(
+    clip = sources.load_model(
         CLIPVisionModelWithProjection,
         files,
         unused=("text_model.", "text_projection.", "logit_scale"),

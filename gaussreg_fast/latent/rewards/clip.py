@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaussreg_fast.latent.rewards import hub
+from gaussreg_fast.latent.rewards import sources
 from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, result
 from gaussreg_fast.latent.rewards.preprocess import Preprocessing, from_config
 
@@ -72,12 +72,12 @@ def unit(embedding: Tensor) -> Tensor:
     return F.normalize(embedding.to(at_least_float32(embedding.dtype)), dim=-1)
 
 
-def preprocessing(source: hub.Folder, image_size: int) -> Preprocessing:
+def preprocessing(source: sources.Folder, image_size: int) -> Preprocessing:
     """That of the folder's preprocessor config, or CLIP's own where there is none."""
     if path := source.find("preprocessor_config.json"):
-        return from_config(hub.read_json(source.reward, path), image_size, str(path))
+        return from_config(sources.read_json(source.reward, path), image_size, str(path))
     if source.local and (path := source.find("processor_config.json")):  # transformers >= 5
-        config = hub.read_json(source.reward, path).get("image_processor", {})
+        config = sources.read_json(source.reward, path).get("image_processor", {})
         return from_config(config, image_size, str(path))
     return Preprocessing.square(image_size)
 
@@ -94,7 +94,7 @@ def load_clip(source: str | None, device: torch.device | str, dtype: torch.dtype
         device: of the model.
         dtype: of the model.
     """
-    files = hub.folder("clip", source or CLIP)
+    files = sources.folder("clip", source or CLIP)
     return _load("clip", files, files, device, dtype, scale=100.0)
 
 
@@ -113,18 +113,18 @@ def load_pickscore(
         device: of the model.
         dtype: of the model.
     """
-    files = hub.folder("pickscore", source or PICKSCORE)
-    texts = hub.Folder("pickscore", CLIP_H, local=False)
+    files = sources.folder("pickscore", source or PICKSCORE)
+    texts = sources.Folder("pickscore", CLIP_H, local=False)
     if files.local:
         own = files.find("tokenizer_config.json") or files.find("tokenizer.json")
-        texts = files if own else hub.companion("pickscore", files.path, "clip", CLIP_H)
+        texts = files if own else sources.companion("pickscore", files.path, "clip", CLIP_H)
     return _load("pickscore", files, texts, device, dtype, scale=None)
 
 
 def _load(
     name: str,
-    files: hub.Folder,
-    texts: hub.Folder,
+    files: sources.Folder,
+    texts: sources.Folder,
     device: torch.device | str,
     dtype: torch.dtype,
     scale: float | None,
@@ -136,8 +136,8 @@ def _load(
     from transformers import CLIPModel
 
     files.fetch("config.json")  # the first to fail, with a message that says which file it is
-    tokenizer = hub.load_tokenizer(texts)
-    model = hub.load_model(CLIPModel, files)
+    tokenizer = sources.load_tokenizer(texts)
+    model = sources.load_model(CLIPModel, files)
     if scale is None:
         scale = float(model.logit_scale.detach().float().exp())
     preprocess = preprocessing(texts, model.config.vision_config.image_size)

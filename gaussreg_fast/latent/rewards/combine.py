@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.batch import Reward, check_batch
 
 

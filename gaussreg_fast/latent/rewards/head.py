@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast.latent.rewards import hub
+from gaussreg_fast.latent.rewards import sources
 
 # Places of the linear layers in the published nn.Sequential; the others are dropout.
 _LINEAR = (0, 2, 4, 6, 7)
@@ -31,7 +31,7 @@ def linear_head(reward: str, where: object, state: Mapping[str, Tensor], width: 
     """
     wanted = [f"layers.{i}.{kind}" for i in _LINEAR for kind in ("weight", "bias")]
     missing = [key for key in wanted if key not in state]
-    hub.check_keys(reward, where, missing, [key for key in state if key not in wanted])
+    sources.check_keys(reward, where, missing, [key for key in state if key not in wanted])
     widths = [width, *(len(state[f"layers.{i}.bias"]) for i in _LINEAR)]
     misshapen = [
         f"layers.{i}.weight"
@@ -40,7 +40,7 @@ def linear_head(reward: str, where: object, state: Mapping[str, Tensor], width: 
     ]
     if widths[-1] != 1:
         misshapen.append(f"layers.{_LINEAR[-1]}.bias")
-    hub.check_keys(reward, where, [], [], misshapen)
+    sources.check_keys(reward, where, [], [], misshapen)
     layers = [nn.Linear(before, after) for before, after in pairwise(widths)]
     with torch.no_grad():
         for layer, i in zip(layers, _LINEAR, strict=True):

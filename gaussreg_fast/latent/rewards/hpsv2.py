@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.rewards import hub
+from gaussreg_fast.latent.rewards import sources
 from gaussreg_fast.latent.rewards.batch import freeze
 from gaussreg_fast.latent.rewards.clip import CLIP_H, CosineReward, preprocessing
 
@@ -101,10 +101,10 @@ def load_hpsv2(source: str | None, device: torch.device | str, dtype: torch.dtyp
     if _is_open_clip(source):
         model, texts = _from_open_clip(source)
     else:
-        texts = hub.folder("hpsv2", source)
+        texts = sources.folder("hpsv2", source)
         texts.fetch("config.json")
-        model = hub.load_model(CLIPModel, texts)
-    tokenizer = hub.load_tokenizer(texts)
+        model = sources.load_model(CLIPModel, texts)
+    tokenizer = sources.load_tokenizer(texts)
     preprocess = replace(
         preprocessing(texts, model.config.vision_config.image_size), fit="longest", mode="bicubic"
     )
@@ -118,12 +118,12 @@ def _is_open_clip(source: str) -> bool:
     return source == HPSV2 or source.count("/") > 1
 
 
-def _from_open_clip(source: str) -> tuple[Any, hub.Folder]:
+def _from_open_clip(source: str) -> tuple[Any, sources.Folder]:
     """The model, and where its configuration, tokenizer and normalisation came from."""
     from transformers import CLIPConfig, CLIPModel
 
-    file = hub.checkpoint("hpsv2", source, HPSV2_FILE)
-    state = to_transformers(hub.read_state("hpsv2", file))
-    texts = hub.companion("hpsv2", file.parent, "clip", CLIP_H)
+    file = sources.checkpoint("hpsv2", source, HPSV2_FILE)
+    state = to_transformers(sources.read_state("hpsv2", file))
+    texts = sources.companion("hpsv2", file.parent, "clip", CLIP_H)
     config = CLIPConfig.from_pretrained(texts.fetch("config.json"))
-    return hub.load_model(CLIPModel, texts, config=config, state=state, where=file), texts
+    return sources.load_model(CLIPModel, texts, config=config, state=state, where=file), texts

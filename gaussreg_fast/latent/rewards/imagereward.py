@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast.latent.errors import InputError
-from gaussreg_fast.latent.rewards import hub
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.rewards import sources
 from gaussreg_fast.latent.rewards.batch import at_least_float32, check_batch, freeze, result
 from gaussreg_fast.latent.rewards.clip import CACHED_PROMPTS
 from gaussreg_fast.latent.rewards.head import linear_head
@@ -123,13 +123,13 @@ def load_imagereward(
         device: of the models.
         dtype: of the models; the head is float32 or wider.
     """
-    file = hub.checkpoint("imagereward", source or IMAGEREWARD, IMAGEREWARD_FILE)
-    parts = _split(hub.read_state("imagereward", file))
-    beside = hub.Folder("imagereward", str(file.parent), local=True)
+    file = sources.checkpoint("imagereward", source or IMAGEREWARD, IMAGEREWARD_FILE)
+    parts = _split(sources.read_state("imagereward", file))
+    beside = sources.Folder("imagereward", str(file.parent), local=True)
     if beside.find("med_config.json") is None:
-        beside = hub.Folder("imagereward", IMAGEREWARD, local=False)
+        beside = sources.Folder("imagereward", IMAGEREWARD, local=False)
     med = beside.json("med_config.json")
-    tokenizer = _tokenizer(hub.companion("imagereward", file.parent, "bert", BERT), med)
+    tokenizer = _tokenizer(sources.companion("imagereward", file.parent, "bert", BERT), med)
     vision = _vision(file, parts["blip.visual_encoder."])
     text = _text(file, parts["blip.text_encoder."], med, vision.config.hidden_size)
     head = linear_head("imagereward", file, parts["mlp."], text.config.hidden_size)
@@ -170,7 +170,7 @@ def _vision(file: Path, state: Mapping[str, Tensor]) -> Any:
 
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     missing = [f"blip.visual_encoder.{key}" for key in needed if key not in state]
-    hub.check_keys("imagereward", file, missing, [])
+    sources.check_keys("imagereward", file, missing, [])
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     layers = {int(match[1]) for key in state if (match := _BLOCK.fullmatch(key))}
     config = BlipVisionConfig(
@@ -183,8 +183,8 @@ def _vision(file: Path, state: Mapping[str, Tensor]) -> Any:
         hidden_act="gelu",
         layer_norm_eps=1e-6,  # timm's; transformers' default is another
     )
-    where = hub.Folder("imagereward", str(file), local=True)
-    return hub.load_model(BlipVisionModel, where, config=config, state=to_blip_vision(state))
+    where = sources.Folder("imagereward", str(file), local=True)
+    return sources.load_model(BlipVisionModel, where, config=config, state=to_blip_vision(state))
 
 
 def _text(file: Path, state: Mapping[str, Tensor], med: Mapping[str, Any], width: int) -> Any:
@@ -201,13 +201,15 @@ def _text(file: Path, state: Mapping[str, Tensor], med: Mapping[str, Any], width
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    where = hub.Folder("imagereward", str(file), local=True)
-    return hub.load_model(BlipTextModel, where, config=config, state=state, add_pooling_layer=False)
+    where = sources.Folder("imagereward", str(file), local=True)
+    return sources.load_model(
+        BlipTextModel, where, config=config, state=state, add_pooling_layer=False
+    )
 
 
-def _tokenizer(source: hub.Folder, med: Mapping[str, Any]) -> Any:
+def _tokenizer(source: sources.Folder, med: Mapping[str, Any]) -> Any:
     """BERT's tokenizer with the two tokens that BLIP adds at the end of its vocabulary."""
-    tokenizer = hub.load_tokenizer(source)
+    tokenizer = sources.load_tokenizer(source)
     tokenizer.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)
     if len(tokenizer) != med.get("vocab_size"):
         raise InputError(

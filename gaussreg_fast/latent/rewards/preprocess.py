@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.batch import at_least_float32
 
 # OpenAI's CLIP, its notebook and clip/clip.py; LAION's, HPS and ImageReward use the same.

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.latent.errors import InputError
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.rewards.batch import check_batch, result
-from gaussreg_fast.latent.rewards.hub import first_line
 
 
 class UserReward:

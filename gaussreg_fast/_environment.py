@@ -1,0 +1,28 @@
+"""What ran here: versions and machine, for the record beside a result."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from gaussreg_fast import __version__
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of this package, of Python and of the installed ones of `packages`."""
+    found = {"gaussreg_fast": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor's architecture, torch's threads, and the GPU's name or None."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -1,0 +1,1 @@
+"""The command line: `gaussreg-fast` or `python -m gaussreg_fast`; needs `gaussreg_fast[cli]`."""

@@ -1,0 +1,148 @@
+"""The command line: `gaussreg-fast demo`, `optimize`, `check`, `backends`.
+
+Exit codes: 0 fine, 1 the latents are not Gaussian (`check`), 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import gaussreg_fast
+from gaussreg_fast._files import atomic_path, json_text
+from gaussreg_fast.cli.demo import demo
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.files import ENDINGS, load_latents
+
+app = typer.Typer(
+    name="gaussreg-fast",
+    help="Check how Gaussian latents are, optimise them, and rerun the experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+BAD_INPUT = 2
+app.command()(demo)
+
+
+def _add_optimize() -> None:
+    """Add `optimize`, whose options are made of settings; without its packages it says so."""
+    try:
+        from gaussreg_fast.cli.optimize import optimize
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gaussreg_fast"):
+            raise
+        missing = error.name
+
+        @app.command("optimize", context_settings={"ignore_unknown_options": True})
+        def unavailable(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+            """Optimise starting noises: needs `pip install 'gaussreg_fast[latent]'`."""
+            raise InputError(f"optimize needs {missing}: pip install 'gaussreg_fast[latent]'")
+
+        return
+    app.command()(optimize)
+
+
+_add_optimize()
+
+
+def run() -> None:
+    """Run the command line; an error that a user can mend is one line, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(gaussreg_fast.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path, typer.Argument(help=f"File with latents of shape (B, ...): {', '.join(ENDINGS)}.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="Name of the tensor, if the file holds several.")
+    ] = None,
+    single: Annotated[bool, typer.Option(help="The file holds one sample, not a batch.")] = False,
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Significance level of the verdict.")
+    ] = 0.01,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of one sample to this file.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Index of the sample that --plot shows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Test whether the latents in a file are white Gaussian noise. Exit code 1 if they are not."""
+    latents = load_latents(file, key)
+    try:
+        diagnosis = gaussreg_fast.diagnose(latents[None] if single else latents)
+        figure = diagnosis.plot(sample) if plot else None
+    except (TypeError, ValueError, IndexError, ImportError, RuntimeError) as error:
+        hint = "" if single or latents.dim() != 1 else " (or pass --single)"
+        raise InputError(f"{file}: {error}{hint}") from error
+    if plot and figure:
+        if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise InputError(f"{plot}: the picture must be a .png, .pdf or .svg file")
+        with atomic_path(plot) as temporary:
+            figure.savefig(temporary, dpi=110)
+    if as_json:
+        print(json_text(_diagnosis_json(diagnosis, alpha)))
+    else:
+        print(diagnosis)
+    raise typer.Exit(0 if diagnosis.gaussian(alpha) else 1)
+
+
+def _diagnosis_json(d: gaussreg_fast.Diagnosis, alpha: float) -> dict[str, Any]:
+    return {
+        "shape": list(d.shape),
+        "gaussian": d.gaussian(alpha),
+        "alpha": alpha,
+        "batch_p_value": d.batch_p_value,
+        "p_value": d.p_value.tolist(),
+        "p_values": {name: p.tolist() for name, p in d.p_values.items()},
+        "moments": d.moments.tolist(),
+        "moment_z": d.moment_z.tolist(),
+        "lag1": d.lag1.tolist(),
+        "power": d.power.tolist(),
+        "power_z": d.power_z.tolist(),
+    }
+
+
+@app.command()
+def backends() -> None:
+    """List the backends, and why one of them cannot run here."""
+    for name, state in gaussreg_fast.backends().items():
+        print(f"{name}: {state}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

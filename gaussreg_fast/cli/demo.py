@@ -1,0 +1,189 @@
+"""`gaussreg-fast demo`: the experiments, each a table, a picture and JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gaussreg_fast.cli.progress import progress_bar, result_table
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.experiments.checkerboard import report, study
+
+
+class Which(str, Enum):
+    """The experiments."""
+
+    checkerboard = "checkerboard"
+    frontier = "frontier"
+    personalisation = "personalisation"
+    reward_tuning = "reward-tuning"
+
+
+BY_DEFAULT = (Which.checkerboard, Which.frontier)
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the pictures, tables and JSON. It is made if needed.")
+    ] = Path("demo-out"),
+    experiment: Annotated[
+        list[Which],
+        typer.Option(
+            help="Experiment to run. May be given several times. By default the first two."
+        ),
+    ] = list(BY_DEFAULT),  # noqa: B006
+    samples: Annotated[
+        int, typer.Option(min=1, help="Number of checkerboard latents to optimise.")
+    ] = 4,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Iterations of every guard on the checkerboards.")
+    ] = 100,
+    shuffles: Annotated[
+        int, typer.Option(min=0, help="Shuffles of the guard PRNO on the checkerboards.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the noise on the checkerboards.")
+    ] = 0,
+    latents: Annotated[
+        int | None,
+        typer.Option(
+            min=10,
+            help="Number of digits to optimise. By default 20, and with --full 200 per seed.",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            help="Run the frontier in full: 200 latents, 3 seeds, weights tuned anew. The same "
+            "command resumes it."
+        ),
+    ] = False,
+) -> None:
+    """Rerun the experiments, and write a table, a picture and JSON of each.
+
+    checkerboard: which guard sees a pattern in the noise. frontier: which guard keeps a reward from
+    being hacked. personalisation: learn a new sign from four images, with and without parameter
+    drift. reward-tuning: reward against diversity under three divergences. The last two take some
+    two minutes each.
+    """
+    # Better refused now than after a minute of computing.
+    if Which.frontier in experiment and full and latents is not None:
+        raise InputError("--full has its own number of latents: leave --latents out")
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: not writable")
+    console = Console()
+    if Which.checkerboard in experiment:
+        _checkerboard(console, out, samples, iterations, shuffles, seed)
+    if Which.frontier in experiment:
+        _frontier(console, out, latents or 20, full)
+    if {Which.personalisation, Which.reward_tuning} & set(experiment):
+        _finetune(console, out, experiment)
+
+
+def _wrote(console: Console, paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _checkerboard(
+    console: Console, out: Path, samples: int, iterations: int, shuffles: int, seed: int
+) -> None:
+    guards = study.methods(shuffles)
+    total = sum(iterations if guard.optimizer else 1 for guard in guards)
+    with progress_bar(console) as progress:
+        task = progress.add_task("start", total=total, state="")
+
+        def advance(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        outcomes = study.experiment(samples, iterations, seed, shuffles, advance)
+    result = report.as_json(outcomes, samples, seed)
+    console.print(
+        result_table(
+            f"Checkerboard recovery, {samples} latents of 4 x 64 x 64, means",
+            "left: of the pattern; cos: to the start; p: of being white Gaussian noise",
+            report.SHORT,
+            report.table_rows(result),
+        )
+    )
+    _wrote(console, report.save(outcomes, result, out))
+
+
+def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
+    with _needing_digits():
+        from gaussreg_fast.experiments.frontier import report as frontier_report
+        from gaussreg_fast.experiments.frontier import study as frontier
+    design = frontier.FULL if full else frontier.Design(latents=latents)
+    cells = out / "frontier-cells" if full else None
+    if cells:
+        cells.mkdir(exist_ok=True)
+    with progress_bar(console) as progress:
+        task = progress.add_task("loading", total=None, state="")
+
+        def advance(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        experiment = frontier.Experiment(cells, advance)
+        weights, tuning = dict(frontier.TUNED), None
+        if full:
+            progress.update(
+                task, total=frontier.iterations_of(frontier.TUNING, frontier.TUNING_ARMS)
+            )
+            tuning = experiment.tune()
+            weights = frontier.best_weights(tuning)
+        arms = frontier.arms(design, weights)
+        total = frontier.iterations_of(design, len(arms))
+        progress.update(task, total=total, completed=0)
+        curves = {arm.name: experiment.curves(design, arm) for arm in arms}
+    result = frontier_report.as_json(design, arms, curves, tuning)
+    console.print(_frontier_table(result))
+    for line in frontier_report.statements(result):
+        console.print(line, highlight=False)
+    _wrote(console, frontier_report.save(result, curves, out))
+
+
+def _finetune(console: Console, out: Path, which: list[Which]) -> None:
+    with _needing_digits():
+        from gaussreg_fast.cli import finetune
+    if Which.personalisation in which:
+        _wrote(console, finetune.personalise(console, out))
+    if Which.reward_tuning in which:
+        _wrote(console, finetune.tune_rewards(console, out))
+
+
+@contextmanager
+def _needing_digits() -> Iterator[None]:
+    """Says what to install where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the experiments on digits need {error.name}: pip install 'gaussreg_fast[latent]', or "
+            "pass --experiment checkerboard"
+        ) from error
+
+
+def _frontier_table(result: dict[str, Any]) -> Table:
+    """Narrow enough for 80 columns; the whole is in the file."""
+    from gaussreg_fast.experiments.frontier import report as frontier_report
+
+    keep = (0, 2, 4, 5, 6, 10, 11)
+    heads = ("guard", "reward", "agree", "cosine", "matched at", "against none there", "")
+    rows = [[row[k] for k in keep] for row in frontier_report.table_rows(result)]
+    design = result["design"]
+    return result_table(
+        f"Digits optimised for {design['reward']}, {design['latents']} per seed",
+        "agree: held-out classifiers with the prompt, at the end; matched: where the reward is "
+        f"{result['matched_reward']:.3f}; against none: held-out score there",
+        heads,
+        rows,
+    )

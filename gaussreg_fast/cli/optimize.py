@@ -1,0 +1,124 @@
+"""`gaussreg-fast optimize`: options to settings, a progress bar, the result in a few lines."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from gaussreg_fast.cli.options import nested, settings
+from gaussreg_fast.cli.progress import progress_bar
+from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent import config as configs
+
+if TYPE_CHECKING:
+    from gaussreg_fast.latent.problem import Record
+    from gaussreg_fast.latent.run import RunResult
+    from gaussreg_fast.latent.settings import RunConfig
+
+_OUT = "Run folder. An existing run with the same settings is resumed."
+_CONFIG = "YAML file with settings. Options override it."
+_PROMPTS_FILE = "Text file with one prompt per line, besides those of --prompt."
+_SEEDS = "Number of seeds, counted from 0, instead of --seed."
+
+
+def optimize(
+    out: Annotated[Path, typer.Option(help=_OUT)],
+    config: Annotated[Path | None, typer.Option(help=_CONFIG)] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help=_PROMPTS_FILE)] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help=_SEEDS)] = None,
+    **given: Any,
+) -> None:
+    """Optimise starting noises against rewards, with a guard, and write a run folder.
+
+    Settings that are not given are those that the guard's authors published. The same command
+    resumes a run that was interrupted.
+    """
+    if given["seed"] and seeds is not None:
+        raise InputError("give --seed or --seeds, not both")
+    if seeds is not None:
+        given["seed"] = list(range(seeds))
+    if prompts_file is not None:
+        given["prompt"] = [*(given["prompt"] or []), *_lines(prompts_file)]
+    _run(nested(given), config, out)
+
+
+def _with_options(command: Any) -> Any:
+    """Spell `**given` out: the command line is made of the signature."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    derived = [setting.parameter() for setting in settings()]
+    command.__signature__ = signature.replace(parameters=[*own, *derived])
+    return command
+
+
+_with_options(optimize)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in configs.read_text(file).splitlines() if line.strip()]
+
+
+def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
+    from gaussreg_fast.latent import run  # with all that a model and a reward need
+
+    if file is None and (out / "config.yaml").is_file():  # resumes a run
+        file = out / "config.yaml"
+    base = configs.load_yaml(file) if file else {}
+    config = configs.resolve(base, given)
+    count = len(run.batches(config))
+    console = Console(stderr=True)
+    with progress_bar(console) as progress:
+        result = run.optimize(config, out=out, callbacks=[_follow(progress, config, count)])
+    if result is None:
+        return
+    _tell(Console(), result)
+    if all(row["status"] == "failed" for row in result.samples):
+        raise typer.Exit(1)
+
+
+def _follow(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:
+    """A bar over all iterations of this process, with the means of the batch at work."""
+    # The batches are dealt out in turns.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_batch = config.iterations + 1
+    task = progress.add_task(
+        "", total=-(-batches // processes) * per_batch, state="", visible=False
+    )
+
+    def follow(record: Record) -> None:
+        batch = record.samples[0].index // config.batch_size
+        done = batch // processes * per_batch + record.iteration + 1
+        means = {
+            name: float(record.values[name].nanmean())
+            for name in ("reward", "held_out", "guard", "p_value")
+        }
+        state = "  ".join(f"{k} {v:.4g}" for k, v in means.items() if not math.isnan(v))
+        progress.update(
+            task,
+            completed=done,
+            visible=True,
+            description=f"batch {batch + 1} of {batches}",
+            state=state,
+        )
+
+    return follow
+
+
+def _tell(console: Console, result: RunResult) -> None:
+    for row in result.samples:
+        console.print(
+            f"{row['sample']:3d} {row['prompt']!r}, seed {row['seed']}: {row['status']}, reward "
+            f"{row['start/reward']:.4g} -> {row['best/reward']:.4g} at iteration "
+            f"{row['best_iteration']}, p {row['best/p_value']:.2g}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"wrote {result.folder / 'report.md'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,271 @@
+"""Trains the embedded pipeline and its classifiers: `python -m gaussreg_fast.digits.train`.
+
+Budgeted by steps, never by the clock, so that the same seed on the same machine and number of
+threads gives the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gaussreg_fast._environment import versions
+from gaussreg_fast._files import json_text, write_json
+from gaussreg_fast.digits import components, diffusion, measures, stages
+from gaussreg_fast.digits.classifiers import ARCHITECTURES, save_classifiers
+from gaussreg_fast.digits.data import Digits, Split, sklearn_digits, split
+from gaussreg_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from rich.progress import Progress
+
+RECORD = "training.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what comes out, the machine aside.
+
+    Attributes:
+        classifier_steps, vae_steps, teacher_steps, student_steps: of the optimiser.
+        batch: samples of a step.
+        copies: deformed copies of every digit that the teacher learns from.
+        pairs: noises that the teacher turns into images for the student.
+        ddim_steps, guidance: how it does so.
+        measured: images of each digit that the final measures take.
+    """
+
+    seed: int = 0
+    classifier_steps: int = 1200
+    vae_steps: int = 800
+    teacher_steps: int = 2000
+    student_steps: int = 1600
+    batch: int = 32
+    copies: int = 12
+    pairs: int = 5000
+    ddim_steps: int = 8
+    guidance: float = 1.5
+    measured: int = 100
+
+
+@dataclass
+class Run:
+    """A training under way: where it is, and what it notes down."""
+
+    plan: Plan
+    device: torch.device
+    progress: Progress
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, steps: int) -> Iterator[stages.Report]:
+        """A bar for `steps` steps, random numbers of its own, and the seconds it took."""
+        task = self.progress.add_task(name, total=steps, loss="")
+
+        def report(loss: float) -> None:
+            self.progress.update(task, advance=1, loss="" if loss != loss else f"{loss:.4f}")
+
+        began = time.perf_counter()
+        # Another number for every stage, whatever the order and the other stages' draws.
+        with stages.seeded(zlib.crc32(f"{self.plan.seed} {name}".encode())):
+            yield report
+        self.notes.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
+
+    def note_loss(self, name: str, loss: float) -> None:
+        """Keep a stage's final loss."""
+        self.notes.setdefault("losses", {})[name] = loss
+
+
+def train(folder: Path, plan: Plan, device: torch.device, progress: Progress) -> dict[str, Any]:
+    """Train everything and write it into `folder`, which is there and empty.
+
+    Returns:
+        What training.json says: the plan, losses, seconds, versions and measures.
+    """
+    run = Run(plan, device, progress)
+    digits = sklearn_digits()
+    parts = split(digits.labels, plan.seed)
+    digits.save(folder / "digits.safetensors")
+    save_classifiers(_classifiers(run, digits, parts), folder / "classifiers.safetensors")
+    _pipeline(run, digits.take(parts.train), folder / "pipeline")
+    with run.stage("measures", 1) as report:
+        run.notes["measures"] = measures.measure(
+            folder, parts.test, plan.measured, seed=plan.seed + 1
+        )
+        report(float("nan"))
+    record = {
+        "plan": asdict(plan),
+        **run.notes,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions("torch", "diffusers", "transformers", "scikit-learn"),
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _classifiers(run: Run, digits: Digits, parts: Split) -> dict[str, nn.Module]:
+    test = digits.take(parts.test)
+    images = test.images().to(run.device)
+    trained, accuracies = {}, {}
+    for name, index in (("target", parts.mixed), ("a", parts.first), ("b", parts.second)):
+        steps = run.plan.classifier_steps
+        with run.stage(f"classifier {name}", steps) as report:
+            classifier, loss = stages.train_classifier(
+                name, digits.take(index), steps, 2 * run.plan.batch, run.device, report
+            )
+        run.note_loss(f"classifier {name}", loss)
+        trained[name] = classifier
+        accuracies[name] = stages.accuracy(classifier, images, test.labels)
+    assert trained.keys() == ARCHITECTURES.keys()
+    run.notes["test_digits"] = len(test.labels)
+    run.notes["classifier_accuracy"] = accuracies
+    return trained
+
+
+def _pipeline(run: Run, digits: Digits, folder: Path) -> None:
+    plan = run.plan
+    with run.stage("autoencoder", plan.vae_steps) as report:
+        vae, loss = stages.train_vae(digits, plan.vae_steps, 2 * plan.batch, run.device, report)
+    run.note_loss("autoencoder", loss)
+    tokenizer = components.build_tokenizer()
+    prompts = diffusion.Prompts.of(tokenizer)
+    with run.stage("teacher", plan.teacher_steps) as report:
+        text_encoder = components.build_text_encoder(tokenizer).to(run.device)
+        teacher, loss = diffusion.train_teacher(
+            vae,
+            text_encoder,
+            prompts,
+            digits,
+            plan.teacher_steps,
+            plan.batch,
+            plan.copies,
+            report,
+        )
+    run.note_loss("teacher", loss)
+    with torch.no_grad():
+        hidden = text_encoder(prompts.ids.to(run.device)).last_hidden_state
+    student = _student(run, teacher, vae, hidden, prompts)
+    _save_pipeline(folder, tokenizer, text_encoder, student, vae)
+    teacher.cpu().half().save_pretrained(folder.with_name("teacher"))
+
+
+def _student(
+    run: Run,
+    teacher: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    hidden: torch.Tensor,
+    prompts: diffusion.Prompts,
+) -> UNet2DConditionModel:
+    plan, batch = run.plan, 250
+    with run.stage("pairs", -(-plan.pairs // batch)) as report:
+        pairs = diffusion.make_pairs(
+            teacher, hidden, prompts, plan.pairs, plan.ddim_steps, plan.guidance, batch, report
+        )
+    with run.stage("student", plan.student_steps) as report:
+        student, loss = diffusion.distil(
+            teacher, vae, hidden, prompts, pairs, plan.student_steps, plan.batch, report
+        )
+    run.note_loss("student", loss)
+    return student
+
+
+def _save_pipeline(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, vae: Any) -> None:
+    """In diffusers' format, the convolutional networks in half precision."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline(
+        vae=vae.cpu().half(),
+        text_encoder=text_encoder.cpu(),
+        tokenizer=tokenizer,
+        unet=unet.cpu().half(),
+        scheduler=components.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder)
+    components.save_tokenizer(tokenizer, folder / "tokenizer")
+
+
+# ---------------------------------------------------------------- command line
+
+
+def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
+    """Train in a temporary folder beside `out`, which is moved there when all is done.
+
+    Raises:
+        InputError: `out` is there and is not a former training's folder, or has no parent.
+    """
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    if out.exists() and not (out / RECORD).is_file():
+        raise InputError(f"--out {out}: is there, and no former training (it has no {RECORD})")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    scratch = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
+    try:
+        fresh = scratch / "fresh"
+        fresh.mkdir()
+        with Progress(*columns) as progress:
+            record = train(fresh, plan, device, progress)
+        if out.exists():
+            out.rename(scratch / "former")
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0, or 2 and one line where the input was bad."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gaussreg_fast.digits.train", description=__doc__
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    for name, value in asdict(Plan()).items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=type(value), default=value, help=f"default {value}")
+    given = vars(parser.parse_args(arguments))
+    torch.set_num_threads(given["threads"])
+    plan = Plan(**{name: given[name] for name in asdict(Plan())})
+    try:
+        record = train_into(given["out"], plan, torch.device(given["device"]))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json_text(record["measures"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

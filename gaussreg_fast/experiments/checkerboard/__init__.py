@@ -1,0 +1,1 @@
+"""The checkerboard-recovery experiment: its study and its report."""

@@ -1,0 +1,1 @@
+"""A new sign learnt from a few images: the study and its report."""

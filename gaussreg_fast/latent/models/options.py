@@ -1,0 +1,45 @@
+"""The options of `load_model`, and what each of them may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gaussreg_fast.errors import InputError
+
+OFFLOADS = ("none", "text", "model")
+
+
+@dataclass(frozen=True)
+class Options:
+    """`load_model`'s arguments, resolved as far as they can be without the pipeline."""
+
+    device: torch.device
+    dtype: torch.dtype
+    steps: int | None
+    guidance: float | None
+    height: int | None
+    width: int | None
+    gradient_checkpointing: bool
+    vae_slicing: bool
+    offload: str
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check one option by its name; None leaves it to the pipeline.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if name == "steps" and value is not None and (type(value) is not int or value < 1):
+        raise InputError(f"steps must be a positive integer, got {value!r}")
+    if name == "guidance" and value is not None:
+        number = isinstance(value, (int, float))
+        if not (number and 0 <= value < float("inf")):
+            raise InputError(f"guidance must be a finite number of at least 0, got {value!r}")
+    if name in ("height", "width") and value is not None and (type(value) is not int or value < 1):
+        raise InputError(f"{name} must be a positive number of pixels, got {value!r}")
+    if name == "offload" and value not in OFFLOADS:
+        raise InputError(f"offload must be one of {', '.join(OFFLOADS)}, got {value!r}")

@@ -1,0 +1,254 @@
+"""Where a reward's files come from: local files and folders, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.latent import hub
+
+_REPOSITORY = re.compile(r"[\w.-]*\w/[\w.-]+")
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A local folder, or a repository of the hub, with the files of one reward."""
+
+    reward: str  # for messages
+    where: str  # path or repository
+    local: bool
+    place: str = ""  # a local folder that would have been taken instead
+
+    @property
+    def path(self) -> Path:
+        """The local folder."""
+        return Path(self.where)
+
+    @property
+    def hint(self) -> str:
+        """How to do without the hub."""
+        if self.place:
+            return f"the folder {self.place} is taken instead where there is one"
+        return f"a local path can be given instead: {self.reward}@/path/to/folder"
+
+    def fetch(self, filename: str) -> Path:
+        """The file on the local disk, downloaded if need be.
+
+        Raises:
+            InputError: it is not there, or the hub cannot be reached; says which file of what
+                was wanted and how to pass a local path.
+        """
+        path = self.find(filename)
+        if path is None:
+            hint = "" if self.local else f"; {self.hint}"
+            raise InputError(f"reward {self.reward!r}: {self.where} has no {filename}{hint}")
+        return path
+
+    def find(self, filename: str) -> Path | None:
+        """As `fetch`, but None where the folder or repository has no such file."""
+        if self.local:
+            path = Path(self.where, filename)
+            return path if path.is_file() else None
+        try:
+            return hub.download(self.where, filename)
+        except hub.HubError as error:
+            raise InputError(
+                f"reward {self.reward!r}: {filename} of {self.where}: {error}; {self.hint}"
+            ) from error
+
+    def json(self, filename: str) -> dict[str, Any]:
+        """The content of a JSON file; raises InputError where there is none."""
+        return read_json(self.reward, self.fetch(filename))
+
+
+def folder(reward: str, source: str) -> Folder:
+    """A local folder, or a repository of the hub by its id.
+
+    Raises:
+        InputError: neither a folder nor of the form owner/name.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return Folder(reward, str(path), local=True)
+    if path.exists() or not _REPOSITORY.fullmatch(source):
+        what = "is a file" if path.exists() else "does not exist"
+        raise InputError(
+            f"reward {reward!r}: {source} {what}, wanted a folder with a model in transformers' "
+            f"format or a hub id (owner/name)"
+        )
+    return Folder(reward, source, local=False)
+
+
+def checkpoint(reward: str, source: str, filename: str) -> Path:
+    """A reward's one file of weights.
+
+    Args:
+        reward: named in errors.
+        source: the file; a folder or hub id that holds `filename`; a folder with one
+            .pt, .pth, .bin or .safetensors file; or owner/name/file on the hub.
+        filename: the published file's name.
+
+    Raises:
+        InputError: there is none, or several; the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / filename).is_file():
+            return path / filename
+        found = sorted(p.name for p in path.iterdir() if p.suffix in _CHECKPOINTS)
+        if len(found) == 1:
+            return path / found[0]
+        several = f"several checkpoints ({', '.join(found)})" if found else "no checkpoint"
+        raise InputError(f"reward {reward!r}: {path} has {several}, wanted {filename}")
+    if not _REPOSITORY.match(source):
+        raise InputError(f"reward {reward!r}: {source} does not exist, and is no hub id")
+    owner, name, *rest = source.split("/", 2)
+    return Folder(reward, f"{owner}/{name}", local=False).fetch(rest[0] if rest else filename)
+
+
+def companion(reward: str, beside: Path, name: str, repository: str) -> Folder:
+    """What a checkpoint does not hold itself: the folder `name` beside it, else the hub's."""
+    if (beside / name).is_dir():
+        return Folder(reward, str(beside / name), local=True)
+    return Folder(reward, repository, local=False, place=str(beside / name))
+
+
+def read_json(reward: str, path: Path) -> dict[str, Any]:
+    """A JSON object; raises InputError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"reward {reward!r}: {path}: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"reward {reward!r}: {path}: not a JSON object")
+    return content
+
+
+def read_state(reward: str, path: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file or one of torch.save, on the CPU.
+
+    No code in the file is run. A training checkpoint's "state_dict" is unwrapped, and the
+    "module." that data parallel training puts before the names is taken off.
+
+    Raises:
+        InputError: unreadable, truncated, or not a state dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
+    except Exception as error:  # each format's reader has errors of its own
+        why = first_line(error)
+        raise InputError(f"reward {reward!r}: {path}: unreadable or truncated ({why})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(k, str) for k in content):
+        raise InputError(f"reward {reward!r}: {path}: holds no state dict")
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if state and all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def check_keys(
+    reward: str,
+    where: object,
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str] | None = None,
+) -> None:
+    """Raises InputError that names the first key of each kind, if there is one."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen or []}
+    parts = [
+        f"{kind} {min(keys)}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+        for kind, keys in kinds.items()
+        if keys
+    ]
+    if parts:
+        raise InputError(f"reward {reward!r}: {where}: wrong checkpoint: {'; '.join(parts)}")
+
+
+def load_model(
+    cls: Any,
+    source: Folder,
+    *,
+    config: Any = None,
+    state: Mapping[str, Tensor] | None = None,
+    where: object = None,
+    unused: tuple[str, ...] = (),
+    **arguments: Any,
+) -> Any:
+    """A transformers model, of which every weight came from the checkpoint.
+
+    Args:
+        cls: the model's class.
+        source: where its files are.
+        config: the model's configuration, if its weights come from `state`.
+        state: weights in transformers' names, instead of the source's.
+        where: what to call the checkpoint in errors; the source by default.
+        unused: beginnings of names that the checkpoint may have beyond the model's.
+        **arguments: of the model's constructor.
+
+    Raises:
+        InputError: unreadable, or weights missing, unexpected or of the wrong shape.
+    """
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    where = source.where if where is None else where
+    path: str | None = source.where
+    if state is not None:
+        path = None
+        arguments |= {"config": config, "state_dict": dict(state)}
+    try:
+        with hub.quiet(bars=path is not None and not source.local):
+            model, info = cls.from_pretrained(path, **arguments)
+    except ImportError:
+        raise
+    except Exception as error:  # OSError, ValueError, SafetensorError, of the file's format
+        why = first_line(error)
+        hint = "" if source.local else f"; {source.hint}"
+        raise InputError(
+            f"reward {source.reward!r}: {where}: no {cls.__name__} could be loaded ({why}){hint}"
+        ) from error
+    # position_ids: a buffer that old versions of transformers saved.
+    unexpected = [
+        k
+        for k in info["unexpected_keys"]
+        if not k.startswith(unused) and not k.endswith("position_ids")
+    ]
+    misshapen = [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]]
+    missing = [k for k in info["missing_keys"] if k not in misshapen]
+    check_keys(source.reward, where, missing, unexpected, misshapen)
+    return model
+
+
+def load_tokenizer(source: Folder) -> Any:
+    """The tokenizer in a folder or repository; raises InputError where there is none."""
+    from transformers import AutoTokenizer
+
+    source.find("tokenizer_config.json")  # an unreachable hub fails here, once
+    try:
+        with hub.quiet():
+            return AutoTokenizer.from_pretrained(source.where)
+    except ImportError:
+        raise
+    except Exception as error:  # OSError, ValueError, KeyError, of the file's format
+        raise InputError(
+            f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
+            f"({first_line(error)})"
+        ) from error

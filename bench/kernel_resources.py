@@ -5,10 +5,10 @@
     python -m bench resources --out FILE      write the numbers into FILE
     ... [--arch sm_90] [--only REGEX] [--jobs 2]      some of them
 
-What is compiled is what the package launches: each case below is a call of `gaussreg_fast.launch`
+What is compiled is what the package launches: each case below is a call of `backends.triton.launch`
 with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
-own binder makes types and alignments, config.py the launch parameters; launches are noted instead
-of run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
+own binder makes types and alignments, parameters.py the launch parameters; launches are noted, not
+run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
 code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
 
 Compilers differ from release to release, so numbers are kept per Triton release, and one that has
@@ -41,8 +41,9 @@ import torch
 
 from bench.machine_code import Notes, Variant, measured
 from bench.pretended import ARCHS, pretended
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.latent.files import atomic_path
+from gaussreg_fast.spec import Draw, LossSpec, Source, StatisticsSpec
 
 RECORD = Path(__file__).resolve().parent / "results" / "kernel_resources.json"
 
@@ -51,7 +52,7 @@ Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 
 @dataclass(frozen=True)
 class Case:
-    """One call of `gaussreg_fast.launch`; the defaults are those of the public functions."""
+    """One call of `backends.triton.launch`; the defaults are those of the public functions."""
 
     dimension: int
     task: str = "gradient"
@@ -73,65 +74,53 @@ class Case:
 
     def call(self, batch: int = 2) -> None:
         """Allocates and launches."""
-        from gaussreg_fast import launch
+        from gaussreg_fast.backends.triton import launch
 
         seed = torch.zeros(1, dtype=torch.int64)
         if self.task.startswith("drift"):
             self._drift()
             return
         if self.task == "permutation":
-            launch.permutation(seed, self.dimension, 0, False)
+            launch.permutation(seed, self.dimension)
             return
         if self.task.startswith("path_"):
             self.call_path(launch, batch)
             return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
         if self.task == "projection":
-            launch.project(x, self.block_size)
+            launch.project(x, block_size=self.block_size)
             return
-        permutation = {
-            "none": launch.Permutation(),
-            "shared": launch.Permutation(seed=seed),
-            "per_sample": launch.Permutation(seed=seed, per_sample=True),
-            "index": launch.Permutation(index=torch.arange(self.dimension)),
+        draw = {
+            "none": Draw(),
+            "shared": Draw(Source.SHARED, seed),
+            "per_sample": Draw(Source.PER_SAMPLE, seed),
+            "index": Draw(Source.TABLE, table=torch.arange(self.dimension), valid=True),
         }[self.permutation]
-        options: dict[str, Any] = {
-            "orders": self.orders,
-            "block_size": self.block_size,
-            "statistic": self.statistic,
-        }
+        spec = StatisticsSpec(self.orders, self.block_size, self.statistic)
         if self.task == "statistics":
-            launch.statistics(x, permutation, **options)
+            launch.statistics(x, draw, spec)
         elif self.task == "pullback":
             blocks = -(-(self.dimension // 2) // self.block_size)
             moments = torch.zeros(batch, len(self.orders))
-            launch.pullback(x, permutation, moments, torch.zeros(batch, blocks), **options)
+            gradients = {"grad_moments": moments, "grad_blocks": torch.zeros(batch, blocks)}
+            launch.pullback(x, draw, spec, **gradients)
         else:
-            launch.loss(
-                x,
-                permutation,
-                form=self.form,
-                power_weight=self.power_weight,
-                target=0.8862,
-                gradient=x.dtype if self.task == "gradient" else None,
-                **options,
-            )
+            options = self.form, self.power_weight, self.block_size, 0.8862, self.statistic
+            gradient = x.dtype if self.task == "gradient" else None
+            launch.loss(x, draw, LossSpec(self.orders, *options, "none"), gradient=gradient)
 
     def call_path(self, launch: Any, batch: int) -> None:
         """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
         dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
-        out: dict[str, torch.Tensor] = {}
-        if self.task != "path_backward":
-            out |= {"kl": torch.empty(batch), "costs": torch.empty(50, batch)}
-        if self.task != "path_value":
-            out["grad"] = torch.empty_like(dmu)
+        sigma = torch.ones(50, 1)
         if self.task == "path_backward":
-            out["upstream"] = torch.empty(batch)
-        launch.path_kl(dmu, torch.ones(50, 1), **out)
+            launch.path_kl_pullback(dmu, sigma, torch.empty(batch))
+        else:
+            launch.path_kl(dmu, sigma, gradient=self.task == "path_both")
 
     def _drift(self) -> None:
         """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
-        from gaussreg_fast import launch
+        from gaussreg_fast.backends.triton import launch
 
         dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
         params = [torch.zeros(self.dimension, dtype=dtype) for _ in range(2)]
@@ -162,7 +151,7 @@ EVERYWHERE = (
     Case(4096, task="projection", block_size=256),
 )
 SM_90 = (
-    *(Case(dimension) for dimension in (*config.FUSED, *config.LARGE)),
+    *(Case(dimension) for dimension in (*parameters.FUSED, *parameters.LARGE)),
     Case(1024, task="value"),
     Case(1024, permutation="none"),
     Case(1024, dtype="float16"),

@@ -16,6 +16,7 @@ import torch
 import gaussreg_fast
 from bench import common
 from gaussreg_fast import reference
+from gaussreg_fast.backends import native
 
 CASES = ((1, 4096), (1, 16384), (16, 16384), (8, 65536), (1, 262144), (4, 36864))
 
@@ -59,11 +60,11 @@ def main() -> None:
         print(
             f"({batch}, {dimension}) native {t['native']:.0f} us; times that: {ratios}", flush=True
         )
-    native = gaussreg_fast.native.module().instruction_set()
+    instruction_set = native.module().instruction_set()
     common.save(
         options.out,
         benchmark="white-noise projection on the CPU, one thread, float32",
-        instruction_set=native,
+        instruction_set=instruction_set,
         cases=rows,
     )
 

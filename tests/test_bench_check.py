@@ -13,7 +13,7 @@ import scipy.stats
 
 from bench import ROOT, cli, decision, gate, machine, regression, store
 from bench.errors import Wrong
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 BASELINES = sorted((ROOT / "bench" / "baselines").glob("*.json"))
 
@@ -321,7 +321,7 @@ def test_a_slow_kernel_is_caught_and_named(tmp_path, monkeypatch, capsys):
 
 
 SLOW = """
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 real = native.loss
 def twice(*arguments, gradient, **options):
     if gradient is not None:
@@ -357,8 +357,7 @@ def test_the_command_catches_a_slow_kernel(tmp_path):
 
 CHANGED = """
 import sys
-from gaussreg_fast.launch import _fused
-import gaussreg_fast.launch as launch
+from gaussreg_fast.backends.triton import _fused, launch
 from bench import cli
 
 def spilling(num_warps):

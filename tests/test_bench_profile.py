@@ -14,7 +14,7 @@ import yaml
 
 from bench import ROOT, cli, launches, peers, profiling, roofline, tables
 from bench.cases import parse
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 WORKFLOW = ROOT / "docs" / "ci" / "performance.yml"
 

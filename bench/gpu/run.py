@@ -144,7 +144,7 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
             "--rehearse goes through it without one"
         )
     with device(rehearse):
-        from gaussreg_fast.launch._device import arch
+        from gaussreg_fast.backends.triton._device import arch
 
         facts = machine.facts("cuda")
         here = "sm_90" if rehearse else arch(torch.device("cuda", 0))

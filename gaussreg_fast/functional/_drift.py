@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, dispatch, ops, tensor_lists
+from gaussreg_fast import checks, ops, tensor_lists
+from gaussreg_fast.backends import require
 
 Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Pairs = Mapping[str, tuple[Tensor, Tensor]] | Iterable[tuple[Tensor, Tensor]]
@@ -261,7 +262,7 @@ def _check_backend(backend: str, params: list[Tensor]) -> None:
     checks.one_of("backend", backend, checks.BACKENDS)
     if backend in ("triton", "native"):
         for p in {p.dtype: p for p in params}.values():
-            dispatch.require(backend, p)
+            require(backend, p)
 
 
 def _eager(pair: tensor_lists.Paired, name: str) -> None:

@@ -1,6 +1,7 @@
 """The torch operators: schemas, fake and device implementations, autograd.
 
-The only place where operators are registered. Each has three entrances, in this order:
+The only place where operators are registered: each is data for the class `Operator`, which has
+three entrances, in this order:
 
 - eager calls on ordinary tensors run the implementation directly (a trip through the
   dispatcher costs more than a small kernel: `bench/call_overhead.py`);
@@ -11,7 +12,6 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
-from gaussreg_fast.ops._draw import NONE, PER_SAMPLE, SHARED, Draw, seed_tensor
 from gaussreg_fast.ops._drift import drift, lora_product
 from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
@@ -24,10 +24,6 @@ from gaussreg_fast.ops._statistics import statistics
 from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
-    "NONE",
-    "PER_SAMPLE",
-    "SHARED",
-    "Draw",
     "covariance",
     "drift",
     "drift_in_place",
@@ -42,7 +38,6 @@ __all__ = [
     "plain",
     "prno",
     "project_white_noise",
-    "seed_tensor",
     "sharded",
     "sharded_drift",
     "shards",

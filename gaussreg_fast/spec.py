@@ -91,7 +91,7 @@ class Draw(NamedTuple):
 
     def number(self) -> int | None:
         """The seed as an int, for the CPU. The same that `tensors` draws, in half the time."""
-        if not self.seeded:
+        if self.source is _NONE or self.source is _TABLE:
             return None
         if self.seed is None:
             drawn = _scratch.seed.random_(_LOW, _HIGH, generator=self.generator)

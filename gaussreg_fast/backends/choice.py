@@ -83,24 +83,23 @@ def require(backend: str, x: torch.Tensor) -> None:
         resolve(backend, x.device, x.dtype)
 
 
+_MODULES = {"native": native, "torch": plain_torch}
+
+
 def choose(backend: str, x: torch.Tensor) -> Any:
     """The module that computes for x: it has the functions of `gaussreg_fast.backends`.
 
     Raises:
         RuntimeError: a backend asked for by name that cannot run there.
     """
-    return _module(resolve(backend, x.device, x.dtype))
+    automatic = backend == "auto"
+    name = _automatic(x.device, x.dtype) if automatic else resolve(backend, x.device, x.dtype)
+    return _MODULES.get(name) or _triton()
 
 
 def choose_for_lists(backend: str, device: torch.device) -> Any:
     """`choose` for lists of tensors of several types, of which the caller sorts out float64."""
-    return _module(resolve(backend, device))
-
-
-def _module(name: str) -> ModuleType:
-    if name == "native":
-        return native
-    return plain_torch if name == "torch" else _triton()
+    return _MODULES.get(resolve(backend, device)) or _triton()
 
 
 @functools.cache

@@ -8,9 +8,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import _torch_internals as internals
+from gaussreg_fast._torch_internals import (
+    direct,
+    graph_is_kept,
+    quick_apply,
+    saved_tensor_hooks,
+    unwrapped,
+    vmapped_by_autograd,
+)
 from gaussreg_fast.backends import choose
-from gaussreg_fast.ops._operator import Operator, first_order, padded, result_dtype
+from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
 from gaussreg_fast.ops._permutation import prepared
 from gaussreg_fast.spec import Draw, Gradient, LossSpec, drawn
 
@@ -34,7 +41,8 @@ def _compute(
     dtype = _gradient_dtype(x, gradient)
     scale = 1 / batch if reduction == "mean" else 1.0
     # Without `no_grad`, which costs as much as a small kernel: backends see to it who need it.
-    draw = prepared(draw, x, backend)
+    if x.dtype == torch.float64:
+        draw = prepared(draw, x, backend)
     loss, grad = kernels.loss(x, draw, spec, gradient=dtype, scale=scale)
     if reduction != "none" and loss.dim():
         loss = loss.view(()) if batch == 1 else loss.mean() if reduction == "mean" else loss.sum()
@@ -106,9 +114,9 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None]
 
 def _last_use(upstream: Tensor) -> bool:
     """Whether an ordinary backward runs now, which nobody records, and frees what was saved."""
-    if torch.is_grad_enabled() or internals.graph_is_kept():
+    if torch.is_grad_enabled() or graph_is_kept():
         return False
-    return internals.direct(upstream) and not internals.vmapped_by_autograd(upstream)
+    return direct(upstream) and not vmapped_by_autograd(upstream)
 
 
 def _scaled(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
@@ -128,19 +136,21 @@ def _scales_by_one(upstream: Tensor) -> bool:
 
 
 class _LossEager(Function):
-    """Autograd of eager calls, in the fewest steps: a third of what the operator's costs."""
+    """Autograd of eager calls, in the fewest steps: a third of what the operator's costs.
+
+    The options are one argument: autograd looks at each, forward and backward.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, draw: Draw, spec: LossSpec, gradient: Gradient, backend: str
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, options: tuple[Draw, LossSpec, Gradient, str]) -> Tensor:
+        draw, spec, gradient, backend = options
         loss, grad = _compute(x, draw, spec, gradient, backend)
         assert grad is not None
         ctx.save_for_backward(x, grad)
         ctx.reduction = spec.reduction
         ctx.same_type = grad.dtype == x.dtype
         # That is: nobody else gets to see what is saved.
-        ctx.own = not internals.saved_tensor_hooks(True)
+        ctx.own = not saved_tensor_hooks(True)
         return loss
 
     @staticmethod
@@ -148,11 +158,11 @@ class _LossEager(Function):
         x, grad = ctx.saved_tensors
         last = ctx.own and _last_use(upstream[0])
         if last and ctx.same_type and _scales_by_one(upstream[0]):
-            return grad, None, None, None, None
-        return padded(ctx, (first_order(_scaled(x, grad, upstream[0], ctx.reduction, last), x),))
+            return grad, None
+        return first_order(_scaled(x, grad, upstream[0], ctx.reduction, last), x), None
 
 
-_apply_eager = internals.quick_apply(_LossEager)
+_apply_eager = quick_apply(_LossEager)
 
 
 class _LossOperator(Operator):
@@ -165,11 +175,11 @@ class _LossOperator(Operator):
         return _tensors(*_compute(*_restore(*flat)))
 
     def __call__(self, x: Tensor, *options: Any) -> tuple[Tensor, Tensor | None]:
-        if not internals.direct(x):
+        if not direct(x):
             return self._traced(x, *options)
-        x = internals.unwrapped(x)
+        x = unwrapped(x)
         if x.requires_grad and torch.is_grad_enabled():
-            return _apply_eager(x, *options), None
+            return _apply_eager(x, options), None
         return _compute(x, *options)
 
 

@@ -48,12 +48,12 @@ class _Permutation(NamedTuple):
     @staticmethod
     def of(draw: Draw) -> _Permutation:
         """The permutation of a draw; a table is validated."""
-        index = draw.table
-        if index is not None:
-            index = index.to(torch.int64, copy=True)  # nobody changes it while C++ reads
-            if not draw.valid:
-                checks.bijection(index)
-        return _Permutation(draw.number(), index, draw.per_sample)
+        if draw.table is None:
+            return _Permutation(draw.number(), None, draw.per_sample)
+        table = draw.table.to(torch.int64, copy=True)  # nobody changes it while C++ reads
+        if not draw.valid:
+            checks.bijection(table)
+        return _Permutation(table=table)
 
 
 def loss(
@@ -69,22 +69,22 @@ def loss(
     Where a batch of one is to be reduced, the loss has the shape () already: at B = 1 a view costs
     as much as some kernels.
     """
-    permutation = _Permutation.of(draw)
     x = float_rows(x)
     batch = x.shape[0]
     value = x.new_empty(() if batch == 1 and spec.reduction != "none" else batch)
     grad = None if gradient is None else torch.empty_like(x)
-    quick = None
-    if permutation.table is None and _module.EXCHANGE is not None:
-        quick = _loss_of(spec)
-    if not quick or not quick(
-        x, value, grad, permutation.seed, permutation.per_sample, scale, torch.get_num_threads()
-    ):
-        _run(
-            "loss", x, permutation, {"loss": value, "grad": grad}, orders=spec.orders,
-            form=spec.form, power_weight=spec.power_weight, block_size=spec.block_size,
-            target=spec.target, power=spec.statistic == "power", scale=scale,
-        )  # fmt: skip
+    permutation = None
+    if draw.table is None and _module.EXCHANGE is not None:
+        seed, per_sample = draw.number(), draw.per_sample
+        if _loss_of(spec)(x, value, grad, seed, per_sample, scale, torch.get_num_threads()):
+            return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+        permutation = _Permutation(seed, None, per_sample)
+    _run(
+        "loss", x, permutation or _Permutation.of(draw), {"loss": value, "grad": grad},
+        orders=spec.orders, form=spec.form, power_weight=spec.power_weight,
+        block_size=spec.block_size, target=spec.target, power=spec.statistic == "power",
+        scale=scale,
+    )  # fmt: skip
     return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
 
 

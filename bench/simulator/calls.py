@@ -175,9 +175,6 @@ def _drift(case: Case, home: Home) -> Results:
 
     params, base, grads = ([put(x) for x in some] for some in (params, base, grads))
     options: dict[str, Any] = {"backend": "triton"}
-    if task == "decay":
-        gf.parameter_drift_decay_(params, base, rate=0.25, **options)
-        return {f"tensor {k}": p for k, p in enumerate(params)}
     options |= {"weight": 2.0, "reduction": "sum"}
     if task == "value":
         return {"value": gf.parameter_drift(params, base, **options)}

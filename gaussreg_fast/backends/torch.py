@@ -144,20 +144,17 @@ def _drift(
     """The same for one tensor, piece by piece; its ||param - base||^2."""
     exact = torch.float32 if param.device.type == "mps" else torch.float64
     total = torch.zeros((), dtype=exact, device=param.device)
-    for p, b, g in _pieces(param, base, grad):
+    for p, b, g in pieces(param, base, grad):
         d = reference.drift(p, b)
         if task == "gradient" and g is not None:
             g.copy_(factor * d)
         elif task == "accumulate" and g is not None:
             g.copy_(g.to(d.dtype) + factor * d)
-        elif task == "decay":
-            p.copy_(p.to(d.dtype) - factor * d)
-        if task != "decay":
-            total += d.square().sum()  # d may be the parameter itself
+        total += d.square().sum()  # d may be the parameter itself
     return total
 
 
-def _pieces(
+def pieces(
     param: Tensor, base: Tensor | None, grad: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
     """Runs of `_PIECE` numbers, where the tensors are such; else slices of at most as many."""
@@ -181,4 +178,4 @@ def _pieces(
                 None if t is None else t.narrow(across, i, min(step, length - i))
                 for t in (param, base, grad)
             )
-            yield from _pieces(p, b, g)  # type: ignore[arg-type]
+            yield from pieces(p, b, g)  # type: ignore[arg-type]

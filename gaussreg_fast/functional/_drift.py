@@ -163,7 +163,7 @@ def parameter_drift_decay_(
         rate: finite, at least 0; one for all tensors, or one for each.
         weight: see `parameter_drift`.
         reduction: see `parameter_drift`.
-        backend: see `backends`.
+        backend: checked as elsewhere, see `backends`; torch does it always, in one pass.
     """
     pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
@@ -177,7 +177,7 @@ def parameter_drift_decay_(
     shares = [share[each] for each in both]
     with torch.no_grad():
         held = ops.shards(*pair)
-        ops.drift_in_place("decay", held.params, held.base, [], shares, 1.0, backend, pair.plain)
+        ops.move_towards(held.params, held.base, shares)
 
 
 def lora_drift(

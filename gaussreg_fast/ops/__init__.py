@@ -13,7 +13,7 @@ only the latter).
 """
 
 from gaussreg_fast.ops._drift import drift, lora_product
-from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
+from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path import path_kl
@@ -32,6 +32,7 @@ __all__ = [
     "local",
     "lora_product",
     "loss",
+    "move_towards",
     "new_like",
     "path_kl",
     "permutation",

@@ -27,16 +27,37 @@ def drift_in_place(
 ) -> Tensor:
     """The sum of scale ||param - base||^2, shape (), and with scale * step * (param - base):
 
-    "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
-    params (the sum is then 0). An empty `base` stands for zeros. Autograd sees nothing of it, but
-    the versions of what is written count up. `plain` says that all are known to be contiguous and
-    of one device, and none float64.
+    "value" nothing, "gradient" written to grads, "accumulate" added to them. An empty `base` stands
+    for zeros. Autograd sees nothing of it, but the versions of what is written count up. `plain`
+    says that all are known to be contiguous and of one device, and none float64.
     """
     with torch.no_grad():
         value = _parts(task, (params, base, grads, scales), step, backend, plain)
     if task != "value":
-        torch.autograd.graph.increment_version(params if task == "decay" else grads)
+        torch.autograd.graph.increment_version(grads)
     return value
+
+
+def move_towards(params: Sequence[Tensor], base: Sequence[Tensor], shares: Sequence[float]) -> None:
+    """Each of params goes a share of the way to its base, in place; what differs from it is cast.
+
+    By torch: it reads and writes what a kernel would, in one call for all tensors of a type.
+    """
+    alike: dict[torch.dtype, list[int]] = {}
+    with torch.no_grad():
+        for i, (p, b) in enumerate(zip(params, base, strict=True)):
+            if p.dtype == b.dtype and p.device == b.device:
+                alike.setdefault(p.dtype, []).append(i)
+                continue
+            dtype = value_dtype([p], [b])  # in which both are exact
+            for piece, to, _ in plain_torch.pieces(p, b, None):
+                exact = piece.to(dtype)
+                exact.lerp_(to.to(p.device, dtype), shares[i])  # type: ignore[union-attr]
+                if exact is not piece:
+                    piece.copy_(exact)
+        for chosen in alike.values():
+            lists = ([one[i] for i in chosen] for one in (params, base, shares))
+            _torch_internals.foreach_lerp_(*lists)
 
 
 _Lists = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[float]]

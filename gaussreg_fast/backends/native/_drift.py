@@ -40,9 +40,9 @@ def drift(
 ) -> Tensor:
     """The sum of scale ||param - base||^2, and with scale * step * (param - base), in float32:
 
-    "value" nothing, "gradient" written to grads, "accumulate" added to them, "decay" taken from
-    params (no sum). Tensors in CPU memory, of `NUMBERS`, each like its base and its gradient
-    in shape and strides, and dense; `base=None` stands for zeros. The sum has shape ().
+    "value" nothing, "gradient" written to grads, "accumulate" added to them. Tensors in CPU memory,
+    of `NUMBERS`, each like its base and its gradient in shape and strides, and dense; `base=None`
+    stands for zeros. The sum has shape ().
     """
     value = _drift(task, params, base, grads, scales, float(step))
     return torch.tensor(value, dtype=torch.float32, device="cpu")

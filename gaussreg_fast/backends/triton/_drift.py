@@ -17,7 +17,7 @@ from gaussreg_fast.kernels.drift import drift as drift_kernel
 from gaussreg_fast.kernels.drift import drift_sum
 
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
-_MOVED = {"value": 0, "gradient": 1, "accumulate": 2, "decay": 1}  # times a parameter's bytes
+_MOVED = {"value": 0, "gradient": 1, "accumulate": 2}  # times a parameter's bytes
 
 
 def drift(

@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 FORCED: bool = globals().get("FORCED", False)
-ORDINARY = (Tensor, torch.nn.Parameter)
-
-
+ORDINARY = (Tensor, torch.nn.Parameter)  # types of tensors that are no more than that
 _missing: list[str] = []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast._torch_internals import readable
+from gaussreg_fast import _torch_internals
 
 FORMS = ("root", "absolute", "squared")
 TARGETS = ("exact", "mpgr")
@@ -25,7 +25,7 @@ SAMPLES = ("p", "q")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 VARIANCES = ("fixed_small", "fixed_large")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-ORDINARY = frozenset((Tensor, torch.nn.Parameter))  # types of tensors that are no more than that
+ORDINARY = frozenset(_torch_internals.ORDINARY)
 FLOAT32 = frozenset((torch.float32, torch.float16, torch.bfloat16))  # what is computed in float32
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 MAX_ORDER = 8
@@ -235,7 +235,7 @@ def bijection(index: Tensor) -> None:
 
 def positive(name: str, value: Tensor) -> None:
     """Finite numbers above 0, where they can be looked at; else they make inf or NaN later."""
-    if not readable(value) or value.numel() == 0:
+    if not _torch_internals.readable(value) or value.numel() == 0:
         return
     if value.numel() <= 64:  # most schedules: faster than an operator
         each = value.detach().flatten().tolist()
@@ -277,7 +277,7 @@ def schedule(
     """
     if isinstance(value, Tensor):
         floating(name, value)
-        if not readable(value) or value.numel() == 0:
+        if not _torch_internals.readable(value) or value.numel() == 0:
             return
         ends = [v.item() for v in torch.aminmax(value.detach())]
     elif isinstance(value, (int, float, Real)) and not isinstance(value, bool):

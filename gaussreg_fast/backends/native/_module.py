@@ -14,7 +14,7 @@ from gaussreg_fast import _torch_internals
 
 # How C++ reads tensors itself: DLPack's exchange API, of tensors that are no more than that.
 EXCHANGE = _torch_internals.EXCHANGE_API
-TYPES = (Tensor, torch.nn.Parameter)
+TYPES = _torch_internals.ORDINARY
 
 
 @functools.cache

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _torch_internals
+
 FORMS = ("root", "absolute", "squared")
 TARGETS = ("exact", "mpgr")
 STATISTICS = ("amplitude", "power")
@@ -23,7 +25,7 @@ SAMPLES = ("p", "q")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 VARIANCES = ("fixed_small", "fixed_large")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-ORDINARY = frozenset((Tensor, torch.nn.Parameter))  # types of tensors that are no more than that
+ORDINARY = frozenset(_torch_internals.ORDINARY)
 FLOAT32 = frozenset((torch.float32, torch.float16, torch.bfloat16))  # what is computed in float32
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 MAX_ORDER = 8
@@ -231,20 +233,9 @@ def bijection(index: Tensor) -> None:
 # ---------------------------------------------------------------- paths and divergences
 
 
-def _readable(x: Tensor) -> bool:
-    """Whether numbers of x can be looked at here: without waiting for a device, not in a trace."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and x.device.type == "cpu"
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
 def positive(name: str, value: Tensor) -> None:
     """Finite numbers above 0, where they can be looked at; else they make inf or NaN later."""
-    if not _readable(value) or value.numel() == 0:
+    if not _torch_internals.readable(value) or value.numel() == 0:
         return
     if value.numel() <= 64:  # most schedules: faster than an operator
         each = value.detach().flatten().tolist()
@@ -286,7 +277,7 @@ def schedule(
     """
     if isinstance(value, Tensor):
         floating(name, value)
-        if not _readable(value) or value.numel() == 0:
+        if not _torch_internals.readable(value) or value.numel() == 0:
             return
         ends = [v.item() for v in torch.aminmax(value.detach())]
     elif isinstance(value, (int, float, Real)) and not isinstance(value, bool):

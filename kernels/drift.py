@@ -48,8 +48,6 @@ def drift_tile(
     elif TASK == "accumulate":
         before = tl.load(grad + offsets, mask=mask).to(tl.float32)
         tl.store(grad + offsets, (before + factor * d).to(grad.dtype.element_ty), mask=mask)
-    elif TASK == "decay":
-        tl.store(theta + offsets, (value - factor * d).to(theta.dtype.element_ty), mask=mask)
     if MASKED:
         d = tl.where(inside, d, 0.0)
     return d * d

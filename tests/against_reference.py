@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends.triton import parameters
 
 MEASURES = [("amplitude", "exact"), ("amplitude", "mpgr"), ("power", "exact")]
 ORDERS = [(1, 2), (8,), (3, 5), (4, 1), (2, 6, 4), (1, 2, 3, 4, 5, 6, 7, 8)]
@@ -14,9 +15,11 @@ FORMS = ["root", "absolute", "squared"]
 PERMUTATIONS = ["shared", "per_sample", "none", "index", "indices"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SPLITS_OF_2048 = {
-    "32x64": config.Large((8, 4, 1), (4, 4, 4), 32, 1, 1),  # one program: its edge is row N1 / 2
-    "128x16": config.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
-    "64x32": config.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
+    "32x64": parameters.Large(
+        (8, 4, 1), (4, 4, 4), 32, 1, 1
+    ),  # one program: its edge is row N1 / 2
+    "128x16": parameters.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
+    "64x32": parameters.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
 }
 
 

@@ -15,7 +15,7 @@ from bench import ROOT, cli
 from bench.check import decision, gate, regression
 from bench.harness import machine, store
 from bench.harness.errors import Wrong
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 BASELINES = sorted((ROOT / "bench" / "baselines").glob("*.json"))
 
@@ -323,7 +323,7 @@ def test_a_slow_kernel_is_caught_and_named(tmp_path, monkeypatch, capsys):
 
 
 SLOW = """
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 real = native.loss
 def twice(*arguments, gradient, **options):
     if gradient is not None:
@@ -359,8 +359,7 @@ def test_the_command_catches_a_slow_kernel(tmp_path):
 
 CHANGED = """
 import sys
-from gaussreg_fast.launch import _fused
-import gaussreg_fast.launch as launch
+from gaussreg_fast.backends.triton import _fused, launch
 from bench import cli
 
 def spilling(num_warps):

@@ -17,7 +17,7 @@ from bench.compiled import launches
 from bench.report import profiling, roofline, tables
 from bench.subjects import peers
 from bench.subjects.cases import parse
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 WORKFLOW = ROOT / "docs" / "ci" / "performance.yml"
 

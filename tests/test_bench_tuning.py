@@ -5,7 +5,7 @@ import pytest
 from bench.gpu import tuning
 from bench.harness import timing
 from bench.subjects.cases import Case
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
 
 
 class FakeClock:
@@ -21,7 +21,7 @@ class FakeClock:
 @pytest.mark.parametrize("dimension", [1024, 4096, 16384, 32768])
 def test_candidates_of_one_launch(dimension):
     found = tuning.candidates(dimension)
-    assert found[0] == config.FUSED[dimension]
+    assert found[0] == parameters.FUSED[dimension]
     assert len(set(found)) == len(found) <= 36
     for fused in found:
         r1, r2, r3 = fused.radices
@@ -33,7 +33,7 @@ def test_candidates_of_one_launch(dimension):
 @pytest.mark.parametrize("dimension", [65536, 262144])
 def test_candidates_of_three_launches(dimension):
     found = tuning.candidates(dimension)
-    assert found[0] == config.LARGE[dimension]
+    assert found[0] == parameters.LARGE[dimension]
     assert len(set(found)) == len(found) >= 8
     for large in found:
         assert large.n1 * large.n2 == dimension
@@ -50,7 +50,7 @@ def test_a_sweep(monkeypatch):
     right = tuning.gaussianity_value_and_grad
 
     def spy(x, **options):
-        seen.append(tuning.label(1024, config.fused(1024, "cpu")))
+        seen.append(tuning.label(1024, parameters.fused(1024, "cpu")))
         loss, grad = right(x, **options)
         return loss, grad * 2 if seen[-1] == names[2] else grad
 
@@ -68,4 +68,4 @@ def test_a_sweep(monkeypatch):
     assert reasons[names[3]] == "OutOfResources: shared memory"
     assert reasons[names[4]] == "not compiled in time"
     assert set(seen) == set(names[:3])
-    assert config.fused(1024, "cpu") == config.FUSED[1024]
+    assert parameters.fused(1024, "cpu") == parameters.FUSED[1024]

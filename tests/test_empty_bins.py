@@ -11,7 +11,9 @@ import torch
 from against_reference import check_loss, check_statistics, noise
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends import choice
+from gaussreg_fast.backends.triton import parameters
 
 # The interpreter computes with numpy, which warns of what is selected away.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -27,14 +29,14 @@ def backend(request):
 @pytest.fixture(params=[64, 512, 101, 100])
 def size(request, monkeypatch):
     """One size of each way to compute; in Triton D = 512 goes that of 65536 and more."""
-    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-    assert config.path(512, 16, 227 * 1024) == "large"
+    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
+    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    assert parameters.path(512, 16, 227 * 1024) == "large"
     return request.param
 
 
 def on_device(x, backend):
-    return x.cuda() if backend == "triton" and not dispatch.interpreted() else x
+    return x.cuda() if backend == "triton" and not choice.interpreted() else x
 
 
 def waves(size, *periods):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gaussreg_fast as gf
-from gaussreg_fast import dispatch
+from gaussreg_fast.backends import choice
 
 CALLS = {
     "gaussianity_loss": gf.gaussianity_loss,
@@ -177,7 +177,7 @@ def test_generator_on_another_device(name):
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_backend_that_cannot_run_here(name, monkeypatch):
-    monkeypatch.setattr(dispatch, "triton_state", lambda: "no GPU in this test")
+    monkeypatch.setattr(choice, "triton_state", lambda: "no GPU in this test")
     states = gf.backends()
     able = [backend for backend, state in states.items() if state == "available"]
     missing = [backend for backend in states if backend not in able]

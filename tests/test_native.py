@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import gaussreg_fast
-from gaussreg_fast import native
-from gaussreg_fast.dispatch import resolve
+from gaussreg_fast.backends import native
+from gaussreg_fast.backends.choice import resolve
 
 # The installation leaves this note only where it found no C++ compiler.
-NOTE = Path(native.__file__).with_name("_native_missing.txt")
+NOTE = Path(native.__file__).parents[2] / "_native_missing.txt"
 needs_native = pytest.mark.skipif(NOTE.exists(), reason=f"{NOTE.name} is there")
 
 
@@ -22,7 +22,7 @@ needs_native = pytest.mark.skipif(NOTE.exists(), reason=f"{NOTE.name} is there")
 def without_module(monkeypatch, tmp_path):
     """Makes the compiled module unloadable for one test, and moves the loader off any note."""
     monkeypatch.setitem(sys.modules, "gaussreg_fast._native", None)  # import raises ImportError
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.setattr(native._module, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     native.load.cache_clear()
     yield monkeypatch
     native.load.cache_clear()
@@ -110,6 +110,43 @@ def test_a_backend_by_name_refuses_tensors_it_cannot_compute_on(name, kwargs, ba
     x = torch.zeros(2, 64, device="meta")
     with pytest.raises(RuntimeError, match=rf"'{backend}' cannot run here.*'torch'"):
         getattr(gaussreg_fast, name)(x, backend=backend, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, **o: gaussreg_fast.gaussianity_loss(x, **o),
+        lambda x, **o: gaussreg_fast.permuted_statistics(x, orders=(1,), **o),
+        lambda x, **o: gaussreg_fast.kl_loss(x, **o),
+        lambda x, **o: gaussreg_fast.project_white_noise(x, **o),
+        lambda x, **o: gaussreg_fast.path_kl(x[:, None], torch.ones(2), **o),
+        lambda x, **o: gaussreg_fast.parameter_drift([x], [x + 1], **o),
+    ],
+)
+def test_float64_is_torchs(call):
+    """By "auto"; a backend asked for by name that does not compute in it says so."""
+    x = torch.randn(2, 64, dtype=torch.float64)
+    call(x)
+    call(x, backend="torch")
+    for backend in ("native", "triton"):
+        with pytest.raises(RuntimeError, match=rf"'{backend}' cannot run here: .*'torch'"):
+            call(x, backend=backend)
+    assert resolve("auto", x.device, x.dtype) == "torch"
+
+
+@needs_native
+def test_permutations_of_float64_are_made_by_the_kernels(monkeypatch):
+    """They are integers: "auto" leaves the arithmetic to torch alone."""
+    calls = []
+    inner = native.permutation
+    monkeypatch.setattr(native, "permutation", lambda *a, **k: calls.append(a[1]) or inner(*a, **k))
+    x = torch.randn(2, 64, dtype=torch.float64)
+    for permutation in ("shared", "per_sample"):
+        options = {"seed": 3, "permutation": permutation}
+        auto = gaussreg_fast.gaussianity_value_and_grad(x, **options)
+        named = gaussreg_fast.gaussianity_value_and_grad(x, backend="torch", **options)
+        assert all(torch.equal(a, b) for a, b in zip(auto, named, strict=True))
+    assert calls == [64, 64]
 
 
 def test_the_refusal_names_the_device_and_the_backends_that_can():

@@ -11,10 +11,14 @@ import gaussreg_fast as gf
 from bench.harness import machine
 from bench.harness.errors import BadInput
 from bench.studies import drift_memory
-from gaussreg_fast import checks, native
+from gaussreg_fast import checks
+from gaussreg_fast.backends import native
+from gaussreg_fast.backends._lists import NUMBERS
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
-EXCHANGE = pytest.mark.skipif(native._EXCHANGE is None, reason="torch without the exchange API")
+EXCHANGE = pytest.mark.skipif(
+    native._module.EXCHANGE is None, reason="torch without the exchange API"
+)
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = (1, 15, 16, 17, 63, 4096, 4113, 32767, 32769, 100003)
 NEVER, ALWAYS = 1 << 60, 0  # from how many bytes on gradients go past the caches
@@ -34,7 +38,7 @@ def lists(dtype, base_dtype, offset=0, sizes=SIZES):
 
 def run(params, base, grads, streamed, threads=1):
     call = native.module().drift
-    codes = [[native.DRIFT_NUMBERS[t.dtype] for t in one] for one in (params, base)]
+    codes = [[NUMBERS[t.dtype] for t in one] for one in (params, base)]
     addresses = [[t.data_ptr() for t in one] for one in (params, base, grads)]
     sizes, scales = [p.numel() for p in params], [0.3 + 0.1 * i for i in range(len(params))]
     return call("gradient", *addresses, sizes, *codes, scales, 0.7, threads, streamed)
@@ -125,7 +129,7 @@ def test_tensors_are_what_their_addresses_are():
     params, base = lists(torch.bfloat16, torch.float32)
     scales = [0.3 + 0.1 * i for i in range(len(SIZES))]
     ours, theirs = ([torch.zeros_like(p) for p in params] for _ in range(2))
-    options = native._EXCHANGE, native._TYPES, "gradient"
+    options = native._module.EXCHANGE, native._module.TYPES, "gradient"
     value = call(*options, params, base, ours, scales, 0.7, 1)
     assert value == run(params, base, theirs, NEVER)
     assert all(map(torch.equal, ours, theirs))
@@ -154,7 +158,7 @@ def test_nothing_changes_without_the_exchange_api(monkeypatch):
         return [value.detach(), added, *grads, *(p.detach() for p in layer.parameters())]
 
     want = results()
-    monkeypatch.setattr(native, "_EXCHANGE", None)
+    monkeypatch.setattr(native._module, "EXCHANGE", None)
     assert all(map(torch.equal, results(), want))
 
 

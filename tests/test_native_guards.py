@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gaussreg_fast as gf
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
+from gaussreg_fast.spec import LossSpec
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 
@@ -46,7 +47,7 @@ def test_fake_tensor_mode_computes_nothing(loss):
 def loss_op(x, index=None, block_size=16, gradient="reduced"):
     return OPS.loss(
         x, None, index, False, [1, 2], "root", 25.0, block_size, 0.886, "amplitude", "mean",
-        gradient, "native", "fp32",
+        gradient, "native",
     )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def loss_op(x, index=None, block_size=16, gradient="reduced"):
         (
             lambda x: OPS.statistics_backward(
                 x, torch.ones(1, 1), torch.ones(1, 1), None, None, False, [1, 2], 16, "amplitude",
-                "native", "fp32",
+                "native",
             ),
             ValueError,
         ),
@@ -104,9 +105,9 @@ def test_a_job_of_a_size_without_a_plan_is_refused():
 # ---------------------------------------------------------------- tensors that C++ reads itself
 
 needs_exchange = pytest.mark.skipif(
-    native._EXCHANGE is None, reason="torch without the exchange API"
+    native._module.EXCHANGE is None, reason="torch without the exchange API"
 )
-OPTIONS = "root", 25.0, 16, 0.886, False, 1, 2
+SPEC = LossSpec((1, 2), "root", 25.0, 16, 0.886, "amplitude", "mean")
 MISFITS = {
     "dimensions": {"x": torch.zeros(64)},
     "empty": {"x": torch.zeros(0, 64), "loss": torch.zeros(0), "grad": torch.zeros(0, 64)},
@@ -128,7 +129,7 @@ MISFITS = {
 @pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
 def test_tensors_that_do_not_fit_are_left_alone(misfit):
     plain = {"x": torch.randn(2, 64), "loss": torch.zeros(2), "grad": torch.zeros(2, 64)}
-    loss = native._loss_of(*OPTIONS)
+    loss = native._samples._loss_of(SPEC)
     rest = {"seed": 5, "per_sample": False, "scale": 1.0, "threads": 1}
     assert loss(**plain, **rest)
     assert plain["loss"].all()
@@ -142,9 +143,9 @@ def test_tensors_that_do_not_fit_are_left_alone(misfit):
 @needs_exchange
 def test_orders_and_forms_that_make_no_sense():
     with pytest.raises(ValueError, match="orders"):
-        native._loss_of("root", 25.0, 16, 0.886, False, 9)
+        native._samples._loss_of(SPEC._replace(orders=(9,)))
     with pytest.raises(ValueError, match="unknown form cubed"):
-        native._loss_of("cubed", 25.0, 16, 0.886, False, 1)
+        native._samples._loss_of(SPEC._replace(form="cubed"))
 
 
 @needs_exchange
@@ -153,7 +154,7 @@ def test_orders_and_forms_that_make_no_sense():
 def test_the_same_bits_without_the_exchange_api(monkeypatch, shape, options):
     x = torch.randn(shape)
     quick = gf.gaussianity_value_and_grad(x, seed=3, reduction="none", **options)
-    monkeypatch.setattr(native, "_EXCHANGE", None)
+    monkeypatch.setattr(native._module, "EXCHANGE", None)
     slow = gf.gaussianity_value_and_grad(x, seed=3, reduction="none", **options)
     assert all(torch.equal(a, b) for a, b in zip(quick, slow, strict=True))
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast import native, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends import native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 
@@ -37,7 +37,7 @@ for kind in ("none", "shared"):
 
 RESULTS = """
 import sys, torch, gaussreg_fast as gf
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 assert native.module().instruction_set() == sys.argv[1]
 torch.set_num_threads(1)
 results = {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gaussreg_fast as gf
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 
@@ -113,21 +113,21 @@ def test_results_do_not_depend_on_what_the_allocator_hands_out():
 
 GROWTH = """
 import os, sys, torch, gaussreg_fast as gf
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
+from gaussreg_fast.spec import Draw, LossSpec, Source
 torch.set_num_threads(1)
 calls, sizes = int(sys.argv[1]), (64, 100, 128, 64, 256)
 xs = {(b, n): torch.randn(b, n) for b in (1, 2) for n in sizes}
 leaf = torch.randn(2, 64).requires_grad_()
-options = dict(orders=(1, 2), form="root", power_weight=25.0, block_size=16, target=0.9)
-options["statistic"] = "amplitude"
+spec = LossSpec((1, 2), "root", 25.0, 16, 0.9, "amplitude", "none")
 def resident():
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 def work(count):
     for i in range(count):
         x = xs[1 + i // 7 % 2, sizes[i % 5]]
-        permutation = native.Permutation(None if i % 3 == 0 else i, per_sample=i % 3 == 1)
-        native.loss(x, permutation, **options, gradient=torch.float32 if i % 2 else None)
+        draw = Draw((Source.NONE, Source.PER_SAMPLE, Source.SHARED)[i % 3], i)
+        native.loss(x, draw, spec, gradient=torch.float32 if i % 2 else None)
         if i % 50 == 0:
             gf.gaussianity_value_and_grad(x, seed=i, backend="native")
             m, a = gf.permuted_statistics(leaf, orders=(1, 4), seed=i, backend="native")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import gaussreg_fast as gf
-from gaussreg_fast import native, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends import native
 
 pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
 needs_threads = pytest.mark.skipif(
@@ -98,7 +99,7 @@ def test_pieces_of_a_batch(monkeypatch, kind):
     x = noise(5, 101)
     options = {"kind": kind}
     want = run(x, **options)
-    monkeypatch.setattr(native, "_CHUNK", 2 * 101)
+    monkeypatch.setattr(native._samples, "_CHUNK", 2 * 101)
     assert same(run(x, **options), want)
     index = reference.permutation(torch.tensor([3]), 101, samples=5)
     assert same(run(x, index), run(x, "per_sample"))

@@ -61,7 +61,7 @@ TABLE = torch.stack(
     ids=["shared", "per_sample", "explicit", "none"],
 )
 def test_opcheck_loss(seed, index, per_sample, reduction):
-    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", reduction, "kept", "auto", "fp32")
+    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", reduction, "kept", "auto")
     x = noise(2, 4, 25).requires_grad_()
     opcheck(OPS.loss.default, (x, seed, index, per_sample, *options))
 
@@ -69,7 +69,7 @@ def test_opcheck_loss(seed, index, per_sample, reduction):
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("dimension", [48, 101])
 def test_opcheck_statistics(dimension, per_sample):
-    options = (SEED, None, per_sample, [1, 2], 16, "amplitude", "auto", "fp32")
+    options = (SEED, None, per_sample, [1, 2], 16, "amplitude", "auto")
     x = noise(2, dimension)
     opcheck(OPS.statistics.default, (x.requires_grad_(), *options))
     blocks = -(-(dimension // 2) // 16)

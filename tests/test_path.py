@@ -6,7 +6,7 @@ import torch
 from against_reference import DTYPES, rounding
 
 import gaussreg_fast as gf
-from gaussreg_fast import dispatch
+from gaussreg_fast.backends import choice
 
 ABLE = [name for name, state in gf.backends().items() if state == "available"]
 SHAPES = [(3, 2, 4, 8, 8), (5, 1, 40000), (2, 3, 33), (9, 4, 2), (4, 3), (40, 2, 5), (1, 2, 16384)]
@@ -18,7 +18,7 @@ def normal(*shape, seed=0):
 
 def place(backend):
     """Where a backend computes."""
-    return "cuda" if backend == "triton" and not dispatch.interpreted() else "cpu"
+    return "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
 
 
 def case(shape, per_sample, dtype=torch.float32, backend="torch"):
@@ -67,9 +67,9 @@ def test_value_and_gradients(compare, shape, per_sample, backend):
 
 @pytest.mark.skipif("triton" not in ABLE, reason="needs triton")
 def test_more_steps_than_a_program_takes_at_once(compare, monkeypatch):
-    from gaussreg_fast import config
+    from gaussreg_fast.backends.triton import parameters
 
-    monkeypatch.setattr(config, "path_sums", lambda steps, parts: (4, 2, 1))
+    monkeypatch.setattr(parameters, "path_sums", lambda steps, parts: (4, 2, 1))
     dmu, sigma = case((9, 2, 5000), True, backend="triton")  # 3 parts
     compare.values(gf.path_kl(dmu, sigma, backend="triton"), by_numpy(dmu, sigma)[0], 1e-6)
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 OPS = torch.ops.gaussreg_fast
 GROUP = torch.tensor([3, -1, 3, 3, 0, -1, 0])

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast
-from gaussreg_fast import native, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends import native
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 needs_native = pytest.mark.skipif(
-    Path(native.__file__).with_name("_native_missing.txt").exists(), reason="native is not built"
+    Path(native.__file__).parents[2].joinpath("_native_missing.txt").exists(),
+    reason="native is not built",
 )
 SEEDS = st.integers(INT64_MIN, INT64_MAX) | st.sampled_from([0, -1, INT64_MIN, INT64_MAX])
 

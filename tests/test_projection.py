@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 import gaussreg_fast as gf
-from gaussreg_fast import dispatch
+from gaussreg_fast.backends import choice
 
 # The interpreter computes with numpy, which warns of what is selected away.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -30,7 +30,7 @@ def project(x, backend, **options):
     """By a backend, which runs in the interpreter or on a GPU if it is Triton's."""
     if (state := gf.backends()[backend]) != "available":
         pytest.skip(f"{backend}: {state}")
-    device = "cuda" if backend == "triton" and not dispatch.interpreted() else "cpu"
+    device = "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
     return gf.project_white_noise(x.to(device), backend=backend, **options).to(x.device)
 
 

@@ -18,16 +18,16 @@ import json, sys
 import torch
 import gaussreg_fast as gf
 from bench.simulator import Schedule, simulated
-from gaussreg_fast import launch
+from gaussreg_fast.backends.triton import launch
+from gaussreg_fast.spec import NONE, LossSpec
 
 BLOCK, BLOCKS = 16, 12
-one = {"block_size": BLOCK, "statistic": "amplitude"}
 
 
 def signs(x, spectrum, block, target):
     # The signs that the bins of a block take: one, all the same, if its mean is one value.
-    options = {"orders": (), "form": "squared", "power_weight": 1.0, "target": float(target), **one}
-    _, grad = launch.loss(x, launch.Permutation(), gradient=torch.float32, **options)
+    spec = LossSpec((), "squared", 1.0, BLOCK, float(target), "amplitude", "none")
+    _, grad = launch.loss(x, NONE, spec, gradient=torch.float32)
     g = torch.fft.rfft(grad.double())[0]
     along = (g * spectrum.conj()).real / spectrum.abs()
     along = along / along.abs().max()

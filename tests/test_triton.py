@@ -13,15 +13,16 @@ import torch
 from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS, SPLITS_OF_2048
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch
+from gaussreg_fast.backends import choice
+from gaussreg_fast.backends.triton import parameters
 
-STATE = dispatch.triton_state()
+STATE = choice.triton_state()
 pytestmark = [
     pytest.mark.skipif(STATE != "available", reason=STATE),
     # The interpreter computes with numpy, which warns of what is selected away.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
-DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+DEVICE = "cpu" if choice.interpreted() else "cuda"
 
 
 def noise(*shape, **options):
@@ -65,9 +66,9 @@ check_statistics = functools.partial(against_reference.check_statistics, backend
 @pytest.fixture
 def three_launches(monkeypatch):
     """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
-    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 1024))
-    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 8, 1, 2))
-    assert config.path(2048, 16, 10**6) == "large"
+    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 1024))
+    monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 8, 1, 2))
+    assert parameters.path(2048, 16, 10**6) == "large"
 
 
 # ---------------------------------------------------------------- every path
@@ -75,7 +76,7 @@ def three_launches(monkeypatch):
 
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
-    assert config.path(dimension, 16, 227 * 1024) == "fused"
+    assert parameters.path(dimension, 16, 227 * 1024) == "fused"
     n = dimension.bit_length()
     check_loss(
         compare, noise(2 if dimension < 8192 else 1, dimension), kind=PERMUTATIONS[n % 3],
@@ -95,7 +96,7 @@ def test_65536_numbers_in_three_launches(compare):
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [2**n for n in range(17, 20)])
 def test_every_dimension_of_three_launches(compare, dimension):
-    assert config.path(dimension, 16, 227 * 1024) == "large"
+    assert parameters.path(dimension, 16, 227 * 1024) == "large"
     check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
 
 
@@ -167,10 +168,10 @@ def test_statistics_options(compare, case):
     check_statistics(compare, x, **rest)
 
 
-@pytest.mark.parametrize("parameters", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
+@pytest.mark.parametrize("split", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
-def test_splits_of_three_launches(compare, monkeypatch, parameters):
-    monkeypatch.setitem(config.LARGE, 2048, parameters)
+def test_splits_of_three_launches(compare, monkeypatch, split):
+    monkeypatch.setitem(parameters.LARGE, 2048, split)
     check_loss(compare, noise(2, 2048), kind="shared", orders=(1, 2, 3))
 
 

@@ -10,15 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends import choice
+from gaussreg_fast.backends.triton import parameters
 
-STATE = dispatch.triton_state()
+STATE = choice.triton_state()
 pytestmark = [
     pytest.mark.skipif(STATE != "available", reason=STATE),
     # The interpreter computes with numpy, which warns of what is selected away.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
-DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+DEVICE = "cpu" if choice.interpreted() else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # One dimension of each way to compute: one launch, three (see `way`), any number.
 WAYS = {"fused": 64, "large": 512, "general": 101}
@@ -48,18 +50,18 @@ def same(got, want):
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     """A dimension that goes each way; D = 512 goes that of 65536 and more."""
-    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
+    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
     dimension = WAYS[request.param]
-    assert config.path(dimension, 16, 227 * 1024) == request.param
+    assert parameters.path(dimension, 16, 227 * 1024) == request.param
     return dimension
 
 
 def small_pieces(monkeypatch, samples):
     """Lets batches go through in pieces of a few samples."""
-    monkeypatch.setattr(config, "table_rows", lambda dimension: samples)
-    monkeypatch.setattr(config, "large_chunk", lambda dimension: samples)
-    monkeypatch.setattr(config, "GENERAL_WORKSPACE", samples * WAYS["general"])
+    monkeypatch.setattr(parameters, "table_rows", lambda dimension: samples)
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: samples)
+    monkeypatch.setattr(parameters, "GENERAL_WORKSPACE", samples * WAYS["general"])
 
 
 def statistics_and_pullback(x, **options):
@@ -257,7 +259,7 @@ def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypa
 def test_pieces_of_a_batch_of_65536(monkeypatch):
     x = noise(2, 65536)
     want = run(x, permutation="per_sample")
-    monkeypatch.setattr(config, "large_chunk", lambda dimension: 1)
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
     assert same(run(x, permutation="per_sample"), want)
 
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch
+from gaussreg_fast.backends import choice
+from gaussreg_fast.backends.triton import parameters
 
-STATE = dispatch.triton_state()
+STATE = choice.triton_state()
 # The interpreter computes with numpy, which warns of what is selected away.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 needs_triton = pytest.mark.skipif(STATE != "available", reason=STATE)
-DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+DEVICE = "cpu" if choice.interpreted() else "cuda"
 CUDA = torch.device("cuda")
 OPS = torch.ops.gaussreg_fast
 
@@ -69,8 +70,8 @@ def machine(monkeypatch):
                 raise ImportError("triton")
             return triton
 
-        monkeypatch.setattr(dispatch, "version", version)
-        monkeypatch.setattr(dispatch, "interpreted", lambda: False)
+        monkeypatch.setattr(choice, "version", version)
+        monkeypatch.setattr(choice, "interpreted", lambda: False)
         monkeypatch.setattr(torch.version, "hip", hip)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -80,9 +81,9 @@ def machine(monkeypatch):
         clear()
 
     def clear():
-        dispatch.triton_state.cache_clear()
-        dispatch.device_state.cache_clear()
-        dispatch._warn_once.cache_clear()
+        choice.triton_state.cache_clear()
+        choice.device_state.cache_clear()
+        choice._warn_once.cache_clear()
 
     clear()
     yield pretend
@@ -105,12 +106,12 @@ def test_what_is_missing_is_said_and_auto_warns_of_it_once(machine, properties, 
     machine(**properties)
     state = gf.backends()["triton"]
     with pytest.warns(UserWarning, match=f"falls back to its torch backend: .*{reason}") as caught:
-        picked = [dispatch.resolve("auto", CUDA, torch.float32) for _ in range(3)]
+        picked = [choice.resolve("auto", CUDA, torch.float32) for _ in range(3)]
     assert picked == ["torch"] * 3
     assert len(caught) == 1
     assert state in str(caught[0].message)
     with pytest.raises(RuntimeError, match=rf"'triton' cannot run here: .*{reason}.*'torch'"):
-        dispatch.resolve("triton", CUDA, torch.float32)
+        choice.resolve("triton", CUDA, torch.float32)
 
 
 @needs_triton
@@ -123,9 +124,9 @@ def test_auto_takes_triton_on_a_gpu(machine, properties, recwarn):
     machine(**properties)
     assert gf.backends()["triton"] == "available"
     for dtype in (torch.float32, torch.float16, torch.bfloat16, None):
-        assert dispatch.resolve("auto", CUDA, dtype) == "triton"
-    assert dispatch.resolve("auto", CUDA, torch.float64) == "torch"
-    assert dispatch.resolve("auto", torch.device("cpu"), torch.float32) != "triton"
+        assert choice.resolve("auto", CUDA, dtype) == "triton"
+    assert choice.resolve("auto", CUDA, torch.float64) == "torch"
+    assert choice.resolve("auto", torch.device("cpu"), torch.float32) != "triton"
     assert not recwarn.list
 
 
@@ -136,7 +137,10 @@ def test_kernels_that_cannot_be_imported_are_a_reason(machine, monkeypatch):
         raise OSError(f"no symbol in {name}")
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    assert "cannot be imported: no symbol in gaussreg_fast.launch" in gf.backends()["triton"]
+    assert (
+        "cannot be imported: no symbol in gaussreg_fast.backends.triton.launch"
+        in gf.backends()["triton"]
+    )
 
 
 @needs_triton
@@ -152,13 +156,13 @@ def test_float64_is_refused_by_name():
             call(x, backend="triton")
 
 
-@pytest.mark.skipif(not dispatch.interpreted(), reason="the kernels run on a GPU")
+@pytest.mark.skipif(not choice.interpreted(), reason="the kernels run on a GPU")
 def test_the_interpreter_runs_only_by_name(recwarn):
     assert gf.backends()["triton"] == "available"
     for device in ("cpu", "cuda", "meta"):
-        assert dispatch.resolve("auto", torch.device(device), torch.float32) != "triton"
+        assert choice.resolve("auto", torch.device(device), torch.float32) != "triton"
     with pytest.raises(RuntimeError, match=r"'triton' cannot run here.*interpreter"):
-        dispatch.resolve("triton", CUDA, torch.float32)
+        choice.resolve("triton", CUDA, torch.float32)
     assert not recwarn.list
 
 
@@ -173,7 +177,7 @@ def test_the_interpreter_runs_only_by_name(recwarn):
 @example(65536, 8, 2**18)
 @example(1024, 0, 2**18)
 def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
-    path = config.path(dimension, block_size, memory)
+    path = parameters.path(dimension, block_size, memory)
     assert path in ("fused", "large", "general")
     if path != "general":
         assert dimension.bit_count() == block_size.bit_count() == 1
@@ -181,40 +185,40 @@ def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
     if path == "fused":  # two exchanges of M complex numbers
         assert 64 <= dimension <= 32768
         assert 4 * dimension <= memory
-        config.fused(dimension, "sm_90")
+        parameters.fused(dimension, "sm_90")
     if path == "large":
         assert block_size == 16
-        config.large(dimension, "sm_90")
+        parameters.large(dimension, "sm_90")
 
 
 def test_small_shared_memory_sends_samples_another_way():
     limits = {48: 8192, 99: 16384, 163: 32768, 227: 32768}  # KiB -> the largest D
     for kib, largest in limits.items():
-        fused = [d for d in config.FUSED if config.path(d, 16, kib * 1024) == "fused"]
+        fused = [d for d in parameters.FUSED if parameters.path(d, 16, kib * 1024) == "fused"]
         assert max(fused) == largest
 
 
 def test_parameters_of_one_launch_fit_together():
-    assert list(config.FUSED) == [2**n for n in range(6, 16)]
-    for table in (config.FUSED, *config.TUNED.values()):
+    assert list(parameters.FUSED) == [2**n for n in range(6, 16)]
+    for table in (parameters.FUSED, *parameters.TUNED.values()):
         for dimension, p in table.items():
             r1, r2, r3 = p.radices
             assert r1 * r2 * r3 == dimension // 2
-            assert all(config.is_power_of_two(n) for n in (*p.radices, p.num_warps))
-            assert 2 * r1 >= config.VECTOR
+            assert all(parameters.is_power_of_two(n) for n in (*p.radices, p.num_warps))
+            assert 2 * r1 >= parameters.VECTOR
             assert p.num_warps <= 32
 
 
 def test_parameters_of_three_launches_fit_together():
-    assert list(config.LARGE) == [2**n for n in range(16, 23)]
-    for table in (config.LARGE, *config.TUNED_LARGE.values()):
+    assert list(parameters.LARGE) == [2**n for n in range(16, 23)]
+    for table in (parameters.LARGE, *parameters.TUNED_LARGE.values()):
         for dimension, p in table.items():
             assert p.n1 * p.n2 == dimension
             assert p.n1 % 32 == 0
             assert p.n1 // p.column_radices[2] % 16 == 0  # rows by which a tile's pieces differ
             assert p.n2 // 2 % p.width == 0
             numbers = (*p.column_radices, *p.row_radices, p.width, p.column_warps, p.row_warps)
-            assert all(config.is_power_of_two(n) for n in numbers)
+            assert all(parameters.is_power_of_two(n) for n in numbers)
             # Halves of a row are halves of these.
             assert p.row_radices[0] >= 2
             assert p.row_radices[2] >= 2
@@ -225,40 +229,40 @@ def test_parameters_of_three_launches_fit_together():
 
 
 def test_pieces_of_a_batch_stay_within_the_workspace():
-    for dimension in config.LARGE:
-        samples = config.large_chunk(dimension)
+    for dimension in parameters.LARGE:
+        samples = parameters.large_chunk(dimension)
         assert samples >= 1
-        assert samples == 1 or 8 * samples * dimension <= config.LARGE_WORKSPACE
-    for dimension in config.FUSED:
-        assert 1 <= config.table_rows(dimension) <= 2**24 // (4 * dimension)
+        assert samples == 1 or 8 * samples * dimension <= parameters.LARGE_WORKSPACE
+    for dimension in parameters.FUSED:
+        assert 1 <= parameters.table_rows(dimension) <= 2**24 // (4 * dimension)
     for dimension in (32, 1001, 65537, 10**7):
         for batch in (1, 2, 1000):
-            samples = config.chunk(dimension, batch)
+            samples = parameters.chunk(dimension, batch)
             assert 1 <= samples <= batch
-            assert samples == 1 or samples * dimension <= config.GENERAL_WORKSPACE
+            assert samples == 1 or samples * dimension <= parameters.GENERAL_WORKSPACE
 
 
 @given(st.integers(1, 2**27))
 def test_the_general_path_gives_every_number_to_one_program(dimension):
     blocks = -(-max(dimension // 2, 1) // 16)
     for size, split in (
-        (dimension, config.general(dimension)),
-        (blocks, config.general_blocks(max(dimension // 2, 1), 16)[0]),
+        (dimension, parameters.general(dimension)),
+        (blocks, parameters.general_blocks(max(dimension // 2, 1), 16)[0]),
     ):
-        assert config.is_power_of_two(split.tile)
-        assert config.is_power_of_two(split.num_warps)
-        assert 1 <= split.parts <= config.GENERAL_PARTS
+        assert parameters.is_power_of_two(split.tile)
+        assert parameters.is_power_of_two(split.num_warps)
+        assert 1 <= split.parts <= parameters.GENERAL_PARTS
         assert split.parts * split.steps * split.tile >= size
         assert (split.parts - 1) * split.steps * split.tile < size  # and none has nothing to do
 
 
 @given(st.integers(1, 2**31))
 def test_permutation_parameters(dimension):
-    bits = config.permutation_bits(dimension)
+    bits = parameters.permutation_bits(dimension)
     assert bits >= 2
     assert dimension <= 2**bits
     assert bits == 2 or dimension > 2 ** (bits - 1)
-    assert config.is_power_of_two(config.table_tile(dimension))
+    assert parameters.is_power_of_two(parameters.table_tile(dimension))
 
 
 # ---------------------------------------------------------------- what tools see
@@ -282,7 +286,7 @@ class Domain:
 
 @pytest.fixture
 def domain(monkeypatch):
-    from gaussreg_fast.launch import _device
+    from gaussreg_fast.backends.triton import _device
 
     fake = Domain()
     _device._range.cache_clear()
@@ -306,7 +310,7 @@ def test_launches_are_ranges(domain):
 
 @needs_triton
 def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
-    from gaussreg_fast.launch import _fused
+    from gaussreg_fast.backends.triton import _fused
 
     class Failing:
         def __getitem__(self, grid):
@@ -323,7 +327,7 @@ def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
     pytest.importorskip("nvtx")
     names = []
     monkeypatch.setattr("nvtx.get_domain", names.append)
-    from gaussreg_fast.launch import _device
+    from gaussreg_fast.backends.triton import _device
 
     _device._ranges.__wrapped__()
     assert names == ["gaussreg_fast"]
@@ -331,7 +335,7 @@ def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
 
 @needs_triton
 def test_without_nvtx_there_are_no_ranges_and_the_losses_run(monkeypatch):
-    from gaussreg_fast.launch import _device
+    from gaussreg_fast.backends.triton import _device
 
     x = noise(2, 64)
     want = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
@@ -447,9 +451,9 @@ def test_function_transforms():
 def test_opcheck():
     x = noise(2, 64).requires_grad_()
     seed = torch.tensor([5], device=DEVICE)
-    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "kept", "triton", "fp32")
+    options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "kept", "triton")
     opcheck(OPS.loss.default, (x, seed, None, False, *options))
-    options = (seed, None, True, [4, 1], 16, "amplitude", "triton", "fp32")
+    options = (seed, None, True, [4, 1], 16, "amplitude", "triton")
     opcheck(OPS.statistics.default, (x, *options))
     opcheck(OPS.statistics_backward.default, (x.detach(), None, noise(2, 2), *options))
     opcheck(OPS.permutation.default, (seed, 100, 2, True, "triton"))

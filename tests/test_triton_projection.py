@@ -10,15 +10,16 @@ from against_reference import SPLITS_OF_2048
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast import config, dispatch
+from gaussreg_fast.backends import choice
+from gaussreg_fast.backends.triton import parameters
 
-STATE = dispatch.triton_state()
+STATE = choice.triton_state()
 pytestmark = [
     pytest.mark.skipif(STATE != "available", reason=STATE),
     # The interpreter computes with numpy, which warns of what is selected away.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
-DEVICE = "cpu" if dispatch.interpreted() else "cuda"
+DEVICE = "cpu" if choice.interpreted() else "cuda"
 WAYS = {"fused": 64, "large": 512, "general": 96}
 
 
@@ -38,35 +39,35 @@ def exact(x, **options):
 @pytest.fixture
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
-    monkeypatch.setattr(config, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(config.LARGE, 512, config.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-    monkeypatch.setitem(config.LARGE, 2048, config.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
+    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
+    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
 
 
 @pytest.fixture(params=WAYS)
 def way(request, three_launches):
     dimension = WAYS[request.param]
-    assert config.projection_path(dimension, 16, 227 * 1024) == request.param
+    assert parameters.projection_path(dimension, 16, 227 * 1024) == request.param
     return dimension
 
 
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
-    assert config.projection_path(dimension, 16, 227 * 1024) == "fused"
+    assert parameters.projection_path(dimension, 16, 227 * 1024) == "fused"
     x = noise(2 if dimension < 8192 else 1, dimension)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
 def test_65536_numbers_in_three_launches(compare):
     x = noise(1, 4, 128, 128)
-    assert config.projection_path(65536, 16, 227 * 1024) == "large"
+    assert parameters.projection_path(65536, 16, 227 * 1024) == "large"
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
-@pytest.mark.parametrize("parameters", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
+@pytest.mark.parametrize("split", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
-def test_splits_of_three_launches(compare, monkeypatch, parameters):
-    monkeypatch.setitem(config.LARGE, 2048, parameters)
+def test_splits_of_three_launches(compare, monkeypatch, split):
+    monkeypatch.setitem(parameters.LARGE, 2048, split)
     x = noise(1, 2048)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
@@ -120,8 +121,8 @@ def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatc
     x = noise(2, way)
     want = project(x)
     assert torch.equal(project(x), want)
-    monkeypatch.setattr(config, "large_chunk", lambda dimension: 1)
-    monkeypatch.setattr(config, "GENERAL_WORKSPACE", WAYS["general"])
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
+    monkeypatch.setattr(parameters, "GENERAL_WORKSPACE", WAYS["general"])
     assert torch.equal(project(x), want)
     assert torch.equal(project(x[1:2]), want[1:2])
 
@@ -156,7 +157,7 @@ def test_launches(way, monkeypatch):
             found.append(self.name)
             return self.kernel[grid]
 
-    room = importlib.import_module("gaussreg_fast.launch._projection")
+    room = importlib.import_module("gaussreg_fast.backends.triton._projection")
     for name, value in list(vars(room).items()):
         if value.__class__.__module__.startswith("triton."):
             monkeypatch.setattr(room, name, Noted(name, value))
@@ -167,7 +168,7 @@ def test_launches(way, monkeypatch):
             "fused": ["project"],
             "large": ["project_columns", "project_rows", "columns_back"],
             "general": ["scaled", "project_spectrum"],
-        }[config.projection_path(way, 16, 227 * 1024)]
+        }[parameters.projection_path(way, 16, 227 * 1024)]
     )
 
 

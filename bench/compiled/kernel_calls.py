@@ -1,9 +1,9 @@
 """The calls whose kernels are compiled and counted.
 
-What is compiled is what the package launches: each entry below is a call of `gaussreg_fast.launch`
+What is compiled is what the package launches: each entry is a call of `backends.triton.launch`
 with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
-own binder makes types and alignments, config.py the launch parameters; launches are noted instead
-of run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
+own binder makes types and alignments, parameters.py the launch parameters; launches are noted, not
+run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
 code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
 
 A compilation takes up to 20 s, nearly all of it Triton's own layout pass, so not every call is
@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.spec import Draw, LossSpec, Source, StatisticsSpec
 
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One call of `gaussreg_fast.launch`; the defaults are those of the public functions."""
+    """One call of `backends.triton.launch`; the defaults are those of the public functions."""
 
     dimension: int
     task: str = "gradient"
@@ -47,65 +48,53 @@ class KernelCall:
 
     def run(self, batch: int = 2) -> None:
         """Allocates and launches."""
-        from gaussreg_fast import launch
+        from gaussreg_fast.backends.triton import launch
 
         seed = torch.zeros(1, dtype=torch.int64)
         if self.task.startswith("drift"):
             self._drift()
             return
         if self.task == "permutation":
-            launch.permutation(seed, self.dimension, 0, False)
+            launch.permutation(seed, self.dimension)
             return
         if self.task.startswith("path_"):
             self._path(launch, batch)
             return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
         if self.task == "projection":
-            launch.project(x, self.block_size)
+            launch.project(x, block_size=self.block_size)
             return
-        permutation = {
-            "none": launch.Permutation(),
-            "shared": launch.Permutation(seed=seed),
-            "per_sample": launch.Permutation(seed=seed, per_sample=True),
-            "index": launch.Permutation(index=torch.arange(self.dimension)),
+        draw = {
+            "none": Draw(),
+            "shared": Draw(Source.SHARED, seed),
+            "per_sample": Draw(Source.PER_SAMPLE, seed),
+            "index": Draw(Source.TABLE, table=torch.arange(self.dimension), valid=True),
         }[self.permutation]
-        options: dict[str, Any] = {
-            "orders": self.orders,
-            "block_size": self.block_size,
-            "statistic": self.statistic,
-        }
+        spec = StatisticsSpec(self.orders, self.block_size, self.statistic)
         if self.task == "statistics":
-            launch.statistics(x, permutation, **options)
+            launch.statistics(x, draw, spec)
         elif self.task == "pullback":
             blocks = -(-(self.dimension // 2) // self.block_size)
             moments = torch.zeros(batch, len(self.orders))
-            launch.pullback(x, permutation, moments, torch.zeros(batch, blocks), **options)
+            gradients = {"grad_moments": moments, "grad_blocks": torch.zeros(batch, blocks)}
+            launch.pullback(x, draw, spec, **gradients)
         else:
-            launch.loss(
-                x,
-                permutation,
-                form=self.form,
-                power_weight=self.power_weight,
-                target=0.8862,
-                gradient=x.dtype if self.task == "gradient" else None,
-                **options,
-            )
+            options = self.form, self.power_weight, self.block_size, 0.8862, self.statistic
+            gradient = x.dtype if self.task == "gradient" else None
+            launch.loss(x, draw, LossSpec(self.orders, *options, "none"), gradient=gradient)
 
     def _path(self, launch: Any, batch: int) -> None:
         """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
         dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
-        out: dict[str, torch.Tensor] = {}
-        if self.task != "path_backward":
-            out |= {"kl": torch.empty(batch), "costs": torch.empty(50, batch)}
-        if self.task != "path_value":
-            out["grad"] = torch.empty_like(dmu)
+        sigma = torch.ones(50, 1)
         if self.task == "path_backward":
-            out["upstream"] = torch.empty(batch)
-        launch.path_kl(dmu, torch.ones(50, 1), **out)
+            launch.path_kl_pullback(dmu, sigma, torch.empty(batch))
+        else:
+            launch.path_kl(dmu, sigma, gradient=self.task == "path_both")
 
     def _drift(self) -> None:
         """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
-        from gaussreg_fast import launch
+        from gaussreg_fast.backends.triton import launch
 
         dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
         params = [torch.zeros(self.dimension, dtype=dtype) for _ in range(2)]
@@ -136,7 +125,7 @@ EVERYWHERE = (
     KernelCall(4096, task="projection", block_size=256),
 )
 SM_90 = (
-    *(KernelCall(dimension) for dimension in (*config.FUSED, *config.LARGE)),
+    *(KernelCall(dimension) for dimension in (*parameters.FUSED, *parameters.LARGE)),
     KernelCall(1024, task="value"),
     KernelCall(1024, permutation="none"),
     KernelCall(1024, dtype="float16"),
@@ -155,7 +144,7 @@ SM_90 = (
     KernelCall(1000),
     KernelCall(3 * 2**20),
     KernelCall(2**20, power_weight=0.0),
-    *(KernelCall(16384, task=f"drift {task}") for task in ("accumulate", "decay")),
+    KernelCall(16384, task="drift accumulate"),
     KernelCall(16384, task="drift gradient", dtype="bfloat16"),
     KernelCall(16384, task="drift gradient", dtype="mixed"),
     KernelCall(2**28, task="drift value"),

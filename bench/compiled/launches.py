@@ -9,7 +9,7 @@ of it runs, so that the counts of every call can be kept in a file and compared 
 Bytes and operations are the kernels' own launch metadata (kernels/metadata.py). torch's operators
 are counted beside them: on a device each is a launch, and the memory that they return is what a
 call allocates; those that make the call's own inputs are among them. Drawing the seed and the mean
-over the batch are not: they are torch's as well, and happen above `gaussreg_fast.launch`.
+over the batch are not: they are torch's as well, and happen above `gaussreg_fast.backends.triton`.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def _compile(real: dict[str, Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def torch_cuda(device: Device) -> Iterator[None]:
     """`torch.cuda` is this device within, and the package's "auto" is its triton backend."""
-    from gaussreg_fast import dispatch
+    from gaussreg_fast.backends import choice
 
     def automatic(_: torch.device, dtype: torch.dtype | None) -> str:
         return "torch" if dtype == torch.float64 else "triton"
@@ -258,9 +258,9 @@ def torch_cuda(device: Device) -> Iterator[None]:
         real = {name: getattr(torch.cuda, name) for name in answers}
         stack.enter_context(mock.patch.multiple(torch.cuda, **answers))
         stack.enter_context(mock.patch.object(torch, "compile", _compile(real)))
-        stack.enter_context(mock.patch.object(dispatch, "_automatic", automatic))
-        stack.enter_context(mock.patch.object(dispatch, "interpreted", return_value=True))
-        stack.enter_context(mock.patch.object(dispatch, "triton_state", return_value="available"))
+        stack.enter_context(mock.patch.object(choice, "_automatic", automatic))
+        stack.enter_context(mock.patch.object(choice, "interpreted", return_value=True))
+        stack.enter_context(mock.patch.object(choice, "triton_state", return_value="available"))
         stack.enter_context(OnCpu(device.place))
         yield
 

@@ -192,7 +192,7 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
             "--rehearse goes through it without one"
         )
     with device(rehearse):
-        from gaussreg_fast.launch import _device
+        from gaussreg_fast.backends.triton import _device
 
         facts = machine.facts("cuda")
         here = "sm_90" if rehearse else _device.arch(torch.device("cuda", 0))

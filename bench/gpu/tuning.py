@@ -1,6 +1,7 @@
 """Launch parameters: every combination worth a try, checked, then timed in turns.
 
-What is best goes into `config.TUNED` and `config.TUNED_LARGE` by hand, with the run that says so.
+What is best goes by hand into `TUNED` and `TUNED_LARGE` of backends/triton/parameters.py, with the
+run that says so.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from bench.harness.errors import Wrong
 from bench.subjects.cases import Case
 from bench.subjects.correctness import Errors, against_reference, fresh, permutations
 from bench.subjects.peers import inputs
-from gaussreg_fast import config, gaussianity_value_and_grad
+from gaussreg_fast import gaussianity_value_and_grad
+from gaussreg_fast.backends.triton import parameters
 
 DIMENSIONS = (16384, 4096, 32768, 65536, 262144)
 NUMBERS, SMALL_NUMBERS = 2**26, 2**11  # of a batch; in full several times the cache
 SECONDS = 12.0
-Parameters = config.Fused | config.Large
+Parameters = parameters.Fused | parameters.Large
 
 
 def parts(small: bool) -> list[Part]:
@@ -48,7 +50,7 @@ def parts(small: bool) -> list[Part]:
 
 def candidates(dimension: int) -> list[Parameters]:
     """The parameters in use first, then others."""
-    if dimension in config.FUSED:
+    if dimension in parameters.FUSED:
         return list(_fused(dimension))
     return list(_large(dimension))
 
@@ -60,7 +62,7 @@ def _fused(dimension: int) -> dict[Parameters, None]:
     at most half of a transform's numbers lie in another thread. Reading x again saves registers
     where a thread holds 64.
     """
-    found: dict[Parameters, None] = {config.FUSED[dimension]: None}
+    found: dict[Parameters, None] = {parameters.FUSED[dimension]: None}
     for r1, r2 in itertools.product((8, 16, 32), repeat=2):
         r3, rest = divmod(dimension // 2, r1 * r2)
         if rest or not 2 <= r3 <= 32:
@@ -69,13 +71,13 @@ def _fused(dimension: int) -> dict[Parameters, None]:
             warps, rest = divmod(dimension, 32 * numbers)
             if rest or not 1 <= warps <= 16 or max(r1, r2, r3) > numbers:
                 continue
-            found[config.Fused((r1, r2, r3), warps, reload)] = None
+            found[parameters.Fused((r1, r2, r3), warps, reload)] = None
     return found
 
 
 def _large(dimension: int) -> dict[Parameters, None]:
     """What is in use with one thing changed: width, warps, radices, or D split another way."""
-    base = config.LARGE[dimension]
+    base = parameters.LARGE[dimension]
     found: dict[Parameters, None] = {base: None}
     for factor in (0.5, 2.0):
         for name in ("column_warps", "row_warps", "width"):
@@ -99,7 +101,7 @@ def label(dimension: int, p: Parameters) -> str:
     def by(radices: tuple[int, ...]) -> str:
         return "x".join(map(str, radices))
 
-    if isinstance(p, config.Fused):
+    if isinstance(p, parameters.Fused):
         reload = " reload" if p.reload else ""
         return f"{dimension} {by(p.radices)} w{p.num_warps}{reload}"
     columns = f"{by(p.column_radices)} w{p.column_warps} width {p.width}"
@@ -109,15 +111,15 @@ def label(dimension: int, p: Parameters) -> str:
 @contextlib.contextmanager
 def used(dimension: int, p: Parameters, arch: str) -> Iterator[None]:
     """The package launches with these parameters in the body."""
-    fused = isinstance(p, config.Fused)
-    tables: Any = config.TUNED if fused else config.TUNED_LARGE
-    asked: Callable[[int, str], Any] = config.fused if fused else config.large
+    fused = isinstance(p, parameters.Fused)
+    tables: Any = parameters.TUNED if fused else parameters.TUNED_LARGE
+    asked: Callable[[int, str], Any] = parameters.fused if fused else parameters.large
     table = tables.setdefault(arch, {})
     before = table.get(dimension)
     table[dimension] = p
     try:
         if asked(dimension, arch) != p:
-            raise RuntimeError("the package does not follow config.TUNED")
+            raise RuntimeError("the package does not follow parameters.TUNED")
         yield
     finally:
         del table[dimension]
@@ -126,7 +128,7 @@ def used(dimension: int, p: Parameters, arch: str) -> Iterator[None]:
 
 
 def architecture() -> str:
-    from gaussreg_fast.launch import _device
+    from gaussreg_fast.backends.triton import _device
 
     return _device.arch(torch.device("cuda", 0))
 

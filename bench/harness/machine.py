@@ -14,7 +14,7 @@ import torch
 
 import gaussreg_fast
 from bench.harness.timing import CpuClock, GpuClock
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**31}  # more than any cache
 CACHED_BYTES = 2**16  # a latent of SD, which a processor keeps in its second cache

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.subjects.cases import Case
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 
 STAGE_SIZES = (4096, 16384, 65536, 262144)
 PER_BIN = 20

@@ -188,13 +188,13 @@ def simulated(
     """
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise Unsupported("TRITON_INTERPRET is set: Triton compiles nothing")
-    import gaussreg_fast.launch  # noqa: F401 - `pretended` answers its questions
-    from gaussreg_fast import dispatch
+    from gaussreg_fast.backends import choice
+    from gaussreg_fast.backends.triton import launch  # noqa: F401 - `pretended` answers for it
 
     simulation = Simulation(schedule or Schedule(), edit)
     with (
-        mock.patch.object(dispatch, "interpreted", return_value=True),
-        mock.patch.object(dispatch, "triton_state", return_value="available"),
+        mock.patch.object(choice, "interpreted", return_value=True),
+        mock.patch.object(choice, "triton_state", return_value="available"),
         simulation.memory.watched(),
         pretended(arch, execute=simulation.execute),
     ):

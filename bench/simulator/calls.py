@@ -12,7 +12,8 @@ from torch import Tensor
 
 import gaussreg_fast as gf
 from bench.simulator.cases import Case, laid_out, samples
-from gaussreg_fast import config, reference
+from gaussreg_fast import reference
+from gaussreg_fast.backends.triton import parameters
 
 SEED = 123456789
 Errors = dict[str, float]
@@ -37,7 +38,7 @@ def _in_pieces(case: Case) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if case.pieces:
             for name in ("table_rows", "large_chunk", "chunk"):
-                stack.enter_context(mock.patch.object(config, name, return_value=1))
+                stack.enter_context(mock.patch.object(parameters, name, return_value=1))
         yield
 
 
@@ -174,9 +175,6 @@ def _drift(case: Case, home: Home) -> Results:
 
     params, base, grads = ([put(x) for x in some] for some in (params, base, grads))
     options: dict[str, Any] = {"backend": "triton"}
-    if task == "decay":
-        gf.parameter_drift_decay_(params, base, rate=0.25, **options)
-        return {f"tensor {k}": p for k, p in enumerate(params)}
     options |= {"weight": 2.0, "reduction": "sum"}
     if task == "value":
         return {"value": gf.parameter_drift(params, base, **options)}

@@ -96,7 +96,7 @@ def _relatives() -> list[Case]:
     cases += [Case(262144, task="projection", batch=1)]
     for d, block in ((1024, 8), (4096, 256), (1000, 10)):
         cases.append(Case(d, task="projection", block_size=block))
-    for task in ("value", "gradient", "accumulate", "decay"):
+    for task in ("value", "gradient", "accumulate"):
         types = ("float32", "bfloat16", "float16", "mixed")
         cases += [Case(4099, task=f"drift {task}", dtype=t) for t in types]
     cases += [Case(50000, task="drift gradient"), Case(50001, task="drift gradient unaligned")]

@@ -148,10 +148,9 @@ def _drift(case: Case) -> Results:
     tensors = {
         "gradient": [4 * gap for gap in gaps],
         "accumulate": [b.double() + 4 * gap for b, gap in zip(before, gaps, strict=True)],
-        "decay": [b.double() + math.exp(-0.5) * g for b, g in zip(base, gaps, strict=True)],
         "value": [],
     }[task]
-    found: Results = {} if task == "decay" else {"value": torch.as_tensor(value)}
+    found: Results = {"value": torch.as_tensor(value)}
     return found | {f"tensor {k}": t for k, t in enumerate(tensors)}
 
 

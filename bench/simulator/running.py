@@ -18,7 +18,7 @@ from bench.simulator import Launch
 from bench.simulator.calls import Results
 from bench.simulator.cases import Case
 from bench.simulator.core import Schedule
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
 
 # In the order of barriers; finely interleaved, which finds what waits for no barrier; and with
 # approximate instructions off by up to their documented error.
@@ -64,14 +64,14 @@ def path_of(case: Case, arch: str = "sm_90") -> str:
     memory = ARCHS[arch][1]
     word = case.task.split()[0]
     if word == "projection":
-        way = config.projection_path(case.dimension, case.block_size, memory)
+        way = parameters.projection_path(case.dimension, case.block_size, memory)
         return f"projection, {names[way]}"
     if word in ("drift", "permutation"):
         return word
     if word.startswith("path_"):
         return "path KL"
     spectral = case.power_weight and word not in ("moments", "kl", "kurtosis", "norm")
-    return names[config.path(case.dimension, case.block_size if spectral else 0, memory)]
+    return names[parameters.path(case.dimension, case.block_size if spectral else 0, memory)]
 
 
 def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Outcome:

@@ -22,7 +22,7 @@ RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for excep
 # The module under test is a sanitized one, and is not the editable install's.
 CHECK = """
 import sys
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
 module = native.module()
 with open(module.__file__, "rb") as f:
     text = f.read()

@@ -11,7 +11,7 @@ other argument out of range, RuntimeError for a backend that cannot run here. Th
 before anything is computed.
 """
 
-from gaussreg_fast.dispatch import backends
+from gaussreg_fast.backends import backends
 from gaussreg_fast.functional._divergence import f_divergence, surrogate_reward
 from gaussreg_fast.functional._drift import (
     Pairs,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, dispatch, ops
+from gaussreg_fast import checks, spec
+from gaussreg_fast.backends import require
 
 Seed = int | Tensor | None
 
@@ -13,27 +14,21 @@ Seed = int | Tensor | None
 def check_backend(backend: str, x: Tensor) -> None:
     """A backend's name, and that it can run on x."""
     checks.one_of("backend", backend, checks.BACKENDS)
-    dispatch.require(backend, x)
+    require(backend, x)
 
 
-def asked(
+def checked_draw(
     permutation: str | Tensor,
     seed: Seed,
     generator: torch.Generator | None,
     x: Tensor,
     dimension: int,
-) -> ops.Draw:
+) -> spec.Draw:
     """Validates `permutation=`, `seed=` and `generator=`; nothing is drawn yet."""
     checks.permutation(permutation, x, dimension)
     if seed is not None or generator is not None:
         checks.seed(seed, generator, x.device)
-    if isinstance(permutation, Tensor):
-        return ops.Draw(table=permutation)
-    if permutation == "none":
-        return ops.NONE
-    if seed is None and generator is None:
-        return ops.SHARED if permutation == "shared" else ops.PER_SAMPLE
-    return ops.Draw(True, permutation == "per_sample", seed, generator)
+    return spec.draw(permutation, seed, generator)
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, dispatch, ops, tensor_lists
+from gaussreg_fast import checks, ops, tensor_lists
+from gaussreg_fast.backends import require
 
 Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Pairs = Mapping[str, tuple[Tensor, Tensor]] | Iterable[tuple[Tensor, Tensor]]
@@ -162,7 +163,7 @@ def parameter_drift_decay_(
         rate: finite, at least 0; one for all tensors, or one for each.
         weight: see `parameter_drift`.
         reduction: see `parameter_drift`.
-        backend: see `backends`.
+        backend: checked as elsewhere, see `backends`; torch does it always, in one pass.
     """
     pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
@@ -176,7 +177,7 @@ def parameter_drift_decay_(
     shares = [share[each] for each in both]
     with torch.no_grad():
         held = ops.shards(*pair)
-        ops.drift_in_place("decay", held.params, held.base, [], shares, 1.0, backend, pair.plain)
+        ops.move_towards(held.params, held.base, shares)
 
 
 def lora_drift(
@@ -261,7 +262,7 @@ def _check_backend(backend: str, params: list[Tensor]) -> None:
     checks.one_of("backend", backend, checks.BACKENDS)
     if backend in ("triton", "native"):
         for p in {p.dtype: p for p in params}.values():
-            dispatch.require(backend, p)
+            require(backend, p)
 
 
 def _eager(pair: tensor_lists.Paired, name: str) -> None:

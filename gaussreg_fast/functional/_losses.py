@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, dispatch, ops, reference
-from gaussreg_fast.functional._common import Seed, asked, check_backend
-
-
-class _Terms(NamedTuple):
-    """Arguments of the operator, from the orders to the reduction."""
-
-    orders: tuple[int, ...]
-    form: str
-    power_weight: float
-    block_size: int
-    target: float
-    statistic: str
-    reduction: str
+from gaussreg_fast import checks, ops, reference
+from gaussreg_fast.backends import require
+from gaussreg_fast.functional._common import Seed, check_backend, checked_draw
+from gaussreg_fast.spec import NONE, Draw, Gradient, LossSpec, StatisticsSpec
 
 
 def _checked(
@@ -36,7 +25,7 @@ def _checked(
     precision: str,
     moments: bool,
     *orders: int,
-) -> _Terms:
+) -> LossSpec:
     """Validates what does not depend on x; `orders` only where `moments` are wanted."""
     orders = tuple(checks.orders(orders)) if moments else ()
     block_size = checks.spectrum(block_size, statistic, target)
@@ -46,13 +35,13 @@ def _checked(
     checks.one_of("precision", precision, checks.PRECISIONS)
     power_weight = checks.weight("power_weight", power_weight)
     mu = reference.block_target(target, statistic)
-    return _Terms(orders, form, power_weight, block_size, mu, statistic, reduction)
+    return LossSpec(orders, form, power_weight, block_size, mu, statistic, reduction)
 
 
 _remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is no order
 
 
-def _gaussianity_options(
+def _checked_loss(
     x: Tensor,
     orders: Sequence[int] | None,
     power_weight: float,
@@ -66,10 +55,9 @@ def _gaussianity_options(
     reduction: str,
     backend: str,
     precision: str,
-    gradient: str = "",
     moments: bool = True,
-) -> tuple[Any, ...]:
-    """Validates, and returns the arguments of the operator that follow x."""
+) -> tuple[Draw, LossSpec]:
+    """Validates the arguments of a loss; its permutation and its options."""
     dimension = checks.latents(x)
     if type(orders) is not tuple:
         orders = tuple(checks.orders(orders)) if moments else ()
@@ -78,21 +66,25 @@ def _gaussianity_options(
         *orders,
     )  # fmt: skip
     try:
-        terms = _checked(*key) if torch.compiler.is_compiling() else _remembered(*key)
+        spec = _checked(*key) if torch.compiler.is_compiling() else _remembered(*key)
     except TypeError:  # what cannot be hashed has not been checked yet
-        terms = _checked(*key)
-    dispatch.require(backend, x)
-    draw = asked(permutation, seed, generator, x, dimension)
-    if terms.power_weight:
-        checks.long_enough(dimension, terms.block_size)
+        spec = _checked(*key)
+    require(backend, x)
+    draw = checked_draw(permutation, seed, generator, x, dimension)
+    if spec.power_weight:
+        checks.long_enough(dimension, spec.block_size)
     else:
-        draw = ops.NONE
-    return draw, *terms, gradient or _kept(x), backend, precision
+        draw = NONE
+    return draw, spec
 
 
-def _kept(x: Tensor) -> str:
+# Looking a member up costs more than a global, in Python before 3.12.
+_NO_GRADIENT, _KEPT = Gradient.NONE, Gradient.KEPT
+
+
+def _for_backward(x: Tensor) -> Gradient:
     """Whether the operator is to keep a gradient for backward."""
-    return "kept" if x.requires_grad and torch.is_grad_enabled() else "none"
+    return _KEPT if x.requires_grad and torch.is_grad_enabled() else _NO_GRADIENT
 
 
 def gaussianity_loss(
@@ -144,11 +136,11 @@ def gaussianity_loss(
     Returns:
         The loss, float32 (float64 for float64 x): a scalar, or (B,).
     """
-    options = _gaussianity_options(
+    draw, spec = _checked_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
-    return ops.loss(x, *options)[0]
+    return ops.loss(x, draw, spec, _for_backward(x), backend)[0]
 
 
 def gaussianity_value_and_grad(
@@ -177,11 +169,12 @@ def gaussianity_value_and_grad(
         (for `reduction="none"`, row b is the gradient of loss b). Neither is part of an
         autograd graph.
     """
-    options = _gaussianity_options(
+    draw, spec = _checked_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, backend, precision, gradient="reduced",
+        seed, generator, reduction, backend, precision,
     )  # fmt: skip
-    value, grad = ops.loss(x.detach() if x.requires_grad else x, *options)
+    x = x.detach() if x.requires_grad else x
+    value, grad = ops.loss(x, draw, spec, Gradient.REDUCED, backend)
     assert grad is not None
     return value, grad
 
@@ -210,25 +203,22 @@ def permuted_statistics(
         counts as 0, and so does its gradient.
     """
     dimension = checks.latents(x)
-    order_list = checks.orders(orders)
+    order_list = tuple(checks.orders(orders))
     block_size = checks.spectrum(block_size, statistic)
     checks.long_enough(dimension, block_size)
     check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    draw = asked(permutation, seed, generator, x, dimension)
-    return ops.statistics(
-        x, *draw.tensors(x.device), order_list, block_size, statistic, backend, precision
-    )
+    draw = checked_draw(permutation, seed, generator, x, dimension)
+    spec = StatisticsSpec(order_list, block_size, statistic)
+    return ops.statistics(x, draw, spec, backend)
 
 
 def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backend: str) -> Tensor:
     checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend, x)
-    return ops.loss(
-        x, ops.NONE, orders, form, 0.0, 0, 0.0, "amplitude", reduction,
-        _kept(x), backend, "fp32",
-    )[0]  # fmt: skip
+    spec = LossSpec(tuple(orders), form, 0.0, 0, 0.0, "amplitude", reduction)
+    return ops.loss(x, NONE, spec, _for_backward(x), backend)[0]
 
 
 def moment_loss(
@@ -264,11 +254,11 @@ def power_spectrum_loss(
 
     About 0.0924 for white noise at block_size 16. Arguments are those of `gaussianity_loss`.
     """
-    options = _gaussianity_options(
+    draw, spec = _checked_loss(
         x, None, 1.0, "root", block_size, target, statistic, permutation, seed, generator,
         reduction, backend, precision, moments=False,
     )  # fmt: skip
-    return ops.loss(x, *options)[0]
+    return ops.loss(x, draw, spec, _for_backward(x), backend)[0]
 
 
 def kl_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
-from gaussreg_fast.functional._common import Seed, asked, reduce
+from gaussreg_fast.functional._common import Seed, checked_draw, reduce
+from gaussreg_fast.spec import seed_tensor
 
 
 def covariance_loss(
@@ -24,8 +25,8 @@ def covariance_loss(
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    drawn = asked(permutation, seed, generator, x, dimension).tensors(x.device)
-    return reduce(ops.covariance(x, ops.index(*drawn, x.shape[0], dimension, "auto")), reduction)
+    draw = checked_draw(permutation, seed, generator, x, dimension)
+    return reduce(ops.covariance(x, ops.index(draw, x)), reduction)
 
 
 def prno_loss(
@@ -58,6 +59,6 @@ def prno_loss(
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
     checks.seed(seed, generator, x.device)
-    drawn = ops.seed_tensor(seed, generator, x.device)
+    drawn = seed_tensor(seed, generator, x.device)
     index = ops.permutation(drawn, dimension, shuffles, False, "auto") if shuffles else None
     return reduce(ops.prno(x, index, factor), reduction)

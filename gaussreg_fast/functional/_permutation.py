@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
+from gaussreg_fast.spec import seed_tensor
 
 
 def permutation(
@@ -32,4 +33,4 @@ def permutation(
     if seed is None:
         raise TypeError("seed must be an int or an int64 tensor, got None")
     checks.seed(seed, None, device)
-    return ops.permutation(ops.seed_tensor(seed, None, device), D, 0, inverse, "auto")
+    return ops.permutation(seed_tensor(seed, None, device), D, 0, inverse, "auto")

@@ -1,6 +1,7 @@
 """The torch operators: schemas, fake and device implementations, autograd.
 
-The only place where operators are registered. Each has three entrances, in this order:
+The only place where operators are registered: each is data for the class `Operator`, which has
+three entrances, in this order:
 
 - eager calls on ordinary tensors run the implementation directly (a trip through the
   dispatcher costs more than a small kernel: `bench/studies/call_overhead.py`);
@@ -11,9 +12,8 @@ One backward serves them all. Double backward and forward-mode AD raise (of `pat
 only the latter).
 """
 
-from gaussreg_fast.ops._draw import NONE, PER_SAMPLE, SHARED, Draw, seed_tensor
 from gaussreg_fast.ops._drift import drift, lora_product
-from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
+from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like, plain
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path import path_kl
@@ -24,10 +24,6 @@ from gaussreg_fast.ops._statistics import statistics
 from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
-    "NONE",
-    "PER_SAMPLE",
-    "SHARED",
-    "Draw",
     "covariance",
     "drift",
     "drift_in_place",
@@ -36,13 +32,13 @@ __all__ = [
     "local",
     "lora_product",
     "loss",
+    "move_towards",
     "new_like",
     "path_kl",
     "permutation",
     "plain",
     "prno",
     "project_white_noise",
-    "seed_tensor",
     "sharded",
     "sharded_drift",
     "shards",

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gaussreg_fast import checks, reference
-from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain, value_dtype
-from gaussreg_fast.ops._registry import direct, first_order, library, register, transformed
+from gaussreg_fast._torch_internals import direct, writable
+from gaussreg_fast.backends._lists import value_dtype
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
+from gaussreg_fast.ops._operator import Operator, first_order
 
 
 def _value(params: list[Tensor], base: list[Tensor], scales: list[float], backend: str) -> Tensor:
@@ -29,13 +31,7 @@ def _gradient(
     return grads
 
 
-_value_op = register(
-    "parameter_drift",
-    "(Tensor[] params, Tensor[] base, float[] scales, str backend) -> Tensor",
-    _value,
-    lambda params, base, scales, backend: params[0].new_empty((), dtype=value_dtype(params, base)),
-)
-_gradient_op = register(
+_gradient_op = Operator(
     "parameter_drift_gradient",
     "(Tensor upstream, Tensor[] params, Tensor[] base, float[] scales, str backend) -> Tensor[]",
     _gradient,
@@ -67,67 +63,97 @@ def _gradients(
     return [next(found) if want else None for want in wanted]
 
 
-class _DriftOp(Function):
-    """Autograd of the operator, for compiled code and torch.func."""
+class _DriftOperator(Operator):
+    """An operator of lists, which autograd takes as so many tensors.
 
-    generate_vmap_rule = True
+    For compiled code and torch.func its inputs are the number of parameters, the options and then
+    all tensors. For eager calls the base, which has no gradient, is no input.
+    """
 
-    @staticmethod
-    def forward(count: int, scales: list[float], backend: str, *tensors: Tensor) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _value_op(list(tensors[:count]), list(tensors[count:]), scales, backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.options = inputs[:3]
-        ctx.save_for_backward(*inputs[3:])
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
-        count, scales, backend = ctx.options
-        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3 : 3 + count]
-        params, base = tensors[:count], tensors[count:]
-        grads = _gradients(_gradient_op, upstream[0], params, base, scales, backend, wanted)
-        return (None, None, None, *grads, *[None] * len(base))
-
-
-class _DriftEager(Function):
-    """The same for eager calls; the base, which has no gradient, is no input of its own."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
+    def __call__(
+        self,
+        params: list[Tensor],
         base: list[Tensor],
         scales: list[float],
         backend: str,
-        plain: bool,
-        *params: Tensor,
+        plain: bool = False,
     ) -> Tensor:
-        ctx.options = scales, backend
-        ctx.save_for_backward(*params, *base)
+        if not (direct(params[0]) if plain else ordinary((*params, *base))):
+            return self._traced(params, base, scales, backend)
+        if torch.is_grad_enabled() and any(p.requires_grad for p in params):
+            return self._eager(base, scales, backend, plain, *params)
         return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
-        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
-        params, base = tensors[: len(wanted)], tensors[len(wanted) :]
-        scales, backend = ctx.options
-        grads = _gradients(_gradient, upstream[0], params, base, scales, backend, wanted)
-        return (None, None, None, None, *grads)
+    def _through(self, function: type[Function]) -> Callable:
+        def through(
+            params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
+        ) -> Tensor:
+            return function.apply(len(params), scales, backend, *params, *base)
+
+        return through
+
+    def _function(self, below: Callable) -> type[Function]:
+        class Autograd(Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(count: int, scales: list[float], backend: str, *tensors: Tensor) -> Tensor:
+                return below(list(tensors[:count]), list(tensors[count:]), scales, backend)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+                ctx.options = inputs[:3]
+                ctx.save_for_backward(*inputs[3:])
+
+            @staticmethod
+            def backward(ctx: Any, *upstream: Tensor) -> Any:
+                count, scales, backend = ctx.options
+                tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3 : 3 + count]
+                params, base = tensors[:count], tensors[count:]
+                call = _gradient_op.op
+                grads = _gradients(call, upstream[0], params, base, scales, backend, wanted)
+                return (None, None, None, *grads, *[None] * len(base))
+
+        return Autograd
+
+    def _eager_function(self) -> type[Function]:
+        class Eager(Function):
+            @staticmethod
+            def forward(
+                ctx: Any,
+                base: list[Tensor],
+                scales: list[float],
+                backend: str,
+                plain: bool,
+                *params: Tensor,
+            ) -> Tensor:
+                ctx.options = scales, backend
+                ctx.save_for_backward(*params, *base)
+                return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
+
+            @staticmethod
+            def backward(ctx: Any, *upstream: Tensor) -> Any:
+                tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
+                params, base = tensors[: len(wanted)], tensors[len(wanted) :]
+                scales, backend = ctx.options
+                grads = _gradients(_gradient, upstream[0], params, base, scales, backend, wanted)
+                return (None, None, None, None, *grads)
+
+        return Eager
 
 
-def _autograd(
-    params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
-) -> Tensor:
-    return _DriftOp.apply(len(params), scales, backend, *params, *base)
-
-
-library.impl("parameter_drift", _autograd, "Autograd")
+_drift_op = _DriftOperator(
+    "parameter_drift",
+    "(Tensor[] params, Tensor[] base, float[] scales, str backend) -> Tensor",
+    _value,
+    lambda params, base, scales, backend: params[0].new_empty((), dtype=value_dtype(params, base)),
+    backward=_gradients,
+)
 
 
 def ordinary(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are ordinary tensors in ordinary eager code: see `direct`."""
-    return direct(tensors[0]) and checks.ORDINARY.issuperset(map(type, tensors))
+    """Whether all are ordinary tensors in ordinary eager code: see `writable`."""
+    return writable(tensors[0]) and checks.ORDINARY.issuperset(map(type, tensors))
 
 
 def drift(
@@ -142,12 +168,7 @@ def drift(
     An empty `base` stands for zeros. Of any sizes, shapes alike; float32, or float64 where a tensor
     is that. For `plain` see `drift_in_place`.
     """
-    params, base, scales = list(params), list(base), list(scales)
-    if not (direct(params[0]) if plain else ordinary((*params, *base))):
-        return (_autograd if transformed() else _value_op)(params, base, scales, backend)
-    if torch.is_grad_enabled() and any(p.requires_grad for p in params):
-        return _DriftEager.apply(base, scales, backend, plain, *params)
-    return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
+    return _drift_op(list(params), list(base), list(scales), backend, plain)
 
 
 def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

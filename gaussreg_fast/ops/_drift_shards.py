@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from gaussreg_fast._torch_internals import writable
 from gaussreg_fast.ops._drift import ordinary
 from gaussreg_fast.ops._drift_run import drift_in_place, new_like
-from gaussreg_fast.ops._registry import direct, first_order
+from gaussreg_fast.ops._operator import first_order
 
 
 def is_sharded(x: Any) -> bool:
@@ -33,9 +34,9 @@ def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
     `checked` says that their types are known to be ordinary.
     """
     if checked:
-        return direct(tensors[0])
+        return writable(tensors[0])
     plain = [t for t in tensors if not is_sharded(t)]
-    return ordinary(plain) if plain else direct(torch.empty(0, device="cpu"))
+    return ordinary(plain) if plain else writable(torch.empty(0, device="cpu"))
 
 
 @dataclass

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gaussreg_fast import reference
-from gaussreg_fast.ops._registry import as_rows, first_order
+from gaussreg_fast.backends.torch import as_rows
+from gaussreg_fast.ops._operator import first_order
 
 
 def _no_autocast(x: Tensor) -> torch.autocast:

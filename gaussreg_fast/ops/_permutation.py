@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, native, reference
-from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._draw import Draw
-from gaussreg_fast.ops._registry import direct, register
+from gaussreg_fast import checks
+from gaussreg_fast.backends import choose
+from gaussreg_fast.ops._operator import Operator
+from gaussreg_fast.spec import Draw, Source
 
 
 def _permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: str) -> Tensor:
-    """(size,) where samples is 0, else (samples, size)."""
-    backend = resolve(backend, seed.device)
-    if backend == "triton":
-        from gaussreg_fast import launch
-
-        return launch.permutation(seed, size, samples, inverse)
-    many = samples or None
-    if backend == "native":
-        return native.permutation(int(seed.item()), size, samples=many, inverse=inverse)
-    return reference.permutation(seed, size, samples=many, inverse=inverse)
+    """Permutation v1: (size,) where samples is 0, else (samples, size), int64."""
+    kernels = choose(backend, seed)
+    return kernels.permutation(seed, size, samples=samples or None, inverse=inverse)
 
 
-_permutation_op = register(
+permutation = Operator(
     "permutation",
     "(Tensor seed, SymInt size, SymInt samples, bool inverse, str backend) -> Tensor",
     _permutation,
@@ -37,77 +29,47 @@ _permutation_op = register(
 )
 
 
-def permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: str) -> Tensor:
-    """Permutation v1: (size,) for samples = 0, else (samples, size), int64."""
-    call = _permutation if direct(seed) else _permutation_op
-    return call(seed, size, samples, inverse, backend)
-
-
-def _index(
-    seed: Tensor | None,
-    index: Tensor | None,
-    per_sample: bool,
-    batch: int,
-    size: int,
-    backend: str,
-) -> Tensor:
+def _index(given: Tensor, seeded: bool, per_sample: bool, batch: int, size: int) -> Tensor:
     """The int64 index of a permutation that is drawn from a seed, or given (a copy of it)."""
-    if index is not None:
-        checks.bijection(index)
-        return index.to(torch.int64, copy=True)
-    assert seed is not None
-    return _permutation(seed, size, batch if per_sample else 0, False, backend)
+    if not seeded:
+        checks.bijection(given)
+        return given.to(torch.int64, copy=True)
+    return _permutation(given, size, batch if per_sample else 0, False, "auto")
 
 
-def _index_fake(
-    seed: Tensor | None, index: Tensor | None, per_sample: bool, batch: int, size: int, backend: str
-) -> Tensor:
-    if index is not None:
-        return torch.empty_like(index, dtype=torch.int64)
-    assert seed is not None
+def _index_fake(given: Tensor, seeded: bool, per_sample: bool, batch: int, size: int) -> Tensor:
+    if not seeded:
+        return torch.empty_like(given, dtype=torch.int64)
     shape = (batch, size) if per_sample else (size,)
-    return torch.empty(shape, dtype=torch.int64, device=seed.device)
+    return torch.empty(shape, dtype=torch.int64, device=given.device)
 
 
-_index_op = register(
+_index_op = Operator(
     "index",
-    "(Tensor? seed, Tensor? index, bool per_sample, SymInt batch, SymInt size, str backend) "
-    "-> Tensor",
+    "(Tensor given, bool seeded, bool per_sample, SymInt batch, SymInt size) -> Tensor",
     _index,
     _index_fake,
 )
 
 
-def index(seed: Tensor | None, index: Tensor | None, *options: Any) -> Tensor | None:
-    """The permutation as an index (size,) or (batch, size), None for none; see `_index`."""
-    given = index if seed is None else seed
+def index(draw: Draw, x: Tensor) -> Tensor | None:
+    """The permutation of a draw for the batch x as an index (D,) or (B, D), None for none."""
+    seed, table, per_sample = draw.tensors(x.device)
+    given = table if seed is None else seed
     if given is None:
         return None
-    return (_index if direct(given) else _index_op)(seed, index, *options)
+    return _index_op(given, seed is not None, per_sample, x.shape[0], math.prod(x.shape[1:]))
 
 
-def index_for(
-    x: Tensor, seed: Tensor | None, index: Tensor | None, per_sample: bool, backend: str
-) -> Tensor | None:
-    """Within an implementation: the index for the batch x, or None for no permutation."""
-    if seed is None and index is None:
-        return None
-    return _index(seed, index, per_sample, x.shape[0], math.prod(x.shape[1:]), backend)
+def prepared(draw: Draw, x: Tensor, backend: str) -> Draw:
+    """Within an implementation: the draw for the batch x, as the backend is to get it.
 
-
-def permutation_for(seed: Tensor | None, index: Tensor | None, per_sample: bool) -> Any:
-    """Within an implementation: the permutation as `launch` takes it."""
-    from gaussreg_fast import launch
-
-    if index is not None:
-        checks.bijection(index)
-    return launch.Permutation(seed, index, per_sample)
-
-
-def native_permutation(draw: Draw) -> native.Permutation:
-    """Within an implementation: the permutation as `native` takes it."""
-    index = draw.table
-    if index is not None:
-        index = index.to(torch.int64, copy=True)  # nobody changes it while C++ reads
-        checks.bijection(index)
-    return native.Permutation(draw.number(), index, draw.per_sample)
+    "auto" leaves float64 to torch; but a permutation has no float64, so that kernels make it.
+    """
+    if backend != "auto" or x.dtype != torch.float64 or not draw.seeded:
+        return draw
+    seed, _, per_sample = draw.tensors(x.device)
+    samples = x.shape[0] if per_sample else 0
+    assert seed is not None
+    table = _permutation(seed, math.prod(x.shape[1:]), samples, False, "auto")
+    return Draw(Source.TABLE, table=table, valid=True)

@@ -3,182 +3,111 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from gaussreg_fast import native, reference
-from gaussreg_fast.dispatch import resolve
-from gaussreg_fast.ops._draw import drawn
-from gaussreg_fast.ops._permutation import index_for, native_permutation, permutation_for
-from gaussreg_fast.ops._registry import (
-    as_rows,
-    direct,
-    enter,
-    first_order,
-    library,
-    native_takes,
-    only_first,
-    register,
-    result_dtype,
-)
+from gaussreg_fast.backends import choose
+from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
+from gaussreg_fast.ops._permutation import prepared
+from gaussreg_fast.spec import Draw, StatisticsSpec, drawn
+
+_Args = tuple[Tensor, Draw, StatisticsSpec, str]
 
 
-def _statistics(
-    x: Tensor,
-    seed: Tensor | None,
-    index: Tensor | None,
-    per_sample: bool,
-    orders: Sequence[int],
-    block_size: int,
-    statistic: str,
-    backend: str,
-    precision: str,
-) -> tuple[Tensor, Tensor]:
-    backend = resolve(backend, x.device, x.dtype)
-    if x.shape[0] == 0:
-        return _statistics_fake(x, seed, index, per_sample, orders, block_size)
-    with torch.no_grad():
-        if backend == "triton":
-            from gaussreg_fast import launch
-
-            return launch.statistics(
-                x,
-                permutation_for(seed, index, per_sample),
-                orders=orders,
-                block_size=block_size,
-                statistic=statistic,
-            )
-        if native_takes(x, backend):
-            return native.statistics(
-                x,
-                native_permutation(drawn(seed, index, per_sample)),
-                orders=orders,
-                block_size=block_size,
-                statistic=statistic,
-            )
-        index = index_for(x, seed, index, per_sample, backend)
-        m, a, _ = reference.permuted_statistics(as_rows(x), index, orders, block_size, statistic)
-    return m, a
-
-
-def _statistics_fake(
-    x: Tensor, seed: Any, index: Any, per_sample: Any, orders: Any, block_size: int, *rest: Any
-) -> tuple[Tensor, Tensor]:
+def _shapes(x: Tensor, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
+    """Empty results."""
     batch, dtype = x.shape[0], result_dtype(x)
-    blocks = -(-(math.prod(x.shape[1:]) // 2) // block_size)
-    return x.new_empty((batch, len(orders)), dtype=dtype), x.new_empty((batch, blocks), dtype=dtype)
+    blocks = -(-(math.prod(x.shape[1:]) // 2) // spec.block_size)
+    moments = x.new_empty((batch, len(spec.orders)), dtype=dtype)
+    return moments, x.new_empty((batch, blocks), dtype=dtype)
 
 
-_statistics_op = register(
-    "statistics",
-    "(Tensor x, Tensor? seed, Tensor? index, bool per_sample, int[] orders, int block_size, "
-    "str statistic, str backend, str precision) -> (Tensor, Tensor)",
-    _statistics,
-    _statistics_fake,
-)
+def _compute(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Tensor, Tensor]:
+    kernels = choose(backend, x)
+    if x.shape[0] == 0:
+        return _shapes(x, spec)
+    with torch.no_grad():
+        return kernels.statistics(x, prepared(draw, x, backend), spec)
 
 
-def _statistics_backward(
+def _pullback(
     x: Tensor,
     grad_m: Tensor | None,
     grad_a: Tensor | None,
-    seed: Tensor | None,
-    index: Tensor | None,
-    per_sample: bool,
-    orders: Sequence[int],
-    block_size: int,
-    statistic: str,
+    draw: Draw,
+    spec: StatisticsSpec,
     backend: str,
-    precision: str,
 ) -> Tensor:
     if x.shape[0] == 0:
         return x.new_zeros(x.shape)
-    backend = resolve(backend, x.device, x.dtype)
-    empty_m, empty_a = _statistics_fake(x, seed, index, per_sample, orders, block_size)
+    kernels = choose(backend, x)
+    empty_m, empty_a = _shapes(x, spec)
     grad_m = torch.zeros_like(empty_m) if grad_m is None else grad_m
     grad_a = torch.zeros_like(empty_a) if grad_a is None else grad_a
     with torch.no_grad():
-        if backend == "triton":
-            from gaussreg_fast import launch
-
-            return launch.pullback(
-                x,
-                permutation_for(seed, index, per_sample),
-                grad_m,
-                grad_a,
-                orders=orders,
-                block_size=block_size,
-                statistic=statistic,
-            )
-        if native_takes(x, backend):
-            return native.pullback(
-                x,
-                native_permutation(drawn(seed, index, per_sample)),
-                grad_m,
-                grad_a,
-                orders=orders,
-                block_size=block_size,
-                statistic=statistic,
-            )
-        rows = as_rows(x)
-        index = index_for(x, seed, index, per_sample, backend)
-        _, _, y = reference.permuted_statistics(rows, index, [], block_size, statistic)
-        grad = reference.permuted_statistics_pullback(
-            rows, y, index, orders, block_size, statistic, grad_m, grad_a
-        )
-    return grad.reshape(x.shape).to(x.dtype).contiguous()
+        draw = prepared(draw, x, backend)
+        return kernels.pullback(x, draw, spec, grad_moments=grad_m, grad_blocks=grad_a)
 
 
-_statistics_backward_op = register(
+def _save(ctx: Any, args: _Args, output: tuple[Tensor, Tensor]) -> None:
+    x, draw, ctx.spec, ctx.backend = args
+    ctx.save_for_backward(x, draw.seed, draw.table)
+    ctx.per_sample = draw.per_sample
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_m: Tensor | None, grad_a: Tensor | None) -> tuple[Tensor]:
+    x, seed, index = ctx.saved_tensors
+    draw = drawn(seed, index, ctx.per_sample)
+    return (first_order(_pullback_op(x, grad_m, grad_a, draw, ctx.spec, ctx.backend), x),)
+
+
+def _flat_options(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Any, ...]:
+    return *draw.tensors(x.device), *spec, backend
+
+
+def _options(
+    seed: Tensor | None,
+    index: Tensor | None,
+    per_sample: bool,
+    orders: list[int],
+    block_size: int,
+    statistic: str,
+    backend: str,
+) -> tuple[Draw, StatisticsSpec, str]:
+    spec = StatisticsSpec(tuple(orders), block_size, statistic)
+    return drawn(seed, index, per_sample), spec, backend
+
+
+_OPTIONS = (
+    "Tensor? seed, Tensor? index, bool per_sample, int[] orders, int block_size, str statistic, "
+    "str backend"
+)
+
+_pullback_op = Operator(
     "statistics_backward",
-    "(Tensor x, Tensor? grad_m, Tensor? grad_a, Tensor? seed, Tensor? index, bool per_sample, "
-    "int[] orders, int block_size, str statistic, str backend, str precision) -> Tensor",
-    _statistics_backward,
+    f"(Tensor x, Tensor? grad_m, Tensor? grad_a, {_OPTIONS}) -> Tensor",
+    _pullback,
     lambda x, *rest: x.new_empty(x.shape),
+    flatten=lambda x, m, a, *args: (x, m, a, *_flat_options(x, *args)),
+    restore=lambda x, m, a, *options: (x, m, a, *_options(*options)),
+)
+
+_statistics_op = Operator(
+    "statistics",
+    f"(Tensor x, {_OPTIONS}) -> (Tensor, Tensor)",
+    _compute,
+    lambda x, *options: _shapes(x, _options(*options)[1]),
+    backward=_backward,
+    save=_save,
+    flatten=lambda x, *args: (x, *_flat_options(x, *args)),
+    restore=lambda x, *options: (x, *_options(*options)),
 )
 
 
-class _StatisticsOp(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _statistics_op(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        x, seed, index, *options = inputs
-        ctx.save_for_backward(x, seed, index)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        x, seed, index = ctx.saved_tensors
-        call = _statistics_backward if direct(x) else _statistics_backward_op
-        grad_m, grad_a = upstream
-        grad = call(x, grad_m, grad_a, seed, index, *ctx.options)
-        return only_first(ctx, first_order(grad, x))
-
-
-class _StatisticsEager(Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        output = _statistics(*args)
-        _StatisticsOp.setup_context(ctx, args, output)
-        return output
-
-    backward = _StatisticsOp.backward
-
-
-library.impl("statistics", _StatisticsOp.apply, "Autograd")
-
-
-def statistics(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P), differentiable; see `_statistics`."""
-    return enter(x, options, _statistics, _statistics_op, _StatisticsOp, _StatisticsEager.apply)
+def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Tensor, Tensor]:
+    """Moments (B, K) and block amplitudes (B, P), differentiable."""
+    # Its seed is drawn once, for backward as well.
+    return _statistics_op(x, drawn(*draw.tensors(x.device)), spec, backend)

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from gaussreg_fast import reference
-from gaussreg_fast.ops._registry import library, register, transformed
+from gaussreg_fast.ops._operator import Operator
 
 
 def _group_sum(x: Tensor, group: Tensor | None) -> Tensor:
@@ -21,87 +20,60 @@ def _group_sum(x: Tensor, group: Tensor | None) -> Tensor:
     return groups.unsort(groups.spread(groups.reduce(groups.sort(x), "sum")))
 
 
-_group_sum_op = register(
-    "group_sum", "(Tensor x, Tensor? group) -> Tensor", _group_sum, lambda x, _: x.new_empty(len(x))
+def _save_group(ctx: Any, args: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(args[1])
+
+
+def _group_sum_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
+    """Its matrix is symmetric: backward is forward."""
+    (group,) = ctx.saved_tensors
+    return (_group_sum_op(upstream, group),)
+
+
+_group_sum_op = Operator(
+    "group_sum",
+    "(Tensor x, Tensor? group) -> Tensor",
+    _group_sum,
+    lambda x, _: x.new_empty(len(x)),
+    backward=_group_sum_backward,
+    save=_save_group,
 )
 
 
-class _GroupSum(Function):
-    """Its matrix is symmetric: backward is forward."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _group_sum_op(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
-        (group,) = ctx.saved_tensors
-        return _sum(upstream[0], group), None
-
-
-library.impl("group_sum", _GroupSum.apply, "Autograd")
-
-
-def _sum(x: Tensor, group: Tensor | None) -> Tensor:
-    return (_GroupSum.apply if transformed() else _group_sum_op)(x, group)
-
-
 def _tilt(reward: Tensor, group: Tensor | None, kind: str, alpha: float, gamma: float) -> Tensor:
+    """Logarithms of the tilted weights, float64 (N,); see `reference.tilt`."""
     if len(reward) == 0:
         return reward.new_empty(0, dtype=torch.float64)
     groups = reference.Groups(group, len(reward), reward.device)
     return reference.tilt(reward.detach().double(), groups, kind, alpha, gamma)
 
 
-_tilt_op = register(
-    "tilt",
-    "(Tensor reward, Tensor? group, str kind, float alpha, float gamma) -> Tensor",
-    _tilt,
-    lambda reward, *rest: reward.new_empty(len(reward), dtype=torch.float64),
-)
+def _save(ctx: Any, args: tuple, output: Tensor) -> None:
+    reward, group, *ctx.options = args
+    ctx.save_for_backward(output, group)
+    ctx.dtype = reward.dtype
 
 
-class _Tilt(Function):
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
     """The gradient through lambda by the implicit function theorem.
 
     With w' = dw/dr at fixed lambda, mean(w) = 1 makes dlambda = sum(w' dr) / sum(w') over a group.
     """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _tilt_op(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        reward, group, *ctx.options = inputs
-        ctx.save_for_backward(output, group)
-        ctx.dtype = reward.dtype
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
-        log_weight, group = ctx.saved_tensors
-        kind, alpha, gamma = ctx.options
-        weight = log_weight.exp()
-        slope = reference.weight_slope(weight, kind, gamma)
-        pulled = slope * upstream[0]
-        share = weight * slope
-        grad = pulled - share / _sum(share, group) * _sum(pulled, group)
-        return (grad / alpha).to(ctx.dtype), None, None, None, None
+    log_weight, group = ctx.saved_tensors
+    kind, alpha, gamma = ctx.options
+    weight = log_weight.exp()
+    slope = reference.weight_slope(weight, kind, gamma)
+    pulled = slope * upstream
+    share = weight * slope
+    grad = pulled - share / _group_sum_op(share, group) * _group_sum_op(pulled, group)
+    return ((grad / alpha).to(ctx.dtype),)
 
 
-library.impl("tilt", _Tilt.apply, "Autograd")
-
-
-def tilt(reward: Tensor, group: Tensor | None, kind: str, alpha: float, gamma: float) -> Tensor:
-    """Logarithms of the tilted weights, float64 (N,); see `reference.tilt`. Differentiable."""
-    return (_Tilt.apply if transformed() else _tilt_op)(reward, group, kind, alpha, gamma)
+tilt = Operator(
+    "tilt",
+    "(Tensor reward, Tensor? group, str kind, float alpha, float gamma) -> Tensor",
+    _tilt,
+    lambda reward, *rest: reward.new_empty(len(reward), dtype=torch.float64),
+    backward=_backward,
+    save=_save,
+)

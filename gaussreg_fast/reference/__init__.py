@@ -19,7 +19,6 @@ from gaussreg_fast.reference._divergence import (
 from gaussreg_fast.reference._drift import (
     drift,
     lora_product,
-    squared_drift,
 )
 from gaussreg_fast.reference._losses import (
     full_power_spectrum_loss,
@@ -28,11 +27,7 @@ from gaussreg_fast.reference._losses import (
     permuted_statistics_pullback,
 )
 from gaussreg_fast.reference._moments import (
-    EPS,
-    moment_terms,
     moments,
-    moments_pullback,
-    order_term,
     target_moment,
 )
 from gaussreg_fast.reference._path import (
@@ -46,9 +41,7 @@ from gaussreg_fast.reference._path import (
 from gaussreg_fast.reference._peers import (
     autocovariance,
     autocovariance_pullback,
-    circular_windows,
     covariance_terms,
-    lag_weights,
     prno_log_probability,
     prno_loss,
 )
@@ -69,11 +62,9 @@ from gaussreg_fast.reference._spectrum import (
     block_target,
     compact_adjoint,
     compact_spectrum,
-    without_dust,
 )
 
 __all__ = [
-    "EPS",
     "FLOOR",
     "RAYLEIGH_MEAN",
     "RAYLEIGH_VAR",
@@ -83,7 +74,6 @@ __all__ = [
     "block_means",
     "block_sizes",
     "block_target",
-    "circular_windows",
     "compact_adjoint",
     "compact_spectrum",
     "covariance_terms",
@@ -95,13 +85,9 @@ __all__ = [
     "flow_terms",
     "full_power_spectrum_loss",
     "gather",
-    "lag_weights",
     "lora_product",
     "loss_and_gradient",
-    "moment_terms",
     "moments",
-    "moments_pullback",
-    "order_term",
     "path_kl",
     "path_kl_by_sigma",
     "path_kl_pullback",
@@ -112,9 +98,7 @@ __all__ = [
     "prno_loss",
     "project_white_noise",
     "scatter",
-    "squared_drift",
     "target_moment",
     "tilt",
     "weight_slope",
-    "without_dust",
 ]

@@ -13,11 +13,6 @@ def drift(theta: Tensor, base: Tensor | None) -> Tensor:
     return theta.to(dtype) if base is None else theta.to(dtype) - base.to(theta.device, dtype)
 
 
-def squared_drift(theta: Tensor, base: Tensor | None) -> Tensor:
-    """||theta - base||_2^2; its gradient by theta is 2 (theta - base)."""
-    return drift(theta, base).square().sum()
-
-
 def lora_product(a: Tensor, b: Tensor) -> Tensor:
     """||B A||_F^2 of A (r, n) and B (m, r) as trace((B^T B)(A A^T)): nothing of m x n is formed."""
     return ((b.T @ b) * (a @ a.T)).sum()

@@ -28,8 +28,7 @@ using Addresses = std::vector<std::uintptr_t>;
 DriftTask task_of(const std::string& name) {
   static const std::pair<const char*, DriftTask> tasks[] = {{"value", DriftTask::kValue},
                                                             {"gradient", DriftTask::kGradient},
-                                                            {"accumulate", DriftTask::kAccumulate},
-                                                            {"decay", DriftTask::kDecay}};
+                                                            {"accumulate", DriftTask::kAccumulate}};
   return named(tasks, "task", name);
 }
 

@@ -1,4 +1,4 @@
-// The Python face of path KL: raw addresses, validated by gaussreg_fast/native.py.
+// The Python face of path KL: raw addresses, validated by gaussreg_fast/backends/native.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,5 +1,5 @@
 // The Python face of the CPU kernels. Here it takes raw addresses: shapes, dtypes, contiguity and
-// options are validated in Python, by gaussreg_fast/native.py. What reads tensors itself is elsewhere
+// options are validated in Python, by gaussreg_fast/backends/native. What reads tensors itself is elsewhere
 // (bind_loss.cpp, bind_drift.cpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>

@@ -61,16 +61,15 @@ struct Nothing {
 // W numbers. `grad` may be theta.
 template <DriftTask Task, class T, class B>
 GAUSSREG_INLINE void drift_step(T* theta, const B* base, T* grad, float factor, vf& sum) {
-  const vf value = T::read(theta), d = value - B::read(base);
-  if constexpr (Task != DriftTask::kDecay) sum += d * d;
+  const vf d = T::read(theta) - B::read(base);
+  sum += d * d;
   if constexpr (Task == DriftTask::kGradient) store(grad, T::rounded(factor * d));
   if constexpr (Task == DriftTask::kStream) stream(grad, T::rounded(factor * d));
   if constexpr (Task == DriftTask::kAccumulate) store(grad, T::rounded(T::read(grad) + factor * d));
-  if constexpr (Task == DriftTask::kDecay) store(theta, T::rounded(value - factor * d));
 }
 
 constexpr bool has_grad(DriftTask task) {
-  return task != DriftTask::kValue && task != DriftTask::kDecay;
+  return task != DriftTask::kValue;
 }
 
 // The sum of d^2 of `size` neighbouring numbers, and what else the task says. In float32, but sums
@@ -107,7 +106,6 @@ static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, f
                                                                          part);
     total += widen(part);
     if constexpr (kHasGrad) __builtin_memcpy(grad + i, out, rest * sizeof(T));
-    if constexpr (Task == DriftTask::kDecay) __builtin_memcpy(theta + i, last, rest * sizeof(T));
   }
   return sum(total);
 }
@@ -172,7 +170,6 @@ static void drift(const DriftJob& job, const Team& team) {
     case DriftTask::kGradient: return drift_task<DriftTask::kGradient>(job, team);
     case DriftTask::kStream: return drift_task<DriftTask::kStream>(job, team);
     case DriftTask::kAccumulate: return drift_task<DriftTask::kAccumulate>(job, team);
-    case DriftTask::kDecay: return drift_task<DriftTask::kDecay>(job, team);
   }
 }
 

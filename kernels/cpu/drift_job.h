@@ -14,7 +14,6 @@ enum class DriftTask {
   kGradient,    // that, and grad = factor d
   kStream,      // the same, for lists that no cache holds: gradients go past it
   kAccumulate,  // that, and grad += factor d
-  kDecay,       // theta -= factor d, no sum
 };
 
 struct DriftTensor {

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
 from gaussreg_fast.kernels.general import finish, gather, moments_only, spectrum
-from gaussreg_fast.launch._device import compiler, on
-from gaussreg_fast.launch._permutation import Permutation, source_of
+from gaussreg_fast.spec import LossSpec
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,12 @@ class _Job:
 
     x: Tensor
     outputs: dict[str, Tensor]
-    mode: str
+    mode: Mode
     table: Tensor
     table_stride: int
     seed: Tensor
     task: str
-    orders: int
-    form: str
-    power: bool
-    block_size: int
-    power_weight: float
-    target: float
+    spec: LossSpec
     scale: float
     first: int = 0
 
@@ -62,31 +58,24 @@ def launch(
     *,
     task: str,
     outputs: dict[str, Tensor],
-    orders: int,
-    form: str,
-    power: bool,
-    block_size: int,
-    power_weight: float = 0.0,
-    target: float = 0.0,
+    spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
     """Runs a task of `kernels.fused` on rows x (B, D) of any length into (or from) `outputs`.
 
-    `block_size` 0 leaves the spectrum out.
+    A block size of 0 leaves the spectrum out.
     """
     batch, dimension = x.shape
+    block_size = spec.block_size
     with on(x.device, f"general {task}"):
         mode, table, stride = source_of(permutation if block_size else Permutation(), x)
         seed = x if permutation.seed is None else permutation.seed
-        job = _Job(
-            x, outputs, mode, table, stride, seed, task, orders, form, power, block_size,
-            power_weight, target, scale,
-        )  # fmt: skip
+        job = _Job(x, outputs, mode, table, stride, seed, task, spec, scale)
         if block_size:
-            rows = config.chunk(dimension, batch)
+            rows = parameters.chunk(dimension, batch)
             for start in range(0, batch, rows):
                 _chunk(job if rows == batch else job.rows(start, start + rows))
-        elif task in ("value", "gradient") and dimension <= config.MOMENTS_IN_ONE_LAUNCH:
+        elif task in ("value", "gradient") and dimension <= parameters.MOMENTS_IN_ONE_LAUNCH:
             _moments_only(job)
         else:
             _chunk(job)
@@ -95,7 +84,7 @@ def launch(
 def _chunk(job: _Job) -> None:
     """All passes over samples whose workspace is there at once."""
     job, permuted, sums = _gathered(job)
-    if not job.block_size:
+    if not job.spec.block_size:
         _finish(job, permuted, permuted, sums, sums)
         return
     half = torch.fft.rfft(permuted)
@@ -109,20 +98,21 @@ def _chunk(job: _Job) -> None:
 
 def _summed_orders(job: _Job) -> int:
     """Whose power sums a task needs: a loss also of order 1, see `finish`."""
-    return {"pullback": 0, "statistics": job.orders}.get(job.task, job.orders | 2)
+    orders = order_mask(job.spec.orders)
+    return {"pullback": 0, "statistics": orders}.get(job.task, orders | 2)
 
 
 def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
     """The job with its table, the permuted samples (float32 if for an FFT), their power sums."""
     x, (batch, dimension) = job.x, job.x.shape
-    split = config.general(dimension)
+    split = parameters.general(dimension)
     orders = _summed_orders(job)
     sums = _workspace(x, batch, orders.bit_count(), split.parts)
     # cuFFT wants real numbers where complex ones could be.
     as_it_is = x.dtype == torch.float32 and x.is_contiguous() and x.data_ptr() % 8 == 0
-    copy = job.block_size > 0 and not (as_it_is and job.mode == "none")
+    copy = job.spec.block_size > 0 and not (as_it_is and job.mode is Mode.NONE)
     permuted = _workspace(x, batch, dimension) if copy else x
-    if job.mode == "seed":
+    if job.mode is Mode.SEED:
         table = torch.empty((batch, dimension), dtype=torch.int32, device=x.device)
         job = replace(job, table=table, table_stride=dimension)
     if copy or orders:
@@ -135,11 +125,11 @@ def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
             x_stride=x.stride(0),
             table_stride=job.table_stride,
             first_sample=job.first,
-            PERMUTATION=job.mode,
+            PERMUTATION=job.mode.value,
             COPY=copy,
             SUMS=orders,
             D=dimension,
-            BITS=config.permutation_bits(dimension),
+            BITS=parameters.permutation_bits(dimension),
             TILE=split.tile,
             PARTS=split.parts,
             STEPS=split.steps,
@@ -151,17 +141,17 @@ def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
 def _spectrum(job: _Job, half: Tensor) -> Tensor:
     """Runs the pass over half spectra (B, D // 2 + 1); the sums of the blocks' losses."""
     batch, dimension = job.x.shape
-    split, width = config.general_blocks(dimension // 2, job.block_size)
+    split, width = parameters.general_blocks(dimension // 2, job.spec.block_size)
     gaps = _workspace(job.x, batch, split.parts)
     spectrum[(batch * split.parts,)](
         half=half.view(torch.int64),
         blocks=job.output("blocks"),
         gaps=gaps,
-        power_weight=job.power_weight,
-        target=job.target,
+        power_weight=job.spec.power_weight,
+        target=job.spec.target,
         TASK=job.task,
-        POWER=job.power,
-        BLOCK=job.block_size,
+        POWER=job.spec.statistic == "power",
+        BLOCK=job.spec.block_size,
         D=dimension,
         ROWS=split.tile,
         WIDTH=width,
@@ -175,8 +165,8 @@ def _spectrum(job: _Job, half: Tensor) -> Tensor:
 def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: Tensor) -> None:
     """Runs the last pass; where there is no gradient, with one program per sample."""
     batch, dimension = job.x.shape
-    split = config.general(dimension)
-    blocks = -(-(dimension // 2) // job.block_size) if job.block_size else 0
+    split = parameters.general(dimension)
+    blocks = -(-(dimension // 2) // job.spec.block_size) if job.spec.block_size else 0
     parts = split.parts if job.differentiates else 1
     finish[(batch * parts,)](
         v=permuted,
@@ -189,14 +179,14 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
         gaps=gaps,
         v_stride=permuted.stride(0),
         table_stride=job.table_stride,
-        power_weight=job.power_weight,
+        power_weight=job.spec.power_weight,
         scale=job.scale,
         TASK=job.task,
         SPECTRUM=blocks > 0,
-        INDEXED=job.mode != "none",
-        ORDERS=job.orders,
+        INDEXED=job.mode is not Mode.NONE,
+        ORDERS=order_mask(job.spec.orders),
         SUMS=_summed_orders(job),
-        FORM=job.form,
+        FORM=job.spec.form,
         D=dimension,
         BLOCKS=blocks,
         SUM_PARTS=split.parts,
@@ -210,7 +200,7 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
 
 def _moments_only(job: _Job) -> None:
     """Runs the one launch for losses without a spectrum."""
-    split = config.moments(job.x.shape[1])
+    split = parameters.moments(job.x.shape[1])
     moments_only[(len(job.x),)](
         x=job.x,
         loss=job.output("loss"),
@@ -218,8 +208,8 @@ def _moments_only(job: _Job) -> None:
         x_stride=job.x.stride(0),
         scale=job.scale,
         TASK=job.task,
-        ORDERS=job.orders,
-        FORM=job.form,
+        ORDERS=order_mask(job.spec.orders),
+        FORM=job.spec.form,
         D=job.x.shape[1],
         TILE=split.tile,
         **compiler(split.num_warps),

@@ -7,10 +7,13 @@ import importlib
 import os
 import re
 import warnings
+from types import ModuleType
+from typing import Any
 
 import torch
 
-from gaussreg_fast import native
+from gaussreg_fast.backends import native
+from gaussreg_fast.backends import torch as plain_torch
 
 MIN_TRITON = (3, 6)
 MIN_CAPABILITY = (8, 0)
@@ -20,8 +23,10 @@ def backends() -> dict[str, str]:
     """Which backends can run here: name -> "available", or the reason why not.
 
     `backend="auto"` takes the first available of triton (on a GPU), native (on the CPU)
-    and torch. Native computes in float32 and leaves float64 to torch. Where TRITON_INTERPRET=1
-    is set, triton runs in its interpreter, on CPU tensors: for tests, never by "auto".
+    and torch; torch always for float64, because the others compute in float32. A backend asked for
+    by name that cannot compute x raises a RuntimeError; native and triton do so for float64. Where
+    TRITON_INTERPRET=1 is set, triton runs in its interpreter, on CPU tensors: for tests, never by
+    "auto".
     """
     return {"triton": triton_state(), "native": native.load()[1], "torch": "available"}
 
@@ -42,7 +47,7 @@ def triton_state() -> str:
         if "available" not in states:
             return states[0]
     try:
-        importlib.import_module("gaussreg_fast.launch")
+        importlib.import_module("gaussreg_fast.backends.triton.launch")
     except Exception as error:  # a broken installation of triton can raise anything
         return f"the Triton kernels cannot be imported: {error}"
     return "available"
@@ -69,13 +74,39 @@ def interpreted() -> bool:
 
 
 def require(backend: str, x: torch.Tensor) -> None:
-    """Raises early, before anything is drawn or computed, what `resolve` would raise.
+    """Raises early, before anything is drawn or computed, what `choose` would raise.
 
     Not under torch.compile, which cannot trace the search for a backend: there the operator
     raises it.
     """
     if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
         resolve(backend, x.device, x.dtype)
+
+
+_MODULES = {"native": native, "torch": plain_torch}
+
+
+def choose(backend: str, x: torch.Tensor) -> Any:
+    """The module that computes for x: it has the functions of `gaussreg_fast.backends`.
+
+    Raises:
+        RuntimeError: a backend asked for by name that cannot run there.
+    """
+    automatic = backend == "auto"
+    name = _automatic(x.device, x.dtype) if automatic else resolve(backend, x.device, x.dtype)
+    return _MODULES.get(name) or _triton()
+
+
+def choose_for_lists(backend: str, device: torch.device) -> Any:
+    """`choose` for lists of tensors of several types, of which the caller sorts out float64."""
+    return _MODULES.get(resolve(backend, device)) or _triton()
+
+
+@functools.cache
+def _triton() -> ModuleType:
+    from gaussreg_fast.backends.triton import launch
+
+    return launch
 
 
 def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
@@ -89,10 +120,9 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None
     if backend == "auto":
         return _automatic(device, dtype)
     states = backends()
-    if states["native"] == "available" and device.type != "cpu":
-        states["native"] = f"it computes on the CPU, x is on {device}"
-    if states["triton"] == "available":
-        states["triton"] = _triton_for(device, dtype)
+    for name, refusal in (("native", _native_refuses), ("triton", _triton_refuses)):
+        if states[name] == "available":
+            states[name] = refusal(device, dtype) or "available"
     if states[backend] != "available":
         able = ", ".join(repr(name) for name, state in states.items() if state == "available")
         raise RuntimeError(
@@ -101,15 +131,26 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None
     return backend
 
 
-def _triton_for(device: torch.device, dtype: torch.dtype | None) -> str:
-    """ "available", or why working Triton kernels cannot take such tensors."""
+_NO_DOUBLE = "it computes in float32, x is float64"
+
+
+def _native_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
+    """Why the compiled kernels cannot take such tensors, or nothing."""
+    if device.type != "cpu":
+        return f"it computes on the CPU, x is on {device}"
+    return _NO_DOUBLE if dtype == torch.float64 else ""
+
+
+def _triton_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
+    """Why working Triton kernels cannot take such tensors, or nothing."""
     if dtype == torch.float64:
-        return "it computes in float32, x is float64"
+        return _NO_DOUBLE
     expected = "cpu" if interpreted() else "cuda"
     if device.type != expected:
         place = "in the interpreter, on the CPU" if interpreted() else "on a GPU"
         return f"it computes {place}, x is on {device}"
-    return "available" if interpreted() else device_state(_index(device))
+    state = "available" if interpreted() else device_state(_index(device))
+    return "" if state == "available" else state
 
 
 def _index(device: torch.device) -> int:
@@ -117,9 +158,11 @@ def _index(device: torch.device) -> int:
 
 
 def _automatic(device: torch.device, dtype: torch.dtype | None) -> str:
+    if dtype == torch.float64:
+        return "torch"
     if device.type == "cpu":
         return "native" if native.load()[1] == "available" else "torch"
-    if device.type != "cuda" or interpreted() or dtype == torch.float64:
+    if device.type != "cuda" or interpreted():
         return "torch"
     state = triton_state()
     if state == "available":

@@ -5,12 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import compiler, on
 from gaussreg_fast.kernels.path import path_rows, path_sums
-from gaussreg_fast.launch._device import compiler, on
 
 
-def path_kl(
+def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """KL (B,) and costs (T, B), float32, of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
+
+    With `gradient` also that of the values' sum by dmu, in its shape and dtype.
+    """
+    steps, batch = dmu.shape[:2]
+    kl = dmu.new_empty(batch, dtype=torch.float32)
+    costs = dmu.new_empty((steps, batch), dtype=torch.float32)
+    grad = dmu.new_empty(dmu.shape) if gradient else None
+    _fill(dmu, sigma, kl=kl, costs=costs, grad=grad)
+    return kl, costs, grad
+
+
+def path_kl_pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
+    grad = dmu.new_empty(dmu.shape)
+    _fill(dmu, sigma, upstream=upstream, grad=grad)
+    return grad
+
+
+def _fill(
     dmu: Tensor,
     sigma: Tensor,
     *,
@@ -21,13 +41,13 @@ def path_kl(
 ) -> None:
     """Fills kl (B,) and costs (T, B), float32, and grad (like dmu, contiguous), those given.
 
-    dmu (T, B, *shape), sigma (T, 1) or (T, B); grad is of the values' sum, or for `upstream` (B,).
+    The gradient is of the values' sum, or for `upstream` (B,).
     """
     steps, batch = dmu.shape[:2]
     rows = dmu.contiguous()
     deviations = sigma.float().contiguous()
     size = dmu[0, 0].numel()
-    split = config.general(size)
+    split = parameters.general(size)
     device = dmu.device
     partials = deviations  # a stand-in that no kernel touches
     if kl is not None:
@@ -51,7 +71,7 @@ def path_kl(
             **compiler(split.num_warps),
         )
         if kl is not None:
-            padded, tile, warps = config.path_sums(steps, split.parts)
+            padded, tile, warps = parameters.path_sums(steps, split.parts)
             path_sums[(batch,)](
                 partials=partials,
                 costs=costs,

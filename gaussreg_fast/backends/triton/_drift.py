@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends._lists import NUMBERS
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import compiler, on
 from gaussreg_fast.kernels.drift import drift as drift_kernel
 from gaussreg_fast.kernels.drift import drift_sum
-from gaussreg_fast.launch._device import compiler, on
 
-_CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
-_MOVED = {"value": 0, "gradient": 1, "accumulate": 2, "decay": 1}  # times a parameter's bytes
+_MOVED = {"value": 0, "gradient": 1, "accumulate": 2}  # times a parameter's bytes
 
 
 def drift(
@@ -28,7 +28,7 @@ def drift(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> Tensor:
-    """`native.drift` on a GPU; the value has shape (). A base on the CPU is streamed.
+    """Sum and write, as `native.drift` does, on a GPU. A base on the CPU is streamed.
 
     `step` is a number, or a tensor of one on the device, which nobody waits for.
     """
@@ -54,7 +54,7 @@ def drift(
             partials=partials,
             value=value,
             count=len(partials),
-            TILE=config.DRIFT_PARTIALS,
+            TILE=parameters.DRIFT_PARTIALS,
             **options,
         )
     return value
@@ -70,8 +70,8 @@ def _launched(
 ) -> Tensor:
     """The one launch over flat tensors of one device: sums of its chunks."""
     device = params[0].device
-    parameters = config.drift(sum(p.numel() for p in params))
-    table, aligned, codes, chunks = _table(params, base, grads, scales, parameters.chunk)
+    split = parameters.drift(sum(p.numel() for p in params))
+    table, aligned, codes, chunks = _table(params, base, grads, scales, split.chunk)
     partials = torch.empty(max(1, chunks), dtype=torch.float32, device=device)
     if not chunks:
         return partials.zero_()
@@ -91,9 +91,9 @@ def _launched(
             CODES=codes,
             ALIGNED=aligned,
             STEP_LOADED=loaded,
-            CHUNK=parameters.chunk,
-            TILE=parameters.tile,
-            **compiler(parameters.num_warps),
+            CHUNK=split.chunk,
+            TILE=split.tile,
+            **compiler(split.num_warps),
         )
     return partials
 
@@ -120,9 +120,9 @@ def _table(
     sizes, types = columns[3], columns[5]
     sizes[:] = [p.numel() for p in params]
     columns[4] = np.asarray(scales, dtype=np.float64).view(np.int64)
-    types[:] = [4 * _CODES[p.dtype] for p in params]
+    types[:] = [4 * NUMBERS[p.dtype] for p in params]
     if base:
-        types += [_CODES[b.dtype] for b in base]
+        types += [NUMBERS[b.dtype] for b in base]
     counts = -(-sizes // chunk)
     tensor = np.repeat(np.arange(count), counts)
     place = np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -146,7 +146,7 @@ def _streamed(
     device = params[0].device
     params, base, grads = ([_run(t) for t in one] for one in (params, base, grads))
     sums, buffers = [], [_Buffer(device), _Buffer(device)]
-    for turn, piece in enumerate(_pieces(base, config.DRIFT_STAGING)):
+    for turn, piece in enumerate(_pieces(base, parameters.DRIFT_STAGING)):
         rows = [(params[i][a:b], grads[i][a:b] if grads else None) for i, a, b in piece]
         staged = buffers[turn % 2].filled([base[i][a:b] for i, a, b in piece])
         written = [g for _, g in rows if g is not None]
@@ -186,7 +186,7 @@ class _Buffer:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.memory = torch.empty(config.DRIFT_STAGING, dtype=torch.uint8, device=device)
+        self.memory = torch.empty(parameters.DRIFT_STAGING, dtype=torch.uint8, device=device)
         self.stream: Any = None
         if device.type != "cpu":
             self.stream = torch.cuda.Stream(device)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import arch, compiler, on, roots
+from gaussreg_fast.backends.triton._permutation import Permutation, order_mask
 from gaussreg_fast.kernels.fused import fused, index_tables
-from gaussreg_fast.launch._device import arch, compiler, on, roots
-from gaussreg_fast.launch._permutation import Permutation
+from gaussreg_fast.spec import LossSpec
 
 
 def launch(
@@ -17,21 +18,16 @@ def launch(
     *,
     task: str,
     outputs: dict[str, Tensor],
-    orders: int,
-    form: str,
-    power: bool,
-    block_size: int,
-    power_weight: float = 0.0,
-    target: float = 0.0,
+    spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
     """Runs a task of `kernels.fused` on rows x (B, D) into (or from) `outputs`."""
     batch, dimension = x.shape
-    parameters = config.fused(dimension, arch(x.device))
-    r1, r2, r3 = parameters.radices
+    p = parameters.fused(dimension, arch(x.device))
+    r1, r2, r3 = p.radices
     own = permutation.per_sample or (permutation.index is not None and permutation.index.dim() == 2)
     # Tables of one row per sample are made for pieces of the batch that stay in the cache.
-    piece = config.table_rows(dimension) if own else batch
+    piece = parameters.table_rows(dimension) if own else batch
     for start in range(0, batch, piece):
         rows, out = x, outputs
         if piece < batch:
@@ -50,21 +46,21 @@ def launch(
                 roots=roots(dimension, x.device),
                 x_stride=x.stride(0),
                 table_stride=2 * dimension if own else 0,
-                power_weight=power_weight,
-                target=target,
+                power_weight=spec.power_weight,
+                target=spec.target,
                 scale=scale,
                 TASK=task,
                 PERMUTED=table is not None,
-                ORDERS=orders,
-                FORM=form,
-                POWER=power,
-                BLOCK=block_size,
+                ORDERS=order_mask(spec.orders),
+                FORM=spec.form,
+                POWER=spec.statistic == "power",
+                BLOCK=spec.block_size,
                 D=dimension,
                 R1=r1,
                 R2=r2,
                 R3=r3,
-                RELOAD=parameters.reload,
-                **compiler(parameters.num_warps),
+                RELOAD=p.reload,
+                **compiler(p.num_warps),
             )
 
 
@@ -78,7 +74,7 @@ def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int
     given = table
     if index is not None:
         given = index.reshape(-1, dimension)[start : start + count].contiguous()
-    tile = config.table_tile(dimension)
+    tile = parameters.table_tile(dimension)
     index_tables[(count, -(-dimension // tile))](
         seed=table if seed is None else seed,
         given=given,
@@ -88,7 +84,7 @@ def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int
         sample0=start,
         GIVEN=index is not None,
         D=dimension,
-        BITS=config.permutation_bits(dimension),
+        BITS=parameters.permutation_bits(dimension),
         T=dimension // 2 // r1,
         TILE=tile,
         **compiler(4),

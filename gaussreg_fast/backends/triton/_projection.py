@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import arch, compiler, on, roots, shared_memory
+from gaussreg_fast.backends.triton._permutation import Mode
 from gaussreg_fast.kernels.columns import columns_back
 from gaussreg_fast.kernels.projection import project
 from gaussreg_fast.kernels.projection_general import project_spectrum, scaled
 from gaussreg_fast.kernels.projection_large import project_columns, project_rows
-from gaussreg_fast.launch._device import arch, compiler, on, roots, shared_memory
 
 
 def launch(x: Tensor, out: Tensor, block_size: int) -> None:
     """Projects rows x (B, D) into rows of `out`, which is contiguous and of x's dtype."""
-    way = config.projection_path(x.shape[1], block_size, shared_memory(x.device))
+    way = parameters.projection_path(x.shape[1], block_size, shared_memory(x.device))
     with on(x.device, f"{way} projection"):
         {"fused": _fused, "large": _large, "general": _general}[way](x, out, block_size)
 
@@ -25,7 +26,7 @@ def launch(x: Tensor, out: Tensor, block_size: int) -> None:
 def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
     """One launch."""
     dimension = x.shape[1]
-    p = config.fused(dimension, arch(x.device))
+    p = parameters.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
     project[(len(x),)](
         x=x, out=out, roots=roots(dimension, x.device), x_stride=x.stride(0),
@@ -36,13 +37,13 @@ def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
 def _large(x: Tensor, out: Tensor, block_size: int) -> None:
     """Three launches, over pieces of the batch whose workspace stays in the L2 cache."""
     batch, dimension = x.shape
-    p = config.large(dimension, arch(x.device))
+    p = parameters.large(dimension, arch(x.device))
     shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2, "W": p.width}
     r1, r2, r3 = p.column_radices
     column: dict[str, Any] = {"R1": r1, "R2": r2, "R3": r3, **compiler(p.column_warps), **shape}
     c1, c2, c3 = p.row_radices
     tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
-    chunk = min(batch, config.large_chunk(dimension))
+    chunk = min(batch, parameters.large_chunk(dimension))
     new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     z = torch.empty((chunk, dimension), **new)
     edges = torch.empty((chunk, dimension // 16), **new)
@@ -68,17 +69,17 @@ def _large(x: Tensor, out: Tensor, block_size: int) -> None:
         columns_back[(tiles, size)](
             xp=x, z=z, edges=edges, sums=x, gaps=x, loss=x, grad=out, moments=x, table=x, seed=x,
             roots=w, xp_stride=0, table_stride=0, power_weight=0.0, scale=1.0, sample0=start,
-            TASK="pullback", MODE="none", ORDERS=0, FORM="root",
-            BITS=config.permutation_bits(dimension), **column,
+            TASK="pullback", MODE=Mode.NONE.value, ORDERS=0, FORM="root",
+            BITS=parameters.permutation_bits(dimension), **column,
         )  # fmt: skip
 
 
 def _general(x: Tensor, out: Tensor, block_size: int) -> None:
     """torch's FFTs, a scaling pass before them and the projection between them."""
     dimension = x.shape[1]
-    passes = config.general(dimension)
-    split, size, loop = config.projected_blocks(dimension // 2, block_size)
-    chunk = config.chunk(dimension, len(x))
+    passes = parameters.general(dimension)
+    split, size, loop = parameters.projected_blocks(dimension // 2, block_size)
+    chunk = parameters.chunk(dimension, len(x))
     for start in range(0, len(x), chunk):
         rows = x[start : start + chunk]
         peaks = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import config
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import arch, compiler, on, roots
+from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
 from gaussreg_fast.kernels.columns import columns, columns_back, finish
 from gaussreg_fast.kernels.rows import rows
-from gaussreg_fast.launch._device import arch, compiler, on, roots
-from gaussreg_fast.launch._permutation import Permutation, source_of
+from gaussreg_fast.spec import LossSpec
 
 
 def launch(
@@ -20,28 +21,31 @@ def launch(
     *,
     task: str,
     outputs: dict[str, Tensor],
-    orders: int,
-    form: str,
-    power: bool,
-    block_size: int,
-    power_weight: float = 0.0,
-    target: float = 0.0,
+    spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
     """Runs a task, as `_fused.launch` does, for block_size 16."""
     batch, dimension = x.shape
-    p = config.large(dimension, arch(x.device))
+    p = parameters.large(dimension, arch(x.device))
     back = task in ("gradient", "pullback")
     mode, table, table_stride = source_of(permutation, x)
+    orders, power_weight = order_mask(spec.orders), spec.power_weight
     shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2}
     r1, r2, r3 = p.column_radices
     c1, c2, c3 = p.row_radices
-    column: dict[str, Any] = {**shape, "R1": r1, "R2": r2, "R3": r3, "W": p.width, "MODE": mode}
-    column |= {"ORDERS": orders, "BITS": config.permutation_bits(dimension)}
+    column: dict[str, Any] = {
+        **shape,
+        "R1": r1,
+        "R2": r2,
+        "R3": r3,
+        "W": p.width,
+        "MODE": mode.value,
+    }
+    column |= {"ORDERS": orders, "BITS": parameters.permutation_bits(dimension)}
     tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
-    chunk = min(batch, config.large_chunk(dimension))
+    chunk = min(batch, parameters.large_chunk(dimension))
     # One workspace for all pieces: launches of one stream follow one another.
-    save = back and mode != "none" and orders != 0
+    save = back and mode is not Mode.NONE and orders != 0
     new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     z = torch.empty((chunk, dimension), **new)
     edges = torch.empty((chunk, dimension // 16), **new)
@@ -62,8 +66,8 @@ def launch(
             )  # fmt: skip
             rows[(programs, size)](
                 z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, blocks=blocks, roots=w,
-                power_weight=power_weight, target=target, scale=scale, sample0=start,
-                TASK=task, POWER=power, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
+                power_weight=power_weight, target=spec.target, scale=scale, sample0=start,
+                TASK=task, POWER=spec.statistic == "power", C1=c1, C2=c2, C3=c3, COPIES=p.copies,
                 **compiler(p.row_warps), **shape,
             )  # fmt: skip
             if back:
@@ -73,13 +77,13 @@ def launch(
                     moments=moments, table=table, seed=seed, roots=w,
                     xp_stride=source.stride(0), table_stride=table_stride,
                     power_weight=power_weight, scale=scale, sample0=start,
-                    TASK=task, FORM=form, **compiler(p.column_warps), **column,
+                    TASK=task, FORM=spec.form, **compiler(p.column_warps), **column,
                 )  # fmt: skip
             else:
                 # As many warps as columns_back has: it adds up the same sums, in the same order.
                 finish[(size,)](
                     sums=sums, gaps=gaps, loss=loss, moments=moments, power_weight=power_weight,
                     sample0=start,
-                    TASK=task, ORDERS=orders, FORM=form, TILES=tiles, D=dimension, N1=p.n1,
+                    TASK=task, ORDERS=orders, FORM=spec.form, TILES=tiles, D=dimension, N1=p.n1,
                     **compiler(p.column_warps),
                 )  # fmt: skip

@@ -1,0 +1,48 @@
+"""Lists of tensors as the drift kernels take them: runs of numbers in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Types of numbers that the kernels read and write, and their codes there; 0 is no base.
+NUMBERS = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def flat(p: Tensor, b: Tensor, g: Tensor, here: bool) -> bool:
+    """Whether kernels can take a parameter, its base and its gradient as runs of numbers.
+
+    `here` asks for a base on the parameter's device.
+    """
+    return (
+        p.dtype in NUMBERS
+        and b.dtype in NUMBERS
+        and g.dtype == p.dtype
+        and (b.device == p.device or not here)
+        and g.device == p.device
+        and p.shape == b.shape
+        and p.shape == g.shape
+        and (
+            (p.is_contiguous() and b.is_contiguous() and g.is_contiguous())
+            or (p.stride() == b.stride() == g.stride() and is_dense(p))
+        )
+    )
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the numbers of x fill a run of memory, in whatever order (channels_last, ...)."""
+    size = 1
+    for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
+        if length != 1:
+            if stride != size:
+                return False
+            size *= length
+    return True
+
+
+def value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:
+    """Of the sum: float64 where a tensor is that."""
+    double = any(t.dtype == torch.float64 for t in (*params, *base))
+    return torch.float64 if double else torch.float32

@@ -1,0 +1,48 @@
+"""The compiled CPU module, loaded at its first use: importing the package loads no .so."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import _torch_internals
+
+# How C++ reads tensors itself: DLPack's exchange API, of tensors that are no more than that.
+EXCHANGE = _torch_internals.EXCHANGE_API
+TYPES = _torch_internals.ORDINARY
+
+
+@functools.cache
+def load() -> tuple[ModuleType | None, str]:
+    """The module and "available", or None and the reason why it is not there."""
+    try:
+        return importlib.import_module("gaussreg_fast._native"), "available"
+    except ImportError as error:
+        note = Path(__file__).parents[2] / "_native_missing.txt"
+        if note.exists():
+            return None, note.read_text(encoding="utf-8").strip()
+        return None, f"the compiled module cannot be loaded: {error}"
+
+
+def module() -> ModuleType:
+    """The module; a RuntimeError with the reason where it is missing."""
+    native, reason = load()
+    if native is None:
+        raise RuntimeError(f"backend 'native' cannot run here: {reason}")
+    return native
+
+
+def float_rows(x: Tensor) -> Tensor:
+    """x as contiguous float32; x itself where it is that."""
+    if x.storage_offset() and not x.untyped_storage().nbytes():  # its address is not 0
+        raise RuntimeError("the storage of a tensor was freed")
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+        return x
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point type, got {x.dtype}")
+    return x.detach().resolve_neg().to(torch.float32).contiguous()

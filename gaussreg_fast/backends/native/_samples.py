@@ -1,0 +1,226 @@
+"""Losses, statistics and the projection of batches on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import checks
+from gaussreg_fast.backends.native import _module
+from gaussreg_fast.backends.native._module import float_rows, module
+from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
+
+# Elements of a piece of a batch in the general path, if it has a sample for every thread: what
+# stays in the cache.
+_CHUNK = 1 << 19
+
+
+def permutation(
+    seed: Tensor | int, size: int, *, samples: int | None = None, inverse: bool = False
+) -> Tensor:
+    """Permutation v1 of a seed, int64: (size,), or (samples, size)."""
+    out = _draw(int(seed), 0, samples or 1, size, inverse, torch.int64)
+    return out[0] if samples is None else out
+
+
+def _draw(
+    seed: int, first: int, samples: int, size: int, inverse: bool, dtype: torch.dtype
+) -> Tensor:
+    """The permutations (samples, size) of a seed, from sample `first` on, as int64 or int32."""
+    fill = module().permutation if dtype == torch.int64 else module().table
+    # The device by name: torch.set_default_device must not reach what C++ writes to.
+    out = torch.empty((samples, size), dtype=dtype, device="cpu")
+    fill(seed, first, samples, size, inverse, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+class _Permutation(NamedTuple):
+    """A seed (one permutation shared by the batch, or one per sample), an index, or none."""
+
+    seed: int | None = None
+    table: Tensor | None = None  # (D,) or (B, D), int64, validated, nobody else's
+    per_sample: bool = False
+
+    @staticmethod
+    def of(draw: Draw) -> _Permutation:
+        """The permutation of a draw; a table is validated."""
+        if draw.table is None:
+            return _Permutation(draw.number(), None, draw.per_sample)
+        table = draw.table.to(torch.int64, copy=True)  # nobody changes it while C++ reads
+        if not draw.valid:
+            checks.bijection(table)
+        return _Permutation(table=table)
+
+
+def loss(
+    x: Tensor,
+    draw: Draw,
+    spec: LossSpec,
+    *,
+    gradient: torch.dtype | None,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Losses (B,) of x (B, *latent) and `scale` times their gradients by x, in the given dtype.
+
+    Where a batch of one is to be reduced, the loss has the shape () already: at B = 1 a view costs
+    as much as some kernels.
+    """
+    x = float_rows(x)
+    batch = x.shape[0]
+    value = x.new_empty(() if batch == 1 and spec.reduction != "none" else batch)
+    grad = None if gradient is None else torch.empty_like(x)
+    permutation = None
+    if draw.table is None and _module.EXCHANGE is not None:
+        seed, per_sample = draw.number(), draw.per_sample
+        if _loss_of(spec)(x, value, grad, seed, per_sample, scale, torch.get_num_threads()):
+            return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+        permutation = _Permutation(seed, None, per_sample)
+    _run(
+        "loss", x, permutation or _Permutation.of(draw), {"loss": value, "grad": grad},
+        orders=spec.orders, form=spec.form, power_weight=spec.power_weight,
+        block_size=spec.block_size, target=spec.target, power=spec.statistic == "power",
+        scale=scale,
+    )  # fmt: skip
+    return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+
+
+@functools.lru_cache(maxsize=64)
+def _loss_of(spec: LossSpec) -> Any:
+    """A loss that C++ computes of tensors, if they are plain and of a size that it transforms."""
+    return module().Loss(
+        _module.EXCHANGE, _module.TYPES, spec.form, spec.power_weight, spec.block_size,
+        spec.target, spec.statistic == "power", spec.orders,
+    )  # fmt: skip
+
+
+def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
+    """Moments (B, K) and block amplitudes (B, P) of a batch x (B, *latent)."""
+    permutation = _Permutation.of(draw)
+    x = float_rows(x)
+    batch = x.shape[0]
+    moments = x.new_empty(batch, len(spec.orders))
+    amplitudes = x.new_empty(batch, -(-(x.numel() // batch // 2) // spec.block_size))
+    results: dict[str, Tensor | None] = {"moments": moments, "amplitudes": amplitudes}
+    _run("statistics", x, permutation, results, **_options(spec))
+    return moments, amplitudes
+
+
+def _options(spec: StatisticsSpec) -> dict[str, Any]:
+    """Statistics as C++ takes them."""
+    power = spec.statistic == "power"
+    return {"orders": spec.orders, "block_size": spec.block_size, "power": power}
+
+
+def pullback(
+    x: Tensor, draw: Draw, spec: StatisticsSpec, *, grad_moments: Tensor, grad_blocks: Tensor
+) -> Tensor:
+    """The gradient by x, in x's shape and dtype, of `statistics` for gradients by its outputs."""
+    permutation = _Permutation.of(draw)
+    rows = float_rows(x)
+    blocks = -(-(x[0].numel() // 2) // spec.block_size) if spec.block_size > 0 else 0
+    given = (("grad_m", grad_moments, len(spec.orders)), ("grad_a", grad_blocks, blocks))
+    for name, v, width in given:
+        if tuple(v.shape) != (x.shape[0], width):
+            raise ValueError(f"{name} must be {(x.shape[0], width)}, got {tuple(v.shape)}")
+    grad = torch.empty_like(rows)
+    tensors = {
+        "grad": grad,
+        "grad_moments": grad_moments.to(torch.float32).contiguous(),
+        "grad_amplitudes": grad_blocks.to(torch.float32).contiguous(),
+    }
+    _run("pullback", rows, permutation, tensors, **_options(spec))
+    return grad.to(x.dtype)
+
+
+def project(x: Tensor, *, block_size: int) -> Tensor:
+    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    rows = float_rows(x)
+    out = torch.empty_like(rows)
+    _run("project", rows, _Permutation(), {"grad": out}, orders=(), block_size=block_size)
+    return out.to(x.dtype)
+
+
+def _run(
+    task: str,
+    x: Tensor,
+    permutation: _Permutation,
+    tensors: Mapping[str, Tensor | None],
+    **options: Any,
+) -> None:
+    """Has a task done, by the fused kernels where they take the size, else round torch.fft.
+
+    `tensors` have a row per sample (or are the row): what is to be written, upstream gradients.
+    """
+    native = module()
+    batch = x.shape[0]
+    size = x.numel() // batch
+    address = x.data_ptr()
+    if not address:
+        raise RuntimeError("x has no memory (a fake tensor, or its storage was freed)")
+    _guard(task, batch, size, permutation.table, options)
+    options["threads"] = torch.get_num_threads()
+    seed, index, per_sample = permutation.seed, permutation.table, permutation.per_sample
+    if index is not None:
+        index, per_sample = index.contiguous(), index.dim() == 2
+        options["index"] = index.data_ptr()
+    elif seed is not None:
+        options["seed"], options["seeded"] = seed, True
+    options["per_sample"] = per_sample
+    alone = task == "loss" and not options["power_weight"]
+    if alone or native.has_plan(size):
+        options |= {name: v.data_ptr() for name, v in tensors.items() if v is not None}
+        job = native.Job(task, batch, size, address, **options)
+        return job.moments_alone() if alone else job.fused()
+
+    step = max(options["threads"], _CHUNK // size)
+    table = None if per_sample else _table(seed, index, 0, 1, size)
+    for start in range(0, batch, step):
+        stop = min(batch, start + step)
+        if per_sample:
+            table = _table(seed, index, start, stop, size)
+        rows = {name: v[start:] if start else v for name, v in tensors.items() if v is not None}
+        options |= {name: v.data_ptr() for name, v in rows.items()}
+        job = native.Job(task, stop - start, size, x[start:].data_ptr(), **options)
+        _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
+
+
+def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any) -> None:
+    """Whatever an operator was called with, nothing but sound addresses reaches C++."""
+    block_size = options["block_size"]
+    if task != "loss" or options["power_weight"]:
+        if not 1 <= block_size <= size // 2:
+            raise ValueError(f"block_size must be within 1..D / 2 = {size // 2}, got {block_size}")
+        if task == "project" and size % (2 * block_size):
+            unit = 2 * block_size
+            raise ValueError(f"D must be a multiple of 2 * block_size = {unit}, got {size}")
+    if index is not None and tuple(index.shape) not in ((size,), (batch, size)):
+        shape = tuple(index.shape)
+        raise ValueError(f"permutation must be ({size},) or ({batch}, {size}), got {shape}")
+
+
+def _table(
+    seed: int | None, index: Tensor | None, start: int, stop: int, size: int
+) -> Tensor | None:
+    """The permutations of samples start..stop-1 as int32; one row, 0..1, where they share it."""
+    if index is not None:
+        return (index[start:stop] if index.dim() == 2 else index).to(torch.int32)
+    if seed is None:
+        return None
+    return _draw(seed, start, stop - start, size, False, torch.int32)
+
+
+def _round_fft(job: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
+    """The general path: any size, the transforms by torch.fft."""
+    permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
+    means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
+    at = 0 if table is None else table.data_ptr()
+    job.gather(at, permuted.data_ptr(), means.data_ptr())
+    spectra = torch.fft.rfft(permuted, norm="ortho")
+    job.spectrum(spectra.data_ptr(), means.data_ptr())
+    if gradient:
+        permuted = torch.fft.irfft(spectra, n=size, norm="ortho")
+        job.scatter(at, permuted.data_ptr(), means.data_ptr())

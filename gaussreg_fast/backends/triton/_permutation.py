@@ -1,0 +1,94 @@
+"""How samples are permuted, as the kernels take it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast import checks
+from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.kernels.permutation import permutation_table
+from gaussreg_fast.spec import Draw
+
+
+class Mode(enum.Enum):
+    """How a kernel finds the permutation of its sample; the values are the kernels' own."""
+
+    NONE = "none"
+    SEED = "seed"  # computed where it is used
+    TABLE = "table"
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A seed (one permutation shared by the batch, or one per sample), an index, or none.
+
+    `seed` is int64 with one element, `index` an integer tensor (D,) or (B, D), validated.
+    """
+
+    seed: Tensor | None = None
+    index: Tensor | None = None
+    per_sample: bool = False
+
+    @staticmethod
+    def of(draw: Draw, device: torch.device) -> Permutation:
+        """The permutation of a draw; a table is validated."""
+        seed, index, per_sample = draw.tensors(device)
+        if index is not None and not draw.valid:
+            checks.bijection(index)
+        return Permutation(seed, index, per_sample)
+
+
+def order_mask(orders: Sequence[int]) -> int:
+    """The kernels' form of a set of orders."""
+    return sum(1 << n for n in orders)
+
+
+def permutation(
+    seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False
+) -> Tensor:
+    """Permutation v1 of a seed (1,), int64: (size,), or (samples, size)."""
+    out = torch.empty((samples or 1, size), dtype=torch.int64, device=seed.device)
+    write_table(seed, out, inverse)
+    return out[0] if samples is None else out
+
+
+def shared_table(seed: Tensor, dimension: int) -> Tensor:
+    """The shared permutation, int32 (1, D)."""
+    out = torch.empty((1, dimension), dtype=torch.int32, device=seed.device)
+    write_table(seed, out, False)
+    return out
+
+
+def source_of(permutation: Permutation, x: Tensor) -> tuple[Mode, Tensor, int]:
+    """How a kernel finds the permutation of rows x: its MODE, the table, the table's row stride."""
+    seed, index = permutation.seed, permutation.index
+    if index is not None:
+        index = index.contiguous()
+        return Mode.TABLE, index, 0 if index.dim() == 1 else index.stride(0)
+    if seed is None:
+        return Mode.NONE, x, 0
+    if permutation.per_sample:
+        return Mode.SEED, x, 0
+    return Mode.TABLE, shared_table(seed, x.shape[1]), 0
+
+
+def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
+    """Permutations of the rows' samples into `out` (samples, D)."""
+    samples, dimension = out.shape
+    tile = parameters.table_tile(dimension)
+    with on(seed.device, "permutation"):
+        permutation_table[(-(-dimension // tile) * samples,)](
+            seed=seed,
+            out=out,
+            D=dimension,
+            BITS=parameters.permutation_bits(dimension),
+            INVERSE=inverse,
+            TILE=tile,
+            **compiler(4),
+        )

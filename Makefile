@@ -103,13 +103,13 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 
 # Reruns the experiments for the README, the second in full, and puts their tables there.
 readme: $(VENV)/.latent
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment checkerboard
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment frontier --full
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment personalisation \
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment checkerboard
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment frontier --full
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment personalisation \
 		--experiment reward-tuning
 	$(BIN)/python -m bench readme
 
-# What this machine does, in a minute (docs/benchmarks.md): a table and plots in bench-out/.
+# What this machine does, in a minute (docs/guide/profile.md): a table and plots in bench-out/.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench report --quick --restart
 
@@ -131,12 +131,12 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench.projection --out bench/results/projection.json
 	$(BIN)/python -m bench.noise_injection --out bench/results/noise_injection.json
 	$(BIN)/python -m bench.learning_rates --out bench/results/learning_rates.json
-	$(BIN)/python -m bench report --restart --out docs/report
+	$(BIN)/python -m bench report --restart --out docs/results/report
 	$(BIN)/python -m bench readme
 
-# On a machine with a GPU, in ten minutes: docs/gpu.md. Uses $(PYTHON) and what it has, and fetches
-# nothing: torch, triton, numpy; to build, scikit-build-core, nanobind, cmake, ninja and a C++
-# compiler. A second command goes on where time was up: make gpu GPU="--resume".
+# On a machine with a GPU, in ten minutes: docs/guide/ten-minutes-with-a-gpu.md. Uses $(PYTHON) and
+# what it has, and fetches nothing: torch, triton, numpy; to build, scikit-build-core, nanobind,
+# cmake, ninja and a C++ compiler. A second command goes on where time was up: make gpu GPU="--resume".
 GPU_SECONDS ?= 540
 GPU_OUT ?= bench/results/gpu
 

@@ -102,7 +102,7 @@ def reward_case(samples: int, groups: int, seconds: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown for docs/control.md."""
+    """Markdown for docs/results/path-kl.md."""
     lines = [
         "| T x B x D | value: naive | compiled | backward: naive | compiled | one pass: naive "
         "| of a copy's time |",

@@ -3,7 +3,7 @@
     python -m bench gpu --seconds 540 --out DIR     everything, in DIR/<device>/run.json
     python -m bench gpu --stages paths,headline     some stages
     python -m bench gpu --resume DIR                go on with the run in DIR, also in another --out
-    python -m bench gpu --rehearse                  all of it without a GPU, see docs/gpu.md
+    python -m bench gpu --rehearse                  all of it without a GPU
     python -m bench gpu --show DIR                  the table of a run that is there
 
 No stage starts that does not fit into what is left of the seconds. Rows are written as they come,

@@ -4,6 +4,7 @@
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # make simulate    the compiled GPU kernels executed on the CPU; make counters: what they do there
 # make bench       a report on this machine's speed; make bench-check: is anything slower?
+# make docs        the documentation as a site, in build/site
 # make gpu         all that a GPU can say in ten minutes; make gpu-rehearsal: without one
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
@@ -17,7 +18,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	simulate counters record-counters \
-	bench bench-check record-baseline clean \
+	bench bench-check record-baseline docs clean \
 	gpu gpu-rehearsal record-compile-seconds gpu-test gpu-test-all gpu-bench sanitize sanitize-native installed
 
 demo: $(VENV)/.latent
@@ -38,6 +39,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Strict: a broken link, an unknown name or any other warning fails it. Fetches nothing at build time.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
 # is of a release without numbers, which is said and is no failure.
@@ -205,6 +210,10 @@ $(VENV)/.bench: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
+$(VENV)/.docs: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/.latent
+
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.latent $(VENV)/.bench
+	touch $@ $(VENV)/.latent $(VENV)/.bench $(VENV)/.docs

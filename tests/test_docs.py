@@ -132,6 +132,14 @@ def test_every_path_of_the_tree_exists():
     assert missing <= NOT_YET_MOVED, missing - NOT_YET_MOVED
 
 
+def test_the_map_of_the_cpu_kernels_names_every_file():
+    folder = ROOT / "kernels" / "cpu"
+    words = set(re.findall(r"\w+", (folder / "README.md").read_text(encoding="utf-8")))
+    files = {path.stem for ending in ("h", "cpp") for path in folder.rglob(f"*.{ending}")}
+    assert len(files) > 30
+    assert files <= words, files - words
+
+
 def test_the_reference_has_every_public_name():
     text = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
     lists = " ".join(re.findall(r"members: \[(.*?)\]", text, re.S))

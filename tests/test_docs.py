@@ -103,6 +103,22 @@ def test_an_example_is_left_out_only_with_a_reason(tmp_path):
     assert len(left_out) <= 2
 
 
+def commands():
+    """The `gaussreg-fast` commands of shell blocks: (command, its options)."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *GUIDE))
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.S)).replace("\\\n", " ")
+    found = re.findall(r"(?:gaussreg-fast|-m gaussreg_fast\S*) (\w+)(.*)", shell)
+    return [(command, re.findall(r"(?<=\s)--[a-z-]+", rest)) for command, rest in found]
+
+
+def test_the_commands_of_the_pages_have_the_options_they_use(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert len(commands()) >= 6
+    helps = {command: cli(command, "--help").stdout for command, _ in commands()}
+    unknown = [(c, o) for c, options in commands() for o in options if f"{o} " not in helps[c]]
+    assert not unknown, unknown
+
+
 @pytest.mark.parametrize(
     "page",
     [*ROOT.glob("*.md"), ROOT / "bench" / "NOTES.md", *(ROOT / "kernels").rglob("*.md")],

@@ -155,7 +155,7 @@ GPU_PYTHON ?= $(firstword $(shell for p in python3.12 $$HOME/.pyenv/versions/3.1
 GPU_LIKE := build/gpu-like
 
 gpu-rehearsal: $(GPU_LIKE)/.installed
-	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --out build/rehearsal
+	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --restart --seconds 900 --out build
 	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_gpu_plan.py \
 		tests/test_bench_rehearsal.py tests/test_bench_tuning.py -k "not every_stage"
 

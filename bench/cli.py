@@ -210,8 +210,10 @@ def _others(commands: argparse._SubParsersAction) -> None:
 
     def prepared(options: argparse.Namespace) -> int:
         from bench import prepare
+        from bench.gpu import programs
         from bench.gpu.child import device
 
+        programs.end_with_parent()
         with device(options.rehearse):
             return prepare.case(options.name, options.compile)
 

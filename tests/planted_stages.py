@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import time
 
 import torch
 
 import gaussreg_fast as gf
+from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Stage
 
 
@@ -39,6 +41,11 @@ def _hang(_):
 
 def _left_out(_):
     raise LeftOut("no such tool")
+
+
+def _program(_):
+    """A program that runs longer than its part."""
+    programs.output([sys.executable, "-c", "import time; time.sleep(100)"], 90)
 
 
 def _slowly(_):
@@ -87,6 +94,11 @@ HANGING = (
         1, 60,
     ),
 )  # fmt: skip
+BUSY = (
+    Stage(
+        "busy", "waits for a program", lambda: [Part("program", _program, 50)], 1, 90, quiet=True
+    ),
+)
 MANY = (
     Stage(
         "many", "more rows than the table has lines",

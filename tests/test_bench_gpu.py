@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
-from bench import cases, correctness, measure, peers, timing
+from bench import cases, correctness, machine, measure, peers, timing
 from bench.cases import Case
+from bench.gpu import headline
 
 TIMES = {
     "value_and_grad": 10.0,
@@ -267,6 +268,20 @@ def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch):
     calls, reasons = peers.compiled(case, peers.inputs(case, "cpu", 1), 0.05)
     assert not calls
     assert reasons == dict.fromkeys(("compile", "hand"), "compiling: stopped after 0 s")
+
+
+def test_peers_that_do_not_compile_in_time_leave_the_rest(monkeypatch, gpu):
+    """A row of the GPU run whose others are compiled: they are missing, and no more."""
+    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *_: time.sleep(30))
+    monkeypatch.setattr(timing, "GpuClock", gpu)
+    monkeypatch.setattr(machine, "clocks", lambda device: None)
+    begin = time.monotonic()
+    with timing.limit(headline.REST + 4):
+        row = headline._row(Case("d128", 4), True, 0.1, headline.REST + 3)
+    assert time.monotonic() - begin < headline.REST
+    assert row["status"] == "ok"
+    assert set(row["not_measured"]) == {"compile", "hand"}
+    assert {"value_and_grad", "naive", "fft"} <= set(measure.typical(row))
 
 
 # ---------------------------------------------------------------- clocks

@@ -103,6 +103,12 @@ def test_a_prediction_that_misses_its_target_is_marked():
     assert "| 4096, 16384 | 75 | 130 | 1.73, 1 (!) | 7, 12 (!) | 3.5, 4 (!) |" in text
 
 
+def test_a_rehearsal_is_no_measurement(tmp_path):
+    content = run(record.REHEARSAL)
+    record.Record(tmp_path / record.REHEARSAL / record.NAME, content).save()
+    assert pages.readme(tmp_path) == pages.NOTHING
+
+
 def test_a_run_in_parts_is_the_same(folder):
     """Of a stage that was not begun there is nothing to show, and nothing breaks."""
     content = copy.deepcopy(run("NVIDIA H200"))

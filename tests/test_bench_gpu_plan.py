@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bench import prepare
-from bench.gpu import ceilings, extras, headline, plan, programs, queue, sanitizer
+from bench.gpu import ceilings, child, extras, headline, plan, programs, queue, sanitizer
 from bench.gpu.rehearsal import noting
-from bench.gpu.stage import LeftOut
+from bench.gpu.stage import LeftOut, Part
 from bench.machine_code import Notes, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,9 +52,22 @@ def test_the_stages_fit_into_their_time():
     assert [stage.name for stage in plan.FULL[5:]] == ["tuning", "extras"]
     assert sum(stage.at_most for stage in before_tuning) <= 540 - 30
     for stage in plan.FULL:
-        assert stage.seconds <= stage.at_most
-        largest = max(part.seconds for part in stage.parts())
-        assert largest <= stage.at_most
+        each = [part.seconds for part in stage.parts()]
+        assert max(each) <= stage.at_most
+        # The last two get what is left, and begin if their first part fits.
+        expected = sum(each) if stage in before_tuning else each[0]
+        assert abs(expected - stage.seconds) <= 2
+
+
+def test_no_part_takes_the_time_of_those_after_it():
+    def part(seconds):
+        return Part(f"{seconds}", dict, seconds)
+
+    assert child.allowance(part(10), [part(20)], 100) == (30, False)  # twice, and ten more
+    assert child.allowance(part(10), [part(20)], 45) == (25, True)
+    assert child.allowance(part(10), [part(20)], 31) == (17, True)
+    assert child.allowance(part(10), [part(20), part(1000)], 29) == (29, True)  # none else fits
+    assert child.allowance(part(10), [], 12) == (12, True)
 
 
 def test_every_path_and_task_is_compared():

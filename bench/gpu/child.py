@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import programs
+from bench.gpu.record import LATE
 from bench.gpu.stage import LeftOut, Part, Row
 
-UNUSABLE = 3  # exit code: the device does not answer any more
+UNUSABLE, TOLD = 3, 143  # exit codes: the device does not answer any more; told to end
 SPARE, MORE = 2.0, 10.0  # a part may take so many times what it is expected to, and so much more
+LEAST = 1.5  # and so many times in any case, if they are left
 
 
 @contextlib.contextmanager
@@ -52,6 +55,7 @@ def main(given: list[str]) -> int:
     """Measures the parts of a stage that are not in `--skip`, as far as the seconds allow."""
     options = arguments(given)
     programs.end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TOLD))  # so that programs of parts end, too
     end = time.monotonic() + options.seconds
     os.environ.pop("TRITON_INTERPRET", None)
     import torch
@@ -70,21 +74,33 @@ def main(given: list[str]) -> int:
         with device(options.rehearse):
             parts = chosen(options.plan, [options.stage])[0].parts()
         tell(parts=[part.name for part in parts])
-        for part in parts:
-            if part.name in options.skip:
-                continue
+        todo = [part for part in parts if part.name not in options.skip]
+        for number, part in enumerate(todo):
             left = end - time.monotonic()
             if part.seconds > left:
-                reason = f"out of time: {left:.0f} s left, {part.seconds:.0f} s expected"
+                reason = f"{LATE}: {left:.0f} s left, {part.seconds:.0f} s expected"
                 tell(row={"part": part.name, "status": "not measured", "reason": reason})
                 continue
-            usual = SPARE * part.seconds + MORE
-            tell(begin=part.name, allowed=min(left, usual), cut=left < usual)
-            row = measured(part, min(left, usual), options.rehearse, cut=left < usual)
+            allowed, cut = allowance(part, todo[number + 1 :], left)
+            tell(begin=part.name, allowed=allowed, cut=cut)
+            row = measured(part, allowed, options.rehearse, cut)
             tell(row=row)
             if row["status"] == "FAILED" and not usable():
                 return UNUSABLE
     return 0
+
+
+def allowance(part: Part, others: list[Part], left: float) -> tuple[float, bool]:
+    """Seconds that a part may take, and whether they are fewer than usual.
+
+    Far beyond its own it does not get the expected seconds of those after it that still fit.
+    """
+    usual, rest = SPARE * part.seconds + MORE, 0.0
+    for other in others:
+        if part.seconds + rest + other.seconds <= left:
+            rest += other.seconds
+    allowed = min(usual, left, max(LEAST * part.seconds + 2, left - rest))
+    return allowed, allowed < usual
 
 
 def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
@@ -123,7 +139,7 @@ def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
 def late(how: str, cut: bool) -> Row:
     """What a part is that took too long: a failure, unless the run's time was up."""
     if cut:
-        return {"status": "not measured", "reason": f"out of time: {how}"}
+        return {"status": "not measured", "reason": f"{LATE}: {how}"}
     return {"status": "FAILED", "reason": how}
 
 

@@ -33,6 +33,7 @@ METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": "",
     "dram__bytes.sum": "",
 }
+UNITS = {"usecond": 1e3, "us": 1e3, "msecond": 1e6, "ms": 1e6, "Kbyte": 1e3, "Mbyte": 1e6}
 DIGITS = ("diffusers", "transformers", "pydantic", "scipy")
 
 
@@ -105,7 +106,8 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
 
 def _profile(case: str, allowed: float) -> Row:
     """The fused kernel's counters beside those of the simulator."""
-    words = ["ncu", "--set", "full", "--csv", "--page", "raw", "--kernel-name", "regex:^fused"]
+    words = ["ncu", "--csv", "--page", "raw", "--print-units", "base"]
+    words += ["--kernel-name", "regex:^fused", "--metrics", ",".join(METRICS)]
     words += ["--target-processes", "all", "--launch-count", "1"]
     words += ["--profile-from-start", "off", "--clock-control", "none"]
     words += [sys.executable, "-m", "bench", "profile", "--case", case, "--bare", "--repeats", "1"]
@@ -118,7 +120,7 @@ def _profile(case: str, allowed: float) -> Row:
         else {"measured": value}
         for name, value in measured.items()
     }
-    return {"kernel": "fused", "metrics": beside}
+    return {"kernel": "fused", "metrics": beside, "absent": sorted(METRICS.keys() - beside.keys())}
 
 
 def simulated(case: str, launch: str) -> dict[str, int]:
@@ -142,9 +144,7 @@ def metrics(printed: str) -> dict[str, float]:
     found = {}
     for name, unit, value in zip(head, units, rows[0], strict=False):
         if name in METRICS and value:
-            key = {"msecond": 1e6, "usecond": 1e3, "us": 1e3, "ms": 1e6}.get(unit, 1.0)
-            scale = {"Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}.get(unit, key)
-            found[name] = float(value.replace(",", "")) * scale
+            found[name] = float(value.replace(",", "")) * UNITS.get(unit, 1.0)
     return found
 
 

@@ -20,7 +20,7 @@ PACKAGES = (
 
 def parts(small: bool) -> list[Part]:
     found = [
-        Part("machine", _machine, 2),
+        Part("machine", _machine, 3),
         Part("copy and matrix product", partial(_copy, small), 6),
     ]
     for name, (measure, kernels) in ceilings.MEASURES.items():
@@ -42,7 +42,7 @@ def _machine(_: float) -> Row:
 def _text(words: list[str]) -> list[str]:
     """The lines that a program prints; none if it is not there or fails."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=4, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.rstrip().splitlines()[:40]

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, store
+from bench import store
 from bench.cases import parse
 from bench.gpu import plan, predictions, queue, record
 from bench.gpu.predictions import BATCHES, ONES, Batch, One
 from bench.gpu.record import rows
+from bench.gpu.run import RESULTS
 from bench.gpu.stage import Row
 from bench.measure import typical
 from bench.tables import digits, table, time_text
 
-RESULTS = ROOT / "bench" / "results" / "gpu"
 NOTHING = "**Not measured**: no run on a GPU is committed.\n"
 Run = dict[str, Any]
 
 
 def runs(folder: Path = RESULTS) -> list[Run]:
     """The committed runs, a device each."""
-    return [record.read(path.parent) for path in sorted(folder.glob(f"*/{record.NAME}"))]
+    found = [record.read(path.parent) for path in sorted(folder.glob(f"*/{record.NAME}"))]
+    return [run for run in found if run["machine"]["device"] != record.REHEARSAL]
 
 
 def _where(run: Run) -> str:

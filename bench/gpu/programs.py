@@ -1,16 +1,18 @@
-"""Other programs that parts run: sanitizers, profilers, the package's own commands."""
+"""Other processes: the programs that parts run, and how a process ends with its parent."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
-import threading
-import time
+import sys
 from pathlib import Path
 
 from bench import ROOT
 from bench.gpu.stage import LeftOut
+
+_PR_SET_PDEATHSIG = 1
 
 
 def output(words: list[str], seconds: float, **environment: str) -> str:
@@ -25,6 +27,7 @@ def output(words: list[str], seconds: float, **environment: str) -> str:
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
             errors="replace", start_new_session=True, env=os.environ | environment,
+            preexec_fn=end_with_parent,
         )  # fmt: skip
     except FileNotFoundError:
         raise LeftOut(f"{words[0]} is not on this machine") from None
@@ -43,15 +46,12 @@ def output(words: list[str], seconds: float, **environment: str) -> str:
 
 
 def end_with_parent() -> None:
-    """Ends this process, with all of its session, soon after the one that started it has ended."""
-    parent = os.getppid()
+    """This process is killed when the one that started it ends, even if it is stopped then.
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+    Linux alone can do that; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill(process: subprocess.Popen[str], number: signal.Signals) -> None:
@@ -60,6 +60,8 @@ def kill(process: subprocess.Popen[str], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def ending(code: int) -> str:
+def ending(code: int | None) -> str:
     """A return code in words."""
+    if code is None:
+        return "it does not end"
     return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"

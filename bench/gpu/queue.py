@@ -100,9 +100,18 @@ def ordered(found: Sequence[Job], known: dict[str, float]) -> list[tuple[Job, fl
 # ---------------------------------------------------------------- compiling
 
 
-def _worker() -> None:
+def _worker(workers: Path | None) -> None:
+    programs.end_with_parent()
+    if workers is not None:
+        _known(workers, os.getpid())
     os.environ.pop("TRITON_INTERPRET", None)
     os.nice(5)  # the stages' own processes go first
+
+
+def _known(path: Path, pid: int) -> None:
+    """Notes a process that can be held: the run's own clock does not stop for the others."""
+    with path.open("a", encoding="ascii") as file:
+        file.write(f"{pid}\n")
 
 
 def _compiled(variant: Variant) -> tuple[float, str]:
@@ -115,11 +124,17 @@ def _compiled(variant: Variant) -> tuple[float, str]:
     return time.perf_counter() - begin, ""
 
 
+def held(finished: Path) -> Path:
+    """The file with the processes that compile, beside the one with what is done."""
+    return finished.with_name("workers")
+
+
 class Finished:
     """A file with a line for each kernel, label and stage that is done; it is read as it grows."""
 
     def __init__(self, path: Path, found: Sequence[Job], stages: Sequence[str]) -> None:
         self.file = path.open("a", encoding="utf-8")
+        self.workers = held(path)
         self.lock = threading.Lock()
         self.missing: dict[str, set[str]] = {}
         self.errors: dict[str, str] = {}
@@ -175,7 +190,10 @@ def compile_all(
     """Compiles in this order. By name: seconds, and the error or ""."""
     results = {}
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_worker) as pool:
+    path = finished.workers if finished else None
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_worker, initargs=(path,)
+    ) as pool:
         waiting = {pool.submit(_compiled, job.variant): job for job, _ in found}
         for future in as_completed(waiting):
             job = waiting[future]
@@ -250,6 +268,7 @@ def main(given: list[str]) -> int:
         for words in stage.jobs() if stage.jobs else []:
             command = [sys.executable, "-m", "bench", *words, *more]
             running.append((stage.name, subprocess.Popen(command, cwd=ROOT, env=env)))
+            _known(held(options.finished), running[-1][1].pid)
     import triton
 
     found = ordered(jobs(stages, options.arch), estimates(triton.__version__, options.arch))
@@ -266,7 +285,7 @@ def main(given: list[str]) -> int:
     with ThreadPoolExecutor(max(1, len(running))) as threads:
         for pair in running:
             threads.submit(wait, *pair)
-        compile_all(found, max(1, options.workers - len(running)), finished)
+        compile_all(found, options.workers, finished)
     return 0
 
 
@@ -301,11 +320,18 @@ class Background:
         return time.monotonic() - begin
 
     def pause(self) -> None:
-        """Nothing is compiled until `go_on`."""
-        programs.kill(self.process, signal.SIGSTOP)
+        """Nothing is compiled until `resume`."""
+        self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        programs.kill(self.process, signal.SIGCONT)
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the processes that compile, not to those that would have to end with this one."""
+        path = held(self.finished)
+        for pid in path.read_text(encoding="ascii").split() if path.exists() else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
 
     def report(self) -> dict[str, Any]:
         """What was compiled, and what the process printed last if it failed."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,16 @@ from bench.gpu.stage import Row
 
 NAME = "run.json"
 WHAT = "gpu run"
-# A second command may meet another driver: rows say which was theirs. These must agree.
+REHEARSAL = "rehearsal"  # the device's name where there is none
+# A second command may meet another driver: each row has its own. These must agree.
 SAME = ("device", "python", "torch", "triton", "gaussreg_fast")
 DONE = "done"  # the state of a stage of which nothing is left to do
+LATE = "out of time"  # how the reason of a row begins that may be had in a second run
 
 
 def slug(device: str) -> str:
     """A device's name as a folder: nvidia-h200."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
 
 
 def source() -> str:
@@ -40,14 +45,23 @@ class Record:
         self.path, self.content = path, content
 
     @classmethod
-    def begin(cls, folder: Path, facts: dict[str, Any]) -> Record:
-        """A new one; what lies there is replaced."""
+    def begin(cls, folder: Path, facts: dict[str, Any], restart: bool = False) -> Record:
+        """A new run.
+
+        Raises:
+            BadInput: there is one in this folder already, and it is not to be replaced.
+        """
+        if (folder / NAME).exists() and not restart:
+            raise BadInput(
+                f"{folder / NAME}: a run is there already: --resume measures what it lacks, "
+                "--restart replaces it"
+            )
         about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
         return cls(folder / NAME, {**about, "machine": facts, "stages": {}})
 
     @classmethod
     def resume(cls, before: Path, folder: Path, facts: dict[str, Any]) -> Record:
-        """One that goes on with the file in `before`, in `folder`.
+        """The run in `before`, continued in `folder`.
 
         Raises:
             BadInput: there is no such file, or it is of another device or of other versions.
@@ -61,6 +75,27 @@ class Record:
                 )
         return cls(folder / NAME, content)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, no other run writes this file.
+
+        Raises:
+            BadInput: another one is writing it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.path.with_suffix(".lock")
+        with path.open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(f"{self.path}: another run is writing it") from None
+            except OSError:  # a file system without locks: one run at a time is up to the user
+                pass
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
     def stage(self, name: str) -> dict[str, Any]:
         """What is known of a stage."""
         return self.content["stages"].setdefault(name, {"state": "", "seconds": 0.0, "rows": []})
@@ -71,31 +106,35 @@ class Record:
 
     def failed(self, name: str) -> bool:
         """Whether something in a stage is wrong."""
-        return bool(self.stage(name)["state"].startswith("FAILED"))
+        stage = self.stage(name)
+        rows = any(row["status"] == "FAILED" for row in stage["rows"])
+        return rows or bool(stage["state"].startswith("FAILED"))
 
     def state(self, name: str) -> str:
         """What the rows of a stage say that has come to its end."""
         rows = self.stage(name)["rows"]
         bad = [row["part"] for row in rows if row["status"] == "FAILED"]
-        late = [row for row in rows if row.get("reason", "").startswith("out of time")]
+        late = [row for row in rows if row.get("reason", "").startswith(LATE)]
         if bad:
             return f"FAILED: {', '.join(bad)}"
-        return f"out of time for {len(late)} of {len(rows)} parts" if late else DONE
+        return f"{LATE} for {len(late)} of {len(rows)} parts" if late else DONE
 
     def start(self, name: str) -> list[str]:
-        """Begins a stage, anew if it was done: its rows that need not be measured again."""
+        """Begins a stage, anew if it was done: the parts that need not be measured again.
+
+        Rows of before stay until there are new ones.
+        """
         stage = self.stage(name)
-        if self.done(name):
-            stage["rows"] = []
-        stage["rows"] = [row for row in stage["rows"] if row["status"] == "ok"]
+        kept = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
         stage.pop("log", None)
         stage["state"] = "interrupted"  # what it is if nothing ends it
         self.save()
-        return [row["part"] for row in stage["rows"]]
+        return kept
 
     def add(self, name: str, row: Row) -> None:
-        """Keeps a row, on disk."""
-        self.stage(name)["rows"].append(row)
+        """Keeps a row, on disk, in the place of an earlier one of its part."""
+        stage = self.stage(name)
+        stage["rows"] = [r for r in stage["rows"] if r["part"] != row["part"]] + [row]
         self.save()
 
     def end(self, name: str, state: str, seconds: float, log: str) -> None:

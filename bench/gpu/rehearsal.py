@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.gpu.record import REHEARSAL
 from bench.pretended import Call, pretended
 
 if TYPE_CHECKING:
     from bench.simulator import Simulation
 
-NAME = "rehearsal"
 ARCH = "sm_90"
 MEMORY = 2**33  # bytes that the device says it has
 EMPTY, EMPTY_LIKE, NEW_EMPTY = torch.empty, torch.empty_like, torch.Tensor.new_empty
-FACTS = {"name": NAME, "major": 9, "minor": 0, "multi_processor_count": 132}
+FACTS = {"name": REHEARSAL, "major": 9, "minor": 0, "multi_processor_count": 132}
 
 
 class OnCpu(TorchFunctionMode):
@@ -198,7 +198,7 @@ class Device:
             "is_available": number(True),
             "device_count": number(1),
             "current_device": number(0),
-            "get_device_name": number(NAME),
+            "get_device_name": number(REHEARSAL),
             "get_device_capability": number((9, 0)),
             "get_device_properties": number(
                 SimpleNamespace(**FACTS, L2_cache_size=2**16, total_memory=MEMORY)

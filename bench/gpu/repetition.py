@@ -41,7 +41,7 @@ def parts(small: bool) -> list[Part]:
         call = partial(_value_and_grad, d, "shared")
         add(f"streams D={d}", partial(_streams, d, batch), partial(call, 2))
         add(f"threads D={d}", partial(_threads, d, batch, min(runs, 20)), partial(call, 2))
-    return [Part(n, lambda _, c=call: c(), 1.5, {n: kernels[n]}) for n, call in found.items()]
+    return [Part(n, lambda _, c=call: c(), 1.0, {n: kernels[n]}) for n, call in found.items()]
 
 
 def _value_and_grad(dimension: int, kind: str, batch: int) -> tuple[Tensor, ...]:

@@ -1,15 +1,18 @@
-"""One staged run on a GPU, with a clock: `python -m bench gpu`.
+"""Measure everything that a GPU can say in ten minutes, in stages with a clock.
 
-    python -m bench gpu --seconds 540 --out DIR     everything, in DIR/<device>/run.json
+    python -m bench gpu --seconds 540 --out DIR     everything, into DIR/<device>/run.json
     python -m bench gpu --stages paths,headline     some stages
-    python -m bench gpu --resume DIR                go on with the run in DIR, also in another --out
+    python -m bench gpu --resume                    what the run in --out lacks
+    python -m bench gpu --resume OLD --out NEW      the same, where OLD cannot be written
     python -m bench gpu --rehearse                  all of it without a GPU
-    python -m bench gpu --show DIR                  the table of a run that is there
+    python -m bench gpu --show DIR/<device>         the table of a run
 
-No stage starts that does not fit into what is left of the seconds. Rows are written as they come,
-so a run that is cut off loses what it was just doing and no more. A stage that fails is recorded,
-and the next begins. Exit codes: 0 all is right, 1 something failed or is wrong, 2 bad input, 130
-interrupted; the table is printed in any case.
+A stage starts only if it fits into what is left of the seconds. Rows are written as they come, so
+a run that is cut off loses what it was just measuring, and no more. A stage that fails is recorded,
+and the next begins. The table is printed in any case.
+
+Exit codes: 0 everything was measured and is right, 1 something failed or is wrong, 2 bad input,
+3 nothing failed, but time was up: --resume, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,16 +28,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import ROOT
 from bench.errors import BadInput
 from bench.gpu import programs
 
+if TYPE_CHECKING:
+    from bench.gpu.record import Record
+    from bench.gpu.stage import Row, Stage
+
 RESERVE = 6.0  # seconds at the end: the last stage is stopped, the table printed
 GRACE = 5.0  # beyond a part's time, which its own process should keep
-INSTALL_SECONDS = 150.0
 FULL, SMALL = "bench.gpu.plan:FULL", "bench.gpu.plan:SMALL"
+RESULTS = ROOT / "bench" / "results" / "gpu"
+LEFT = 3  # exit code
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -45,66 +53,85 @@ def arguments(given: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = ROOT / "bench" / "results" / "gpu"
-    parser.add_argument("--seconds", type=positive, default=540, help="for everything (540)")
-    parser.add_argument("--out", type=Path, default=default, help="folder (bench/results/gpu)")
-    parser.add_argument("--stages", default="", metavar="A,B", help="these stages only")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--seconds", type=positive, default=540, help="time for everything (540)")
+    add("--out", type=Path, help="folder of results (bench/results/gpu; build if --rehearse)")
+    add("--stages", default="", metavar="A,B", help="only these stages; a finished one is redone")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
         "--resume", type=Path, nargs="?", const=Path(), metavar="DIR",
-        help="go on with the run in DIR (in --out); a stage named by --stages is done anew",
+        help="measure what the run in DIR lacks (default: the one in --out)",
     )  # fmt: skip
-    parser.add_argument("--install", action="store_true", help="first pip install this checkout")
-    parser.add_argument("--rehearse", action="store_true", help="without a GPU, on small inputs")
-    parser.add_argument("--show", type=Path, metavar="DIR", help="print the table of a run")
-    parser.add_argument(
+    again.add_argument("--restart", action="store_true", help="replace the run that is in --out")
+    add("--install", action="store_true", help="pip install this checkout first")
+    add("--rehearse", action="store_true", help="go through it without a GPU, on small inputs")
+    add("--show", type=Path, metavar="DIR", help="print the table of a run and stop")
+    add(
         "--compile", action="store_true",
-        help="only fill Triton's cache (TRITON_CACHE_DIR) with the kernels, which needs no GPU",
+        help="fill Triton's cache (TRITON_CACHE_DIR) with all kernels and stop; needs no GPU",
     )  # fmt: skip
-    parser.add_argument(
-        "--record",
-        action="store_true",
-        help="with --compile: an empty cache, and the seconds go to results/compile_seconds.json",
-    )
-    parser.add_argument("--plan", default="", help=argparse.SUPPRESS)
+    add(
+        "--record", action="store_true",
+        help="with --compile: empty the cache first, and write results/compile_seconds.json",
+    )  # fmt: skip
+    add("--plan", default="", help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
 
 def main(given: list[str]) -> int:
-    end = time.monotonic()
+    begin = time.monotonic()
     options = arguments(given)
-    end += options.seconds
-    if options.install:
-        install()
+    if options.record and not options.compile:
+        raise BadInput("--record goes with --compile")
+    names = [name for name in options.stages.split(",") if name]
+    if options.stages and not names:
+        raise BadInput(f"--stages: {options.stages!r} names no stage")
+    installed = install() if options.install else None
     os.environ.pop("TRITON_INTERPRET", None)
-    from bench.gpu import record, summary
+    from bench.gpu import queue, record, summary
+    from bench.gpu.plan import chosen
 
     if options.show:
         print(summary.text(record.read(options.show)))
         return 0
-    from bench.gpu.plan import chosen
-
     options.plan = options.plan or (SMALL if options.rehearse else FULL)
-    names = [name for name in options.stages.split(",") if name]
+    options.out = options.out or (ROOT / "build" if options.rehearse else RESULTS)
     stages = chosen(options.plan, names)
-    if options.compile or options.record:
-        from bench.gpu import queue
-
+    if options.compile:
         return queue.ahead(stages, options.record)
     facts = device_facts(options.rehearse)
     folder = options.out / record.slug(facts["device"])
     if options.resume is None:
-        kept = record.Record.begin(folder, facts)
+        kept = record.Record.begin(folder, facts, options.restart)
     else:
         before = options.resume if options.resume != Path() else folder
         kept = record.Record.resume(before, folder, facts)
+    if installed:
+        kept.content["install"] = installed
     todo = [stage for stage in stages if names or not kept.done(stage.name)]
-    signal.signal(signal.SIGTERM, _interrupted)
+    with kept.locked():
+        return measure(options, kept, facts, todo, begin + options.seconds)
+
+
+def measure(
+    options: argparse.Namespace,
+    kept: Record,
+    facts: dict[str, Any],
+    todo: list[Stage],
+    end: float,
+) -> int:
+    """Runs the stages and prints the table, whatever happens; the exit code."""
+    from bench.gpu import summary
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     run = Run(options, kept, facts, todo, end)
     code = 130
     try:
         for stage in todo:
             run.stage(stage)
-        code = 1 if any(map(kept.failed, (stage.name for stage in stages))) else 0
+        names = [stage.name for stage in todo]
+        code = 1 if any(map(kept.failed, names)) else 0 if all(map(kept.done, names)) else LEFT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     finally:
@@ -118,13 +145,32 @@ def _interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def install() -> None:
-    """Builds and installs this checkout with what is there."""
+def install() -> dict[str, Any]:
+    """Builds and installs this checkout, with what is there: its seconds, and why it failed.
+
+    Where it fails, the Python sources and the kernels are put together in a folder instead: that
+    is all that a GPU needs.
+    """
+    begin = time.monotonic()
     words = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "."]
-    try:
-        programs.output(words, INSTALL_SECONDS)
-    except (RuntimeError, subprocess.TimeoutExpired) as error:
-        raise BadInput(f"--install: {error}") from None
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    found: dict[str, Any] = {"seconds": round(time.monotonic() - begin, 1)}
+    if done.returncode:
+        found["failed"] = (done.stdout + done.stderr).strip()[-500:]
+        print(f"install failed, Python sources are used as they are: {found['failed']}")
+        _put_together(Path(tempfile.mkdtemp(prefix="gaussreg-fast-")))
+    return found
+
+
+def _put_together(folder: Path) -> None:
+    """A folder first on the path, of this process and of those it starts, with the package."""
+    import shutil
+
+    shutil.copytree(ROOT / "gaussreg_fast", folder / "gaussreg_fast")
+    shutil.copytree(ROOT / "kernels", folder / "gaussreg_fast" / "kernels")
+    sys.path.insert(0, str(folder))
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}:{path}" if path else str(folder)
 
 
 def device_facts(rehearse: bool) -> dict[str, Any]:
@@ -144,10 +190,10 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
             "--rehearse goes through it without one"
         )
     with device(rehearse):
-        from gaussreg_fast.launch._device import arch
+        from gaussreg_fast.launch import _device
 
         facts = machine.facts("cuda")
-        here = "sm_90" if rehearse else arch(torch.device("cuda", 0))
+        here = "sm_90" if rehearse else _device.arch(torch.device("cuda", 0))
     return facts | {"arch": here}
 
 
@@ -157,72 +203,76 @@ class Run:
     def __init__(
         self,
         options: argparse.Namespace,
-        kept: Any,
+        kept: Record,
         facts: dict[str, Any],
-        todo: list[Any],
+        todo: list[Stage],
         end: float,
     ) -> None:
-        from bench.gpu import queue
+        from bench.gpu import queue, record
 
-        self.options, self.record, self.facts, self.end = options, kept, facts, end
+        self.options, self.record, self.end = options, kept, end
+        self.about = {"source": record.source(), "driver": facts["driver"]}
+        self.interrupted = False
         names = [stage.name for stage in todo]
         self.compiling = queue.Background(options.plan, names, facts["arch"], options.rehearse)
 
     def close(self) -> None:
         """Ends what runs beside, and keeps what it has done."""
-        self.record.content["compiled"] = self.compiling.report()
+        found, before = self.compiling.report(), self.record.content.get("compiled", {})
+        self.record.content["compiled"] = found | {
+            "seconds": before.get("seconds", {}) | found["seconds"]
+        }
         self.compiling.stop()
         self.record.save()
 
     def left(self) -> float:
         return self.end - RESERVE - time.monotonic()
 
-    def stage(self, stage: Any) -> None:
+    def stage(self, stage: Stage) -> None:
         """One stage, if it fits into what is left."""
-        from bench import store
-        from bench.gpu import record
-
-        begin = time.monotonic()
-        done = self.record.start(stage.name)
-        kept = self.record.stage(stage.name)
         if stage.seconds > self.left():
             state = f"not started: {self.left():.0f} s left, {stage.seconds:.0f} s expected"
-            self.record.end(stage.name, state, 0.0, "")
+            if not self.record.stage(stage.name)["rows"]:
+                self.record.end(stage.name, state, 0.0, "")
             print(f"{stage.name}: {state}", flush=True)
             return
-        kept |= {"date": store.today(), "source": record.source(), "driver": self.facts["driver"]}
-        waited = self.compiling.wait(
-            stage.name, min(stage.at_most / 2, self.left() - stage.seconds)
-        )
-        kept["waited_for_kernels"] = round(waited, 1)
+        begin = time.monotonic()
+        done = self.record.start(stage.name)
+        end = begin + min(stage.at_most, self.left())
+        waited = self.compiling.wait(stage.name, end - begin - stage.seconds)
+        self.record.stage(stage.name)["waited_for_kernels"] = round(waited, 1)
         print(f"{stage.name}: {stage.title}", flush=True)
+        state, log = "interrupted", ""
         if stage.quiet:
             self.compiling.pause()
         try:
-            state, log = self._processes(stage, done, min(stage.at_most, self.left()))
+            state, log = self._processes(stage.name, done, end)
         finally:
-            self.compiling.go_on()
-        self.record.end(stage.name, state, time.monotonic() - begin, log)
+            self.compiling.resume()
+            self.record.end(stage.name, state, time.monotonic() - begin, log)
         print(f"{stage.name}: {state}, {time.monotonic() - begin:.0f} s", flush=True)
 
-    def _processes(self, stage: Any, done: list[str], seconds: float) -> tuple[str, str]:
+    def _processes(self, stage: str, done: list[str], end: float) -> tuple[str, str]:
         """Runs a stage to its end, in a new process wherever one fails: its state and its log."""
-        end, log = time.monotonic() + seconds, ""
+        log = ""
         while True:
-            process = Process(self, stage.name, done, end)
+            process = Process(self, stage, done, end)
             try:
                 process.listen()
+            except KeyboardInterrupt:
+                self.interrupted = True
+                raise
             finally:
-                text = process.close()
-            log += text
-            before, done = done, [*done, *process.ended]
-            if process.parts is None or (process.parts != before and not process.ended):
+                log += process.close()
+            done = [*done, *process.ended]
+            if process.parts is None:
                 return f"FAILED: {process.how}, before its first part", log
-            left = [name for name in process.parts if name not in done]
-            if not left:
-                return self.record.state(stage.name), log
+            if not set(process.parts) - set(done):
+                return self.record.state(stage), log
             if time.monotonic() > end:
                 return "stopped: out of time", log
+            if not process.ended:
+                return f"FAILED: {process.how}, between its parts", log
 
 
 class Process:
@@ -232,7 +282,7 @@ class Process:
         self.run, self.stage, self.end = run, stage, end
         self.parts: list[str] | None = None
         self.ended: list[str] = []  # parts of which there is a row now
-        self.now, self.until, self.begun = "", end, 0.0
+        self.now, self.until, self.begun = "", end, time.monotonic()
         self.how, self.late, self.cut = "", False, False
         read, write = os.pipe()
         words = ["--plan", run.options.plan, "--stage", stage, "--skip", json.dumps(skip)]
@@ -277,19 +327,19 @@ class Process:
         else:
             self._row(message["row"])
 
-    def _row(self, row: dict[str, Any]) -> None:
+    def _row(self, row: Row) -> None:
         from bench.gpu.summary import line
 
         self.ended.append(row["part"])
         self.now, self.until = "", self.end
-        self.run.record.add(self.stage, row)
+        self.run.record.add(self.stage, row | self.run.about)
         print(f"  {line(self.stage, row)}", flush=True)
 
     def close(self) -> str:
         """Ends it; a part that was not finished gets its row. Returns what it printed."""
         from bench.gpu.child import late
 
-        if not self.how:
+        if not self.how and not self.run.interrupted:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -298,8 +348,9 @@ class Process:
                 self.process.wait(2)
         self.how = self.how or programs.ending(self.process.returncode)
         if self.now:
-            row = late(f"its process: {self.how}", self.late and self.cut)
-            self._row({"part": self.now, **row})
+            cut = (self.late and self.cut) or self.run.interrupted
+            how = "the run was interrupted" if self.run.interrupted else self.how
+            self._row({"part": self.now, **late(f"its process: {how}", cut)})
         self.pipe.close()
         self.log.seek(0)
         with self.log:

@@ -13,7 +13,7 @@ from bench.gpu.stage import LeftOut, Part, Row
 # The allocator's pools are off for memcheck: they would hide what is out of bounds.
 ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}
 DIMENSIONS = {"memcheck": (64, 1024, 16384, 65536, 100, 32768), "racecheck": (64, 1024, 100, 16384)}
-SECONDS = {"memcheck": 30.0, "racecheck": 30.0}
+SECONDS = 25.0
 
 
 def parts(small: bool) -> list[Part]:
@@ -23,7 +23,7 @@ def parts(small: bool) -> list[Part]:
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3"]
         kernels = {f"{tool} D={d}": partial(sanitize.every_call, d) for d in dimensions}
         run = partial(_run, [] if small else words, environment, dimensions, small)
-        found.append(Part(tool, run, 15.0 if small else SECONDS[tool], kernels))
+        found.append(Part(tool, run, 15.0 if small else SECONDS, kernels))
     return found
 
 

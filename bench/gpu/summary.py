@@ -54,10 +54,9 @@ def _best(row: Row) -> str:
 def text(content: dict[str, Any]) -> str:
     """The table. Failures and the headline come first, where lines run short."""
     about = content["machine"]
-    head = (
-        f"{about['device']}, driver {about['driver']}, torch {about['torch']}, "
-        f"triton {about['triton']}, python {about['python']}, {content['date']}"
-    )
+    words = ("driver", "torch", "triton", "python")
+    named = (f"{word} {about.get(word)}" for word in words)
+    head = ", ".join([str(about.get("device")), *named, content["date"]])
     found = [head, *_stages(content), *_failures(content)]
     found += [*_headline(content), *_rest(content)]
     if len(found) > LINES:
@@ -130,8 +129,11 @@ def _rest(content: dict[str, Any]) -> Iterator[str]:
         for row in stage["rows"]:
             if row["status"] == "not measured":
                 yield _cut(f"not measured: {name}, {row['part']}: {row.get('reason', '')}")
+    sources = {row.get("source") for stage in content["stages"].values() for row in stage["rows"]}
+    if len(sources) > 1:
+        yield f"rows are of {len(sources)} states of the source: each names its own"
     if any(stage["state"] != DONE for stage in content["stages"].values()):
-        yield "python -m bench gpu --resume goes on with what is left"
+        yield "python -m bench gpu --resume measures what is left"
 
 
 def _detail(stage: str, row: Row) -> str:

@@ -24,10 +24,11 @@ class Memory:
     """The tensors of one simulation."""
 
     def __init__(self) -> None:
-        # Address -> bytes not written yet. Tensors are kept, so that no address is used twice.
+        # Address -> bytes not written yet.
         self._unwritten: dict[int, tuple[np.ndarray, Tensor]] = {}
         self._versions: dict[int, int] = {}
         self._guarded: list[tuple[int, int]] = []
+        self._kept: list[Tensor] = []
         # Whether kernels read addresses from memory: they may touch any tensor of here then.
         self.indirect = False
 
@@ -58,6 +59,7 @@ class Memory:
         whole = torch.full(
             (size + 2 * GUARD + 256,), _poison(dtype), dtype=torch.uint8, device="cpu"
         )
+        self._kept.append(whole)  # so that no address is used twice
         start = -whole.data_ptr() % 256 + GUARD
         begin = whole.data_ptr() + start
         self._guarded.append((begin, begin + size))

@@ -4,6 +4,7 @@
 # make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
 # make simulate    the compiled GPU kernels executed on the CPU; make counters: what they do there
 # make bench       a report on this machine's speed; make bench-check: is anything slower?
+# make docs        the documentation as a site, in build/site
 # make gpu         all that a GPU can say in ten minutes; make gpu-rehearsal: without one
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
@@ -17,7 +18,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	simulate counters record-counters \
-	bench bench-check record-baseline clean \
+	bench bench-check record-baseline docs clean \
 	gpu gpu-rehearsal record-compile-seconds gpu-test gpu-test-all gpu-bench sanitize sanitize-native installed
 
 demo: $(VENV)/.latent
@@ -38,6 +39,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Strict: a broken link, an unknown name or any other warning fails it. Fetches nothing at build time.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
 # is of a release without numbers, which is said and is no failure.
@@ -103,13 +108,13 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 
 # Reruns the experiments for the README, the second in full, and puts their tables there.
 readme: $(VENV)/.latent
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment checkerboard
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment frontier --full
-	$(BIN)/gaussreg-fast demo --out docs/demo --experiment personalisation \
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment checkerboard
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment frontier --full
+	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment personalisation \
 		--experiment reward-tuning
 	$(BIN)/python -m bench readme
 
-# What this machine does, in a minute (docs/benchmarks.md): a table and plots in bench-out/.
+# What this machine does, in a minute (docs/guide/profile.md): a table and plots in bench-out/.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench report --quick --restart
 
@@ -131,12 +136,12 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench study projection --out bench/results/projection.json
 	$(BIN)/python -m bench study noise_injection --out bench/results/noise_injection.json
 	$(BIN)/python -m bench study learning_rates --out bench/results/learning_rates.json
-	$(BIN)/python -m bench report --restart --out docs/report
+	$(BIN)/python -m bench report --restart --out docs/results/report
 	$(BIN)/python -m bench readme
 
-# On a machine with a GPU, in ten minutes: docs/gpu.md. Uses $(PYTHON) and what it has, and fetches
-# nothing: torch, triton, numpy; to build, scikit-build-core, nanobind, cmake, ninja and a C++
-# compiler. A second command goes on where time was up: make gpu GPU="--resume".
+# On a machine with a GPU, in ten minutes: docs/guide/ten-minutes-with-a-gpu.md. Uses $(PYTHON) and
+# what it has, and fetches nothing: torch, triton, numpy; to build, scikit-build-core, nanobind,
+# cmake, ninja and a C++ compiler. A second command goes on where time was up: make gpu GPU="--resume".
 GPU_SECONDS ?= 540
 GPU_OUT ?= bench/results/gpu
 
@@ -205,6 +210,10 @@ $(VENV)/.bench: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
+$(VENV)/.docs: $(SOURCES) | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/.latent
+
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.latent $(VENV)/.bench
+	touch $@ $(VENV)/.latent $(VENV)/.bench $(VENV)/.docs

@@ -1,4 +1,4 @@
-"""Permutation v1 (docs/permutation.md) as device functions, and as a table.
+"""Permutation v1 (docs/internals/permutation.md) as device functions, and as a table.
 
 Every device function works on uint32 values and is exact: the permutation is the same on every
 device and in every backend.

@@ -19,7 +19,7 @@ from bench.subjects import peers
 from bench.subjects.cases import parse
 from gaussreg_fast.backends import native
 
-WORKFLOW = ROOT / "docs" / "ci" / "performance.yml"
+WORKFLOW = ROOT / "docs" / "guide" / "ci" / "performance.yml"
 
 
 def run(*arguments):
@@ -175,7 +175,7 @@ def test_the_workflow_is_one():
 
 def test_every_command_of_the_workflow_and_the_pages_is_one_of_ours():
     texts = [step["run"] for step in steps() if "run" in step]
-    pages = ("README.md", "docs/benchmarks.md", "docs/performance-ci.md", "Makefile")
+    pages = ("README.md", "docs/guide/profile.md", "docs/guide/gate-ci.md", "Makefile")
     for page in pages:
         texts.append((ROOT / page).read_text(encoding="utf-8").replace("$(BASELINE)", "b.json"))
     found = 0

@@ -239,7 +239,7 @@ def test_terms_of_half_precision_are_not_biased(dtype):
 
 
 def code_of(page):
-    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "guide" / page).read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
@@ -252,7 +252,7 @@ def code_of(page):
     ],
 )
 def test_the_documented_uses_run(options, steps):
-    streaming, rewards = code_of("control.md")
+    streaming, rewards = code_of("fine-tune-on-rewards.md")
     scheduler = schedulers().DDIMScheduler(clip_sample=False, **options)
     scheduler.set_timesteps(20)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """What the regression check times: calls, each beside a yardstick in the same process.
 
 A suite is a function `suite(device)` that returns name -> (call, yardstick), both without
-arguments; a project of your own has it in a file of its own (docs/performance-ci.md). The yardstick
+arguments; a project of your own has it in a file of its own (docs/guide/gate-ci.md). The yardstick
 is work of the same kind that the change under test does not touch: it makes the speed of the
 machine cancel.
 """

@@ -74,7 +74,7 @@ def _memory(row: Row) -> str:
     return "" if extra is None else f"{extra / parse(row['case']).nbytes:.2f}x the input"
 
 
-# ---------------------------------------------------------------- docs/gpu.md
+# ---------------------------------------------------------------- docs: the GPU pages
 
 
 def stages() -> str:

@@ -4,7 +4,7 @@
     python -m bench gpu --stages paths,headline     some stages
     python -m bench gpu --resume                    what the run in --out lacks
     python -m bench gpu --resume OLD --out NEW      the same, where OLD cannot be written
-    python -m bench gpu --rehearse                  all of it without a GPU: docs/gpu.md
+    python -m bench gpu --rehearse                  all of it without a GPU
     python -m bench gpu --show DIR/<device>         the table of a run
 
 A stage starts only if it fits into what is left of the seconds. Rows are written as they come, so

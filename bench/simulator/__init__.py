@@ -7,7 +7,7 @@
 
 The package, Triton's binder, its checks and its compiler run as before a GPU; the driver is one
 that executes the PTX (bench/compiled/pretended.py). What this sees, and what it cannot see, is in
-docs/simulator.md.
+docs/internals/simulator.md.
 """
 
 from __future__ import annotations

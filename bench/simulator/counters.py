@@ -4,7 +4,7 @@
     python -m bench counters --only 'D=16384' --lines 12      ... and the lines that do most
     python -m bench counters --check              exit 1 where the committed counts differ
     python -m bench counters --out FILE           write the counts of this Triton into a file
-    python -m bench counters --kernel module:fn   launches of your own, see docs/simulator.md
+    python -m bench counters --kernel module:fn   launches of your own
 
 Counts are exact and the same on every machine, for one release of Triton; they are kept per
 release. Exit code 1: they differ, or a launch did what `simulate` calls an error. Exit code 2: bad

@@ -4,7 +4,7 @@
     python -m bench simulate --only 'D=1024 '     cases whose name matches
     python -m bench simulate --quick              each path once
     python -m bench simulate --triton 3.6.0       with another Triton
-    python -m bench simulate --kernel module:fn   launches of your own, see docs/simulator.md
+    python -m bench simulate --kernel module:fn   launches of your own
 
 Exit code 1: a wrong number, a race, an access out of bounds or a read of memory that nothing has
 written, with its place in the source. Exit code 2: nothing could be executed.

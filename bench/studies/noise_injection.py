@@ -1,4 +1,4 @@
-"""Does MPGR's loss see a checkerboard, and what takes it away? Figures for docs/demo/README.md.
+"""Does MPGR's loss see a checkerboard, and what removes it? Figures for docs/results/demo.
 
     python -m bench study noise_injection [--out bench/results/noise_injection.json]
 

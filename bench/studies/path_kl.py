@@ -106,7 +106,7 @@ def reward_case(samples: int, groups: int, seconds: float) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Markdown for docs/control.md."""
+    """Markdown for docs/results/path-kl.md."""
     head = ["T x B x D", "value: naive", "compiled", "backward: naive", "compiled"]
     head += ["one pass: naive", "of a copy's time"]
     rows = []

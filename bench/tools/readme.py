@@ -25,7 +25,7 @@ from gaussreg_fast.experiments.frontier import report as frontier_report
 from gaussreg_fast.experiments.personalisation import report as personalisation_report
 from gaussreg_fast.experiments.reward_tuning import report as reward_tuning_report
 
-REPORT = "docs/report/report.json"
+REPORT = "docs/results/report/report.json"
 
 
 def load(path: str) -> Any:
@@ -33,19 +33,19 @@ def load(path: str) -> Any:
 
 
 def demo_table() -> str:
-    return checkerboard_report.markdown(load("docs/demo/demo.json"))
+    return checkerboard_report.markdown(load("docs/results/demo/demo.json"))
 
 
 def frontier_table() -> str:
-    return frontier_report.markdown(load("docs/demo/frontier.json"))
+    return frontier_report.markdown(load("docs/results/demo/frontier.json"))
 
 
 def personalisation_table() -> str:
-    return personalisation_report.markdown(load("docs/demo/personalisation.json"))
+    return personalisation_report.markdown(load("docs/results/demo/personalisation.json"))
 
 
 def reward_table() -> str:
-    return reward_tuning_report.markdown(load("docs/demo/reward-tuning.json"))
+    return reward_tuning_report.markdown(load("docs/results/demo/reward-tuning.json"))
 
 
 def cpu_table() -> str:
@@ -179,24 +179,25 @@ def report_tables() -> str:
 
 
 MARKED = {
-    ("README.md", "demo table"): demo_table,
-    ("README.md", "gpu table"): gpu.readme,
-    ("docs/gpu.md", "stages"): gpu.stages,
-    ("docs/gpu.md", "compilation"): gpu.compilation,
-    ("docs/gpu.md", "measured"): gpu.details,
+    ("docs/results/demo/README.md", "demo table"): demo_table,
+    ("docs/results/gpu.md", "gpu table"): gpu.readme,
+    ("docs/guide/ten-minutes-with-a-gpu.md", "stages"): gpu.stages,
+    ("docs/guide/ten-minutes-with-a-gpu.md", "compilation"): gpu.compilation,
+    ("docs/results/gpu.md", "measured"): gpu.details,
     ("bench/NOTES.md", "counts"): counts_page,
     ("bench/NOTES.md", "predictions"): gpu.predicted,
     ("README.md", "cpu table"): cpu_table,
-    ("docs/native.md", "cpu details"): cpu_details,
-    ("docs/projection.md", "projection table"): projection,
-    ("docs/benchmarks.md", "report"): report_tables,
-    ("docs/demo/README.md", "frontier"): frontier_table,
-    ("docs/drift.md", "drift"): drift_table,
-    ("docs/finetuning.md", "personalisation"): personalisation_table,
-    ("docs/finetuning.md", "reward tuning"): reward_table,
-    ("docs/control.md", "path_kl"): path_table,
-    ("docs/demo/README.md", "learning rates"): learning_rates,
-    ("docs/demo/README.md", "noise injection"): noise_injection,
+    ("docs/results/cpu.md", "cpu table"): cpu_table,
+    ("docs/results/cpu.md", "cpu details"): cpu_details,
+    ("docs/results/projection.md", "projection table"): projection,
+    ("docs/results/benchmarks.md", "report"): report_tables,
+    ("docs/results/demo/README.md", "frontier"): frontier_table,
+    ("docs/results/drift.md", "drift"): drift_table,
+    ("docs/results/finetuning.md", "personalisation"): personalisation_table,
+    ("docs/results/finetuning.md", "reward tuning"): reward_table,
+    ("docs/results/path-kl.md", "path_kl"): path_table,
+    ("docs/results/demo/README.md", "learning rates"): learning_rates,
+    ("docs/results/demo/README.md", "noise injection"): noise_injection,
 }
 
 DEMO = {
@@ -232,11 +233,11 @@ def main(given: list[str] | None = None) -> int:
             sys.exit(f"{name} does not show the results")
         write_text(ROOT / name, page)
     for name, text in DEMO.items():
-        path = ROOT / f"docs/demo/{name}.md"
+        path = ROOT / f"docs/results/demo/{name}.md"
         if check and path.read_text(encoding="utf-8") != text():
-            sys.exit(f"docs/demo/{name}.md does not show docs/demo/{name}.json")
+            sys.exit(f"docs/results/demo/{name}.md does not show docs/results/demo/{name}.json")
     if check and (ROOT / REPORT).with_name("report.md").read_text() != tables.markdown(
         load(REPORT)
     ):
-        sys.exit(f"docs/report/report.md does not show {REPORT}")
+        sys.exit(f"docs/results/report/report.md does not show {REPORT}")
     return 0

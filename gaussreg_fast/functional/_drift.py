@@ -41,7 +41,7 @@ def parameter_drift(
         params: a module (all its parameters), a mapping or an iterable of names and tensors such as
             `model.named_parameters()`, or an iterable of tensors. float32, float64, float16 or
             bfloat16, of any shapes, on one device. DTensors (`fully_shard`) are taken by their
-            local shards and the value is summed over their mesh: see docs/drift.md.
+            local shards and the value is summed over their mesh: see docs/guide/several-gpus.md.
         base: the same, of the same shapes, without gradient; its types may differ from those of
             `params` (bfloat16 halves its memory), and it may be on the CPU where `params` are on a
             GPU: it is then streamed there in pieces. Where both have names, the names pair them,

@@ -15,7 +15,7 @@ def permutation(
     """Permutation v1 of 0..D-1: a seed gives the same one on every device, for ever.
 
     A keyed bijection by arithmetic (Feistel network with cycle walking): no sort, no state. Its
-    definition is in docs/permutation.md.
+    definition is in docs/internals/permutation.md.
 
     Args:
         seed: int or int64 tensor with one element.

@@ -141,7 +141,7 @@ measure: $(VENV)/.bench
 
 # On a machine with a GPU, in ten minutes: docs/guide/ten-minutes-with-a-gpu.md. Uses $(PYTHON) and
 # what it has, and fetches nothing: torch, triton, numpy; to build, scikit-build-core, nanobind,
-# cmake, ninja and a C++ compiler. A second command goes on where time was up: make gpu GPU="--resume".
+# cmake, ninja and a C++ compiler. A second command resumes where time was up: make gpu GPU=--resume
 GPU_SECONDS ?= 540
 GPU_OUT ?= bench/results/gpu
 

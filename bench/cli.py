@@ -88,7 +88,7 @@ def _report(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains this")
     parser.add_argument("--minutes", type=number, default=0.0, help="instead of the usual budget")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    again.add_argument("--resume", action="store_true", help="resume an interrupted run")
     again.add_argument("--restart", action="store_true", help="measure anew what was interrupted")
     _threads(parser)
 

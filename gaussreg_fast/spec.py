@@ -115,7 +115,7 @@ def draw(
     return Draw(Source(permutation), seed, generator)
 
 
-def drawn(seed: Tensor | None, index: Tensor | None, per_sample: bool) -> Draw:
+def draw_from_tensors(seed: Tensor | None, index: Tensor | None, per_sample: bool) -> Draw:
     """The inverse of `Draw.tensors`."""
     if seed is not None:
         return Draw(_PER_SAMPLE if per_sample else _SHARED, seed)

@@ -18,10 +18,7 @@ Exit codes: 0 everything was measured and is right, 1 something failed or is wro
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -31,15 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import ROOT
-from bench.gpu import programs
 from bench.harness.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.gpu.record import Record
-    from bench.gpu.stage import Row, Stage
+    from bench.gpu.stage import Stage
 
 RESERVE = 6.0  # seconds at the end: the last stage is stopped, the table printed
-GRACE = 5.0  # beyond a part's time, which its own process should keep
 FULL, SMALL = "bench.gpu.plan:FULL", "bench.gpu.plan:SMALL"
 RESULTS = ROOT / "bench" / "results" / "gpu"
 LEFT = 3  # exit code
@@ -256,6 +251,8 @@ class Run:
 
     def _processes(self, stage: str, done: list[str], end: float) -> tuple[str, str]:
         """Runs a stage to its end, in a new process wherever one fails: its state and its log."""
+        from bench.gpu.process import Process
+
         log = ""
         while True:
             process = Process(self, stage, done, end)
@@ -275,85 +272,3 @@ class Run:
                 return "stopped: out of time", log
             if not process.ended:
                 return f"FAILED: {process.how}, between its parts", log
-
-
-class Process:
-    """A stage's process, as the run sees it."""
-
-    def __init__(self, run: Run, stage: str, skip: list[str], end: float) -> None:
-        self.run, self.stage, self.end = run, stage, end
-        self.parts: list[str] | None = None
-        self.ended: list[str] = []  # parts of which there is a row now
-        self.now, self.until, self.begun = "", end, time.monotonic()
-        self.how, self.late, self.cut = "", False, False
-        read, write = os.pipe()
-        words = ["--plan", run.options.plan, "--stage", stage, "--skip", json.dumps(skip)]
-        words += ["--seconds", f"{end - time.monotonic():.1f}", "--pipe", str(write)]
-        words += ["--finished", str(run.compiling.finished)]
-        words += ["--rehearse"] if run.options.rehearse else []
-        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self.process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, "-m", "bench", "gpu-stage", *words],
-            stdout=self.log, stderr=self.log, text=True, cwd=ROOT, pass_fds=(write,),
-            start_new_session=True,
-        )  # fmt: skip
-        os.close(write)
-        self.pipe = os.fdopen(read, "rb", buffering=0)
-        self.rest = b""
-
-    def listen(self) -> None:
-        """Takes its rows until it ends, or has taken too long."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.pipe, selectors.EVENT_READ)
-            while True:
-                wait = min(self.until, self.end) + GRACE - time.monotonic()
-                if wait <= 0:
-                    self.how = f"stopped after {time.monotonic() - self.begun:.0f} s"
-                    self.late = True
-                    break
-                if not selector.select(wait):
-                    continue
-                data = self.pipe.read(1 << 16)
-                if not data:
-                    break
-                *whole, self.rest = (self.rest + data).split(b"\n")
-                for line in whole:
-                    self._heard(json.loads(line))
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        if "parts" in message:
-            self.parts = message["parts"]
-        elif "begin" in message:
-            self.now, self.begun = message["begin"], time.monotonic()
-            self.until, self.cut = self.begun + message["allowed"], message["cut"]
-        else:
-            self._row(message["row"])
-
-    def _row(self, row: Row) -> None:
-        from bench.gpu.summary import line
-
-        self.ended.append(row["part"])
-        self.now, self.until = "", self.end
-        self.run.record.add(self.stage, row | self.run.about)
-        print(f"  {line(self.stage, row)}", flush=True)
-
-    def close(self) -> str:
-        """Ends it; a part that was not finished gets its row. Returns what it printed."""
-        from bench.gpu.child import late
-
-        if not self.how and not self.run.interrupted:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(GRACE)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            programs.kill(self.process, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
-        self.how = self.how or programs.ending(self.process.returncode)
-        if self.now:
-            cut = (self.late and self.cut) or self.run.interrupted
-            how = "the run was interrupted" if self.run.interrupted else self.how
-            self._row({"part": self.now, **late(f"its process: {how}", cut)})
-        self.pipe.close()
-        self.log.seek(0)
-        with self.log:
-            return self.log.read()

@@ -41,7 +41,7 @@ class Progress:
             self.bar.stop()
         if kind is KeyboardInterrupt and self.out:
             kept = f"{self.done} of {self.total} kept in {self.out}"
-            print(f"{kept}: the same command with --resume goes on", file=sys.stderr)
+            print(f"{kept}: resume with the same command and --resume", file=sys.stderr)
 
     def begin(self, name: str) -> None:
         if self.bar:

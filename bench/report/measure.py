@@ -190,7 +190,7 @@ def check_compiled(
     errors: correctness.Errors, case: Case, xs: list[Tensor], found: timing.Calls
 ) -> None:
     """Raises Wrong where torch.compile's peers do not compute what they do without it."""
-    eager = peers.turns(peers.plain(case), xs[:1])
+    eager = peers.turns(peers.naive_of(case), xs[:1])
     hand = partial(by_hand, xs[0].detach(), per_sample=case.permutation == "per_sample")
 
     def with_gradient(call: Callable[[int], Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -211,11 +211,11 @@ def _graphs(
     makers: dict[str, Callable[[list[Tensor]], Callable[[int], Any]]] = {
         "ours": lambda xs: peers.ours(case, xs, backend)["value_and_grad"],
         "ours backward": lambda xs: peers.ours(case, xs, backend)["loss_backward"],
-        "naive": lambda xs: peers.turns(peers.plain(case), xs),
+        "naive": lambda xs: peers.turns(peers.naive_of(case), xs),
     }
     if compile_seconds and "compile" not in row["not_measured"]:
         makers["compile"] = lambda xs: peers.turns(
-            torch.compile(peers.plain(case), dynamic=False), xs
+            torch.compile(peers.naive_of(case), dynamic=False), xs
         )
     replays: timing.Calls = {}
     for name, make in makers.items():

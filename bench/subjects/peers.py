@@ -129,7 +129,7 @@ def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
     floats = [z.float() for z in zs]  # torch.fft knows no bfloat16; the cast is not timed
     copies = [torch.empty_like(z) for z in zs]
     return calls | {
-        "naive": turns(plain(case), xs),
+        "naive": turns(naive_of(case), xs),
         "fft": lambda i: torch.fft.irfft(torch.fft.rfft(floats[i]), n=case.dimension),
         "copy": lambda i: copies[i].copy_(zs[i]),
     }
@@ -142,7 +142,7 @@ def names(case: Case, device: str, compiled: bool) -> list[str]:
     return [*own, *guards(case, device), *rest, *(COMPILED if compiled else ())]
 
 
-def plain(case: Case) -> Callable[[Tensor], Tensor]:
+def naive_of(case: Case) -> Callable[[Tensor], Tensor]:
     """Naive PyTorch with the case's kind of permutation."""
     return partial(naive, per_sample=case.permutation == "per_sample")
 
@@ -158,7 +158,7 @@ def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, d
     zs = [x.detach() for x in xs]
 
     def for_naive() -> Callable[[int], Any]:
-        return turns(torch.compile(plain(case), dynamic=False), xs)
+        return turns(torch.compile(naive_of(case), dynamic=False), xs)
 
     def for_hand() -> Callable[[int], Any]:
         call = torch.compile(hand, dynamic=False)

@@ -145,7 +145,7 @@ class BatchFolder:
         save_tensors(self.state, {**tensors, "metrics.bytes": size})
 
 
-# What may differ when a run is gone on with: how, not what is computed.
+# What may differ when a run is resumed: how, not what is computed.
 _HOW = ("device", "gradient_checkpointing", "vae_slicing", "offload")
 
 
@@ -162,7 +162,7 @@ def _same(path: Path, stored: RunConfig, config: RunConfig) -> None:
             key, old, new = f"{key}.{inner}", old.get(inner), new.get(inner)
         raise InputError(
             f"{path.parent}: holds a run of other settings ({key}: {old!r} there, {new!r} now); "
-            "choose a new folder, or repeat its settings to go on with it"
+            "choose a new folder, or repeat its settings to resume it"
         )
 
 

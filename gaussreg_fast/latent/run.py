@@ -1,4 +1,4 @@
-"""A whole run: prompts and seeds in batches, a folder that can be gone on with, several devices."""
+"""A whole run: prompts and seeds in batches, a folder that can be resumed, several devices."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def optimize(
 ) -> RunResult | None:
     """Optimises starting noises against rewards, guarded, and leaves a run folder.
 
-    A folder that holds a run of the same settings is gone on with, to the same result as if it
+    A folder that holds a run of the same settings is resumed, to the same result as if it
     had never been interrupted (on the same machine). Under `torchrun` or `accelerate launch`
     the batches are shared out between the processes.
 
@@ -195,7 +195,7 @@ def run_batch(
     latents: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Runs or goes on with one batch, to its images and its result.
+    """Run or resume one batch, to its images and its result.
 
     `latents`: the noises of all samples of the run, if it is not to draw them.
     """

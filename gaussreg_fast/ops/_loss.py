@@ -19,7 +19,7 @@ from gaussreg_fast._torch_internals import (
 from gaussreg_fast.backends import choose
 from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
 from gaussreg_fast.ops._permutation import prepared
-from gaussreg_fast.spec import Draw, Gradient, LossSpec, drawn
+from gaussreg_fast.spec import Draw, Gradient, LossSpec, draw_from_tensors
 
 # Looking a member up costs more than a global, in Python before 3.12.
 _NO, _KEPT = Gradient.NONE, Gradient.KEPT
@@ -89,7 +89,7 @@ def _restore(
     backend: str,
 ) -> _Args:
     spec = LossSpec(tuple(orders), form, power_weight, block_size, target, statistic, reduction)
-    return x, drawn(seed, index, per_sample), spec, Gradient(gradient), backend
+    return x, draw_from_tensors(seed, index, per_sample), spec, Gradient(gradient), backend
 
 
 def _fake(*flat: Any) -> tuple[Tensor, Tensor]:

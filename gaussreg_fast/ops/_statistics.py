@@ -11,7 +11,7 @@ from torch import Tensor
 from gaussreg_fast.backends import choose
 from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
 from gaussreg_fast.ops._permutation import prepared
-from gaussreg_fast.spec import Draw, StatisticsSpec, drawn
+from gaussreg_fast.spec import Draw, StatisticsSpec, draw_from_tensors
 
 _Args = tuple[Tensor, Draw, StatisticsSpec, str]
 
@@ -60,7 +60,7 @@ def _save(ctx: Any, args: _Args, output: tuple[Tensor, Tensor]) -> None:
 
 def _backward(ctx: Any, grad_m: Tensor | None, grad_a: Tensor | None) -> tuple[Tensor]:
     x, seed, index = ctx.saved_tensors
-    draw = drawn(seed, index, ctx.per_sample)
+    draw = draw_from_tensors(seed, index, ctx.per_sample)
     return (first_order(_pullback_op(x, grad_m, grad_a, draw, ctx.spec, ctx.backend), x),)
 
 
@@ -78,7 +78,7 @@ def _options(
     backend: str,
 ) -> tuple[Draw, StatisticsSpec, str]:
     spec = StatisticsSpec(tuple(orders), block_size, statistic)
-    return drawn(seed, index, per_sample), spec, backend
+    return draw_from_tensors(seed, index, per_sample), spec, backend
 
 
 _OPTIONS = (
@@ -110,4 +110,4 @@ _statistics_op = Operator(
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Tensor, Tensor]:
     """Moments (B, K) and block amplitudes (B, P), differentiable."""
     # Its seed is drawn once, for backward as well.
-    return _statistics_op(x, drawn(*draw.tensors(x.device)), spec, backend)
+    return _statistics_op(x, draw_from_tensors(*draw.tensors(x.device)), spec, backend)

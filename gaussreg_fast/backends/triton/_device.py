@@ -44,7 +44,7 @@ def compiler(num_warps: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def on(device: torch.device, name: str) -> Iterator[None]:
+def launching(device: torch.device, name: str) -> Iterator[None]:
     """Launches within go to `device`, and are an NVTX range of the domain gaussreg_fast.
 
     Without the package nvtx there are no ranges.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gaussreg_fast.backends._lists import NUMBERS
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.kernels.drift import drift as drift_kernel
 from gaussreg_fast.kernels.drift import drift_sum
 
@@ -48,7 +48,7 @@ def drift(
         sums += _streamed(task, *some(sorted(away)), step)
     partials = sums[0] if len(sums) == 1 else torch.cat(sums)
     value = torch.empty((), dtype=torch.float32, device=device)
-    with on(device, "drift sum"):
+    with launching(device, "drift sum"):
         options = compiler(4)
         drift_sum[(1,)](
             partials=partials,
@@ -78,7 +78,7 @@ def _launched(
     if device.type != "cpu":
         table = table.pin_memory().to(device, non_blocking=True)
     loaded = isinstance(step, Tensor)
-    with on(device, f"drift {task}"):
+    with launching(device, f"drift {task}"):
         drift_kernel[(chunks,)](
             table=table,
             step=step if isinstance(step, Tensor) else partials,

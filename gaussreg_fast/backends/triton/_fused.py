@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import arch, compiler, on, roots
+from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots
 from gaussreg_fast.backends.triton._permutation import Permutation, order_mask
 from gaussreg_fast.kernels.fused import fused, index_tables
 from gaussreg_fast.spec import LossSpec
@@ -33,7 +33,7 @@ def launch(
         if piece < batch:
             rows = x[start : start + piece]
             out = {name: tensor[start : start + piece] for name, tensor in outputs.items()}
-        with on(x.device, f"fused {task}"):
+        with launching(x.device, f"fused {task}"):
             table = _tables(rows, permutation, start, len(rows) if own else 1, r1)
             fused[(len(rows),)](
                 x=rows,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
 from gaussreg_fast.kernels.general import finish, gather, moments_only, spectrum
 from gaussreg_fast.spec import LossSpec
@@ -67,7 +67,7 @@ def launch(
     """
     batch, dimension = x.shape
     block_size = spec.block_size
-    with on(x.device, f"general {task}"):
+    with launching(x.device, f"general {task}"):
         mode, table, stride = source_of(permutation if block_size else Permutation(), x)
         seed = x if permutation.seed is None else permutation.seed
         job = _Job(x, outputs, mode, table, stride, seed, task, spec, scale)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import arch, compiler, on, roots
+from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots
 from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
 from gaussreg_fast.kernels.columns import columns, columns_back, finish
 from gaussreg_fast.kernels.rows import rows
@@ -58,7 +58,7 @@ def launch(
     w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
-        with on(x.device, f"large {task}"):
+        with launching(x.device, f"large {task}"):
             columns[(tiles, size)](
                 x=x, xp=xp, z=z, edges=edges, sums=sums, table=table, seed=seed, roots=w,
                 x_stride=x.stride(0), table_stride=table_stride, sample0=start,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.kernels.path import path_rows, path_sums
 
 
@@ -52,7 +52,7 @@ def _fill(
     partials = deviations  # a stand-in that no kernel touches
     if kl is not None:
         partials = torch.empty((steps, batch, split.parts), dtype=torch.float32, device=device)
-    with on(device, "path_kl"):
+    with launching(device, "path_kl"):
         path_rows[(steps * batch * split.parts,)](
             dmu=rows,
             sigma=deviations,

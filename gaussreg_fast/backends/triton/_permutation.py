@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gaussreg_fast import checks
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.backends.triton._device import compiler, on
+from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.kernels.permutation import permutation_table
 from gaussreg_fast.spec import Draw
 
@@ -82,7 +82,7 @@ def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
     """Permutations of the rows' samples into `out` (samples, D)."""
     samples, dimension = out.shape
     tile = parameters.table_tile(dimension)
-    with on(seed.device, "permutation"):
+    with launching(seed.device, "permutation"):
         permutation_table[(-(-dimension // tile) * samples,)](
             seed=seed,
             out=out,

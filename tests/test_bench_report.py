@@ -192,7 +192,8 @@ def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(tiny, tmp_path, c
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, "d128-1-growth")
         assert run("report", "--quick", "--out", tmp_path) == 130
-    assert f"6 of 9 kept in {tmp_path}: resume with the same command and --resume" in capsys.readouterr().err
+    kept = f"6 of 9 kept in {tmp_path}: resume with the same command and --resume"
+    assert kept in capsys.readouterr().err
     kept = load(tmp_path)
     assert not kept["complete"]
     assert len(kept["rows"]) == 6

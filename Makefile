@@ -156,8 +156,7 @@ GPU_LIKE := build/gpu-like
 
 gpu-rehearsal: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --restart --seconds 900 --out build
-	$(GPU_LIKE)/bin/python -P -m pytest tests/test_bench_gpu_run.py tests/test_bench_gpu_plan.py \
-		tests/test_bench_rehearsal.py tests/test_bench_tuning.py -k "not every_stage"
+	$(GPU_LIKE)/bin/python -P -m pytest tests/bench/gpu -k "not every_stage"
 
 # What its kernels take to compile, with that Triton, in the order of which they are compiled.
 record-compile-seconds: $(GPU_LIKE)/.installed
@@ -173,14 +172,12 @@ $(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
 # There: the tests that need a GPU.
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/test_gpu.py tests/test_gpu_projection.py tests/test_bench_gpu.py $(PYTEST_ARGS)
+		tests/gpu tests/bench/test_bench_measure.py $(PYTEST_ARGS)
 
 # The interpreter's tests on the device, too: some hundred kernels to compile.
 gpu-test-all: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/test_gpu.py tests/test_gpu_projection.py tests/test_triton.py \
-		tests/test_triton_inputs.py tests/test_triton_projection.py \
-		tests/test_triton_launch.py $(PYTEST_ARGS)
+		tests/gpu tests/triton $(PYTEST_ARGS)
 
 gpu-bench: installed
 	$(PYTHON) -m bench report --restart --out bench/results/gpu

@@ -64,8 +64,8 @@ def main(given: list[str]) -> int:
             sys.exit(probe.stderr or probe.stdout)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
         command += ["--capture=sys", *given]  # which lets a sanitizer's report through
-        own = [str(ROOT / f"tests/test_native_{part}.py") for part in TESTS]
-        others = [str(ROOT / f"tests/test_{part}.py") for part in OTHERS]
+        own = [str(ROOT / f"tests/native/test_native_{part}.py") for part in TESTS]
+        others = [str(ROOT / f"tests/functional/test_{part}.py") for part in OTHERS]
         for chosen in (own, [*others, "-k", "native"]):
             # Not from the checkout: Python puts the current folder first on the path.
             if subprocess.run([*command, *chosen], env=environment, cwd="/").returncode:

@@ -6,18 +6,17 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench import ROOT
 from bench.compiled.machine_code import Notes, Variant
 from bench.gpu import ceilings, child, extras, headline, plan, programs, queue, sanitizer
 from bench.gpu.rehearsal import noting
 from bench.gpu.stage import LeftOut, Part
 from bench.subjects import prepare
 
-ROOT = Path(__file__).resolve().parent.parent
 TRITON = "3.6.0"  # of the machine that the estimates are for
 
 

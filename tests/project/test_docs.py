@@ -3,14 +3,13 @@
 import re
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 
 import gaussreg_fast
+from bench import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?```python\n(?P<code>.*?)```", re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

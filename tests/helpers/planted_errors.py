@@ -1,6 +1,6 @@
 """Errors planted in the PTX of the package's kernels: what does the simulator say of each?
 
-    python tests/planted_errors.py [--all]
+    python tests/helpers/planted_errors.py [--all]
 
 Writes JSON: for each error, the kinds of findings and the results that are wrong. A process of its
 own runs this, for the tests' may interpret kernels instead of compiling them. With --all, barriers
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.simulator import Schedule, compare, simulated
 from bench.simulator.calls import call

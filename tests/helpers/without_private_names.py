@@ -1,6 +1,6 @@
 """A pytest plugin: the package finds none of torch's private names, so that all fallbacks are used.
 
-python -m pytest -p without_private_names tests/test_ops.py
+python -m pytest -p without_private_names tests/ops/test_ops.py
 """
 
 import importlib.util

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import gaussreg_fast
+from bench import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "gaussreg_fast", "kernels")
 BUILD_TOOLS = ("scikit_build_core", "nanobind", "cmake", "ninja")
 

@@ -1,7 +1,6 @@
 """Settings: what each method's authors chose, YAML there and back, one clear line for bad ones."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +8,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bench import ROOT
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config
 from gaussreg_fast.latent.guards import GUARDS
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE = {"prompts": ["a prompt"], "rewards": ["clip"]}
 
 

@@ -1,16 +1,15 @@
-"""Errors planted in the package's kernels are seen; see planted_errors.py."""
+"""Errors planted in the package's kernels are seen; see helpers/planted_errors.py."""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from small_ptx import needs_compiler
 
-HERE = Path(__file__).resolve().parent
+from bench import ROOT
 
 pytestmark = [
     needs_compiler,
@@ -22,7 +21,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def told():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, str(HERE / "planted_errors.py")]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "planted_errors.py")]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)

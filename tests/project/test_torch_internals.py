@@ -4,15 +4,15 @@ import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench import ROOT
 from gaussreg_fast import _torch_internals
 
-HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent / "gaussreg_fast"
+TESTS = ROOT / "tests"
+PACKAGE = ROOT / "gaussreg_fast"
 
 
 def private_names(source):
@@ -65,13 +65,15 @@ def test_this_torch_has_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["test_ops.py", "test_path_ops.py", "test_drift.py"])
+@pytest.mark.parametrize(
+    "file", ["ops/test_ops.py", "ops/test_path_ops.py", "functional/test_drift.py"]
+)
 def test_operators_without_any(file):
     """The tests of the operators once more, as on a torch that has none of these names."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS / "helpers")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "without_private_names"]
-    command += ["-p", "no:cacheprovider", str(HERE / file)]
+    command += ["-p", "no:cacheprovider", str(TESTS / file)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=HERE.parent, timeout=600
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from against_reference import DTYPES
 
 import gaussreg_fast as gf
+from bench import ROOT
 
 
 def normal(*shape, seed=0):
@@ -239,7 +239,7 @@ def test_terms_of_half_precision_are_not_biased(dtype):
 
 
 def code_of(page):
-    text = (Path(__file__).parents[1] / "docs" / "guide" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guide" / page).read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 

@@ -3,15 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench import ROOT
 from bench.gpu.rehearsal import Device, torch_cuda
 from bench.harness.timing import GpuClock, OutOfTime, limit
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture

@@ -5,15 +5,13 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench import ROOT
 from gaussreg_fast.experiments.checkerboard import report
 from gaussreg_fast.experiments.checkerboard import study as checkerboard
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

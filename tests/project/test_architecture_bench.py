@@ -3,7 +3,9 @@
 import ast
 import graphlib
 
-from test_architecture import ROOT, imports
+from read_imports import imports
+
+from bench import ROOT
 
 BENCH = ROOT / "bench"
 # Room of bench -> rooms it may import. The commands (cli) import any; the top level holds paths.

@@ -12,15 +12,15 @@ from unittest import mock
 
 import pytest
 
+from bench import ROOT
 from bench.gpu import record
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = [sys.executable, "-m", "bench", "gpu", "--rehearse"]
 
 
 def environment(**more):
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return env | {"PYTHONPATH": str(ROOT / "tests"), **more}
+    return env | {"PYTHONPATH": str(ROOT / "tests" / "helpers"), **more}
 
 
 def run(*words, code=0):

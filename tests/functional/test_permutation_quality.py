@@ -1,7 +1,7 @@
 """How random permutation v1 is: every criterion passes it and fails the same network at 4 rounds.
 
 Seeds are fixed, so each figure is the same in every run. All are z-scores, about N(0, 1) for
-truly random permutations. `python tests/test_permutation_quality.py` prints them.
+truly random permutations. `python tests/functional/test_permutation_quality.py` prints them.
 """
 
 import functools

@@ -527,7 +527,10 @@ def test_lora_product_never_forms_the_update():
 @pytest.mark.memory
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_no_memory_beyond_the_base(backend):
-    """32 MB of parameters: value, accumulation and decay take next to nothing more."""
+    """32 MB of parameters: value, accumulation and decay take next to nothing more.
+
+    Decay casts a base of another type piece by piece, a mebibyte each.
+    """
     from bench.harness.memory import resident
 
     params, base = tensors(backend, [(2**20,)] * 4 + [(4 * 2**20,)], base_dtypes=[torch.bfloat16])
@@ -543,7 +546,7 @@ def test_no_memory_beyond_the_base(backend):
         taken = resident(call)
         if taken is None:
             pytest.skip("resident memory cannot be measured here")
-        assert taken < (size / 16 if backend == "native" else size / 2)
+        assert taken < (size / 8 if backend == "native" else size / 2)
     for p in params:
         p.grad = None
 

@@ -42,7 +42,7 @@ for size in json.loads(sys.argv[1]):
     seen = []
     with simulated(Schedule(shuffled=False, checked=False)):
         _, means = gf.permuted_statistics(
-            x, orders=(1,), permutation="none", backend="triton", **one
+            x, orders=(1,), block_size=BLOCK, permutation="none", backend="triton"
         )
         for block in range(BLOCKS):
             mean = means[0, block]

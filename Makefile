@@ -177,7 +177,7 @@ gpu-test: installed
 # The interpreter's tests on the device, too: some hundred kernels to compile.
 gpu-test-all: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/gpu tests/triton $(PYTEST_ARGS)
+		tests/gpu tests/triton tests/functional/test_inputs.py $(PYTEST_ARGS)
 
 gpu-bench: installed
 	$(PYTHON) -m bench report --restart --out bench/results/gpu

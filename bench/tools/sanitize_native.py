@@ -15,8 +15,8 @@ import sys
 from bench import ROOT
 
 # Not isa: all of this is run for each.
-TESTS = ("kernels", "inputs", "memory", "runtime", "drift")
-OTHERS = ("drift", "path")  # of whose tests those are run that name the backend
+TESTS = ("kernels", "memory", "runtime", "drift")
+OTHERS = ("inputs", "drift", "path")  # of whose tests those are run that name the backend
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
 
 # The module under test is a sanitized one, and is not the editable install's.

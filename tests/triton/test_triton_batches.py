@@ -1,16 +1,12 @@
-"""What the Triton backend makes of unusual inputs, layouts, batches and memory."""
+"""Batches, repeated calls, new memory and seeds in the Triton backend. Inputs: test_inputs."""
 
-import functools
 import math
 
-import numpy as np
+import draws
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast import reference
 from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
@@ -21,15 +17,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
 DEVICE = "cpu" if choice.interpreted() else "cuda"
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # One dimension of each way to compute: one launch, three (see `way`), any number.
 WAYS = {"fused": 64, "large": 512, "general": 101}
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
-    """Off its mean and scale: no loss is near its minimum."""
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    return torch.from_numpy(1.3 * z + 0.4).to(dtype).to(DEVICE)
+    seed += 1000 * math.prod(shape[1:])
+    return draws.noise(*shape, seed=seed, dtype=dtype, scale=1.3, offset=0.4).to(DEVICE)
 
 
 def run(x, backend="triton", **options):
@@ -73,143 +67,7 @@ def statistics_and_pullback(x, **options):
     return (*(t.detach() for t in outputs), z.grad)
 
 
-# ---------------------------------------------------------------- layouts
-
-
-@st.composite
-def latents(draw):
-    """A batch of samples in some layout, and the same numbers in order."""
-    batch = draw(st.integers(1, 3))
-    latent = draw(st.sampled_from([(64,), (2, 64), (4, 4, 8), (4, 8, 8), (3, 5, 7), (1, 100)]))
-    x = noise(batch, *latent, seed=draw(st.integers(0, 99)), dtype=draw(st.sampled_from(DTYPES)))
-    layout = draw(
-        st.sampled_from(("transposed", "strided", "expanded", "channels_last", "offset", "sliced"))
-    )
-    if layout == "transposed":
-        y = x.transpose(0, -1).contiguous().transpose(0, -1)
-    elif layout == "strided":
-        y = torch.stack([x, torch.full_like(x, math.nan)], -1)[..., 0]
-    elif layout == "expanded":
-        y = x[:1].expand(x.shape)
-    elif layout == "channels_last":
-        y = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.mT
-    elif layout == "offset":
-        y = torch.cat([x.new_full((draw(st.integers(1, 7)),), math.nan), x.flatten()])
-        y = y[-x.numel() :].view(x.shape)
-    else:
-        y = torch.cat([torch.full_like(x, math.nan), x, x], 1)[:, x.shape[1] : 2 * x.shape[1]]
-    return y, y.clone(memory_format=torch.contiguous_format)
-
-
-@settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    latents(), st.sampled_from(("shared", "per_sample", "none")), st.integers(-(2**63), 2**63 - 1)
-)
-def test_layouts(compare, pair, kind, seed):
-    x, plain = pair
-    if len(x) > len(x.flatten(1)[0]):
-        x, plain = x.mT, plain.mT
-    options = {"permutation": kind, "seed": seed, "backend": "triton"}
-    z = x.detach().requires_grad_()
-    value = gf.gaussianity_loss(z, reduction="none", **options)
-    value.sum().backward()  # an upstream gradient with stride 0
-    want, want_grad = gf.gaussianity_value_and_grad(
-        plain.double(), reduction="none", **{**options, "backend": "torch"}
-    )
-    compare.values(value, want, 1e-5)
-    rounding = 0.0 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps
-    compare.vectors(z.grad, want_grad, 1e-4 + rounding)
-    assert torch.equal(x, plain)  # inputs are not written to
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
-@pytest.mark.parametrize("dimension", [64, 101])
-def test_integer_types_of_explicit_permutations(dimension, dtype):
-    x = noise(3, dimension)
-    rows = reference.permutation(torch.tensor([8]), dimension, samples=3).to(dtype).to(DEVICE)
-    strided = torch.stack([rows, rows], -1)[..., 1]
-    call = functools.partial(gf.power_spectrum_loss, x, seed=8, reduction="none", backend="triton")
-    assert torch.equal(call(permutation=strided), call(permutation="per_sample"))
-    one = torch.stack([rows[0], rows[1]], -1)[:, 0]
-    shared = call(permutation="shared")
-    assert torch.equal(call(permutation=one), shared)
-    assert torch.equal(call(permutation=rows[0].expand(3, -1)), shared)
-    assert torch.equal(strided[..., 0], rows[..., 0])
-    assert torch.equal(strided, rows)  # an index is not written to
-
-
-def test_upstream_gradients_of_any_layout(way):
-    x = noise(3, way)
-    value, grad = run(x)
-    weights = torch.tensor([0.5, -2.0, 0.0], device=DEVICE)
-    strided = torch.stack([weights, weights + 1], -1)[:, 0]
-    for upstream in (weights, strided, weights[:1].expand(3)):
-        before = upstream.clone()
-        z = x.clone().requires_grad_()
-        loss = gf.gaussianity_loss(z, seed=3, reduction="none", backend="triton")
-        loss.backward(upstream)
-        assert torch.equal(loss, value)
-        torch.testing.assert_close(z.grad, grad * upstream[:, None], rtol=1e-6, atol=1e-9)
-        assert torch.equal(upstream, before)
-
-
-def test_upstream_gradients_of_statistics_of_any_layout(way):
-    x = noise(2, way)
-    ones = statistics_and_pullback(x)  # through sum(), whose gradient has stride 0
-    z = x.clone().requires_grad_()
-    m, a = gf.permuted_statistics(z, orders=(1, 2, 3), seed=3, backend="triton")
-    upstream = [torch.ones(t.shape[::-1], device=DEVICE).T for t in (m, a)]
-    torch.autograd.backward((m, a), upstream)
-    assert torch.equal(z.grad, ones[2])
-
-
-# ---------------------------------------------------------------- NaN, inf, 0, huge and tiny
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_bad_number_spoils_its_own_sample_alone(way, bad):
-    x = noise(3, way)
-    clean = run(x, permutation="per_sample")
-    broken = x.clone()
-    broken[1, 7 * way // 8] = bad
-    value, grad = run(broken, permutation="per_sample")
-    assert value.isnan().tolist() == [False, True, False]
-    assert same((value[::2], grad[::2]), (clean[0][::2], clean[1][::2]))
-    silent = gf.moment_loss(broken, orders=(2,), reduction="none", backend="triton")
-    assert silent.isnan().tolist() == [False, True, False]
-
-
-def test_a_bad_number_anywhere_makes_the_loss_nan():
-    x = torch.zeros(64, 64, device=DEVICE)
-    x.diagonal().fill_(math.inf)
-    for options in ({}, {"power_weight": 0.0, "orders": (3,)}, {"block_size": 32}):
-        loss = gf.gaussianity_loss(x, seed=1, reduction="none", backend="triton", **options)
-        assert loss.isnan().all()
-
-
-@pytest.mark.parametrize("statistic", ["amplitude", "power"])
-def test_all_zero_samples(way, statistic):
-    x = torch.zeros(2, way, device=DEVICE)
-    options = {"orders": (1, 2, 3, 4), "statistic": statistic}
-    value, grad = run(x, **options)
-    torch.testing.assert_close(value, run(x, "torch", **options)[0], rtol=1e-6, atol=0)
-    assert grad.eq(0).all()
-
-
-@pytest.mark.parametrize("size", [1e10, 1e-15])
-@pytest.mark.parametrize("statistic", ["amplitude", "power"])
-def test_huge_and_tiny_samples(compare, way, statistic, size):
-    x = noise(2, way) * size
-    options = {"orders": (1, 2), "statistic": statistic}
-    value, grad = run(x, **options)
-    want, want_grad = run(x.double(), "torch", **options)
-    compare.values(value, want, 1e-5)
-    compare.vectors(grad, want_grad, 1e-4)
+# ---------------------------------------------------------------- batches
 
 
 def test_powers_overflow_where_those_of_the_torch_backend_do(way):
@@ -219,21 +77,6 @@ def test_powers_overflow_where_those_of_the_torch_backend_do(way):
     want, want_grad = run(x, "torch", orders=(8,))
     assert value.isfinite().tolist() == want.isfinite().tolist() == [True, False]
     assert torch.equal(grad.isfinite().all(1), want_grad.isfinite().all(1))
-
-
-# ---------------------------------------------------------------- batches
-
-
-def test_empty_batches(way):
-    x = torch.zeros(0, 1, way, device=DEVICE, requires_grad=True)
-    for reduction in ("none", "mean", "sum"):
-        loss = gf.gaussianity_loss(x, reduction=reduction, backend="triton")
-        assert loss.shape == ((0,) if reduction == "none" else ())
-        loss.sum().backward()
-        assert x.grad.shape == x.shape
-    m, a = gf.permuted_statistics(x, orders=(1, 2), backend="triton")
-    assert (m.shape, a.shape) == ((0, 2), (0, -(-(way // 2) // 16)))
-    assert gf.kl_loss(x, backend="triton") == 0
 
 
 @pytest.mark.parametrize("kind", ["per_sample", "shared", "explicit"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.gpu import plan, predictions, queue, record
 from bench.gpu.predictions import BATCHES, ONES, Batch, One
-from bench.gpu.record import rows
+from bench.gpu.record import best, errors, rows
 from bench.gpu.run import RESULTS
 from bench.gpu.stage import Row
 from bench.harness import store
@@ -179,21 +179,19 @@ def _others(run: Run) -> list[list[str]]:
 
 
 def _right(run: Run) -> str:
-    errors = [e for row in rows(run, "paths").values() for e in row.get("errors", {}).values()]
-    if not errors:
+    compared = errors(run)
+    if not compared:
         return ""
-    return f"{len(errors)} results against float64: worst error {max(errors):.2e}.\n"
+    return f"{len(compared)} results against float64: worst error {max(compared):.2e}.\n"
 
 
 def _tuned(run: Run) -> list[list[str]]:
     lines = []
     for name, row in rows(run, "tuning").items():
-        timed = [c for c in row["candidates"] if "median" in c]
-        used = next((c for c in timed if c["in_use"]), None)
-        if used:
-            best = timed[0]
-            share = f"{best['median'] / used['median']:.3f}"
-            lines.append([name, best["name"], f"{best['ns_per_sample']:.1f}", share])
+        if found := best(row):
+            fastest, share = found
+            ns = f"{fastest['ns_per_sample']:.1f}"
+            lines.append([name, fastest["name"], ns, f"{share:.3f}"])
     return lines
 
 

@@ -209,14 +209,12 @@ def compile_all(
 class Background:
     """The process that compiles, as the run sees it."""
 
-    def __init__(
-        self, plan: str, stages: Sequence[str], arch: str, rehearse: bool, workers: int = 0
-    ) -> None:
+    def __init__(self, plan: str, stages: Sequence[str], arch: str, rehearse: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="gpu-run-")
         self.finished = Path(self.folder.name) / "finished"
         cores = len(os.sched_getaffinity(0))
         words = ["--plan", plan, "--stages", json.dumps(list(stages)), "--arch", arch]
-        words += ["--workers", str(workers or max(1, cores - 2)), "--finished", str(self.finished)]
+        words += ["--workers", str(max(1, cores - 2)), "--finished", str(self.finished)]
         words += ["--rehearse"] if rehearse else []
         self.log = (Path(self.folder.name) / "log").open("w+", encoding="utf-8")
         self.process: subprocess.Popen[str] = subprocess.Popen(

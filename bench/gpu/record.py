@@ -156,6 +156,18 @@ def read(folder: Path) -> dict[str, Any]:
     return store.read(folder / NAME, WHAT)
 
 
+def errors(content: dict[str, Any]) -> list[float]:
+    """The errors of all results that were compared with float64."""
+    return [e for row in rows(content, "paths").values() for e in row.get("errors", {}).values()]
+
+
+def best(row: Row) -> tuple[Row, float] | None:
+    """The fastest candidate of a tuning row, and its time over that of the parameters in use."""
+    timed = [c for c in row["candidates"] if "median" in c]
+    used = next((c for c in timed if c["in_use"]), None)
+    return (timed[0], timed[0]["median"] / used["median"]) if used else None
+
+
 def rows(content: dict[str, Any], stage: str) -> dict[str, Row]:
     """The rows of a stage that were measured, by their parts."""
     found = content["stages"].get(stage, {}).get("rows", [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.gpu.record import DONE, rows
+from bench.gpu.record import DONE, best, errors, rows
 from bench.gpu.stage import Row
 from bench.harness.text import digits, time_text
 from bench.report import tables
@@ -40,14 +40,14 @@ def _cut(text: str) -> str:
 
 def _best(row: Row) -> str:
     """The fastest parameters, against those in use."""
-    timed = [c for c in row["candidates"] if "median" in c]
-    used = next((c for c in timed if c["in_use"]), None)
-    if not timed or used is None:
+    found = best(row)
+    if found is None:
         return "nothing was timed"
-    gain = timed[0]["median"] / used["median"]
+    fastest, share = found
+    timed = sum("median" in c for c in row["candidates"])
     return (
-        f"{len(timed)} of {len(row['candidates'])} timed; best {timed[0]['name']}, "
-        f"{timed[0]['ns_per_sample']:.1f} ns a sample, {gain:.2f} of the time of those in use"
+        f"{timed} of {len(row['candidates'])} timed; best {fastest['name']}, "
+        f"{fastest['ns_per_sample']:.1f} ns a sample, {share:.2f} of the time of those in use"
     )
 
 
@@ -122,9 +122,8 @@ def _rest(content: dict[str, Any]) -> Iterator[str]:
         for row in rows(content, stage).values():
             if {"ceilings", "candidates", "metrics", "summary_us"} & row.keys():
                 yield _cut(_detail(stage, row))
-    errors = [e for row in rows(content, "paths").values() for e in row.get("errors", {}).values()]
-    if errors:
-        yield f"paths: worst error {max(errors):.2e} of {len(errors)} results"
+    if compared := errors(content):
+        yield f"paths: worst error {max(compared):.2e} of {len(compared)} results"
     for name, stage in content["stages"].items():
         for row in stage["rows"]:
             if row["status"] == "not measured":

@@ -60,7 +60,7 @@ _shape, _dtype, _layout = attrgetter("shape"), attrgetter("dtype"), attrgetter("
 _device, _requires_grad = attrgetter("device"), attrgetter("requires_grad")
 
 
-def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
+def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
     """Whether lists are what most are: ordinary, dense, contiguous tensors of `FLOAT32`, on one
     device, each like its base in shape, the base without gradient. No base is as good.
 
@@ -249,7 +249,7 @@ def positive(name: str, value: Tensor) -> None:
         )
 
 
-def path(dmu: Any, sigma: Any) -> None:
+def path_kl(dmu: Any, sigma: Any) -> None:
     """dmu (T, B, *shape) and sigma (T,) or (T, B), floating-point, on one device."""
     floating("dmu", dmu)
     floating("sigma", sigma)

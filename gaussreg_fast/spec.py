@@ -51,6 +51,28 @@ class Gradient(enum.Enum):
         raise ValueError(f"gradient must be 'none', 'kept' or 'reduced', got {value!r}")
 
 
+class Task(str, enum.Enum):
+    """Which results the kernels of a loss write."""
+
+    VALUE = "value"
+    GRADIENT = "gradient"  # the value, too
+    STATISTICS = "statistics"
+    PULLBACK = "pullback"  # the gradient, from those by the statistics
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether a gradient by x is written."""
+        return self in (Task.GRADIENT, Task.PULLBACK)
+
+
+class DriftTask(str, enum.Enum):
+    """Which results parameter drift has beside its value."""
+
+    VALUE = "value"  # none
+    GRADIENT = "gradient"  # written
+    ACCUMULATE = "accumulate"  # added to a gradient that is there
+
+
 class Source(enum.Enum):
     """Where the permutation of a sample comes from."""
 

@@ -24,7 +24,7 @@ class Paired(NamedTuple):
     names: list[str] | None
     params: list[Tensor]
     base: list[Tensor]
-    plain: bool  # `checks.plain`
+    uniform: bool  # `checks.uniform`
 
 
 def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
@@ -58,13 +58,13 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
 
 
 def paired(
-    params: Any, base: Any, plain: Callable[[list[Any], list[Any]], bool] = checks.plain
+    params: Any, base: Any, uniform: Callable[[list[Any], list[Any]], bool] = checks.uniform
 ) -> Paired:
     """`params` and `base` side by side: by name where both have names, else by position.
 
     They match in shape, are floating-point and dense, those of params on one device, those of base
-    there or on the CPU, without gradient. `plain` is what tells that of whole lists, `checks.plain`
-    or what does the same.
+    there or on the CPU, without gradient. `uniform` tells that of whole lists at once:
+    `checks.uniform`, or a function that does the same faster.
     """
     names, left = tensors("params", params)
     base_names, right = tensors("base", base)
@@ -77,7 +77,7 @@ def paired(
             if key not in known:
                 raise ValueError(f"params has no tensor for base[{i}], {key!r}")
         right = [by_name[key] for key in names]
-    if len(left) == len(right) and plain(left, right):
+    if len(left) == len(right) and uniform(left, right):
         return Paired(names, left, right, True)
     device = getattr(left[0], "device", None)
     for i, (p, b) in enumerate(zip(left, right, strict=False)):
@@ -175,7 +175,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
 def distinct(paired: Paired) -> None:
     """That no two parameters, which are to be written to, begin at the same memory."""
     params = paired.params
-    if not paired.plain:
+    if not paired.uniform:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
     memory = list(map(Tensor.data_ptr, params))
     if len(set(memory)) == len(memory):

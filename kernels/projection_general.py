@@ -5,7 +5,7 @@ FFTs: samples are scaled before the first, spectra projected in place between th
 import triton
 import triton.language as tl
 
-from .general import compact, parts_of, store_adjoint, whose
+from .loss_general import compact, parts_of, store_adjoint, whose
 from .metadata import by_part, work
 from .nearest import (
     CLOSE,
@@ -47,7 +47,7 @@ def scaled(
 def lengths_at(half, k, inside, middle, D: tl.constexpr):
     """Lengths of the bins k, up to a factor; 0 where not inside."""
     re, im = compact(half, k, inside, middle, D)
-    a, _ = amplitudes(re, im, False, 1.0)
+    a, _ = amplitudes(re, im, "amplitude", 1.0)
     return a
 
 
@@ -69,7 +69,7 @@ def project_blocks(
     inside = (place < BLOCK) & (p < D // 2 // BLOCK)
     k = p * BLOCK + place
     re, im = compact(half, k, inside, middle, D)
-    a, inverse = amplitudes(re, im, False, 1.0)
+    a, inverse = amplitudes(re, im, "amplitude", 1.0)
     a = nearest(a, place < BLOCK, place, BLOCK)
     if ROWS * SIZE < 32:
         tl.debug_barrier()  # lanes share bins: all have read one before it is stored
@@ -150,7 +150,7 @@ def project_block(
         length = tl.maximum(w - threshold, 0.0) * factor
         k = p * BLOCK + place
         re, im = compact(half, k, place < BLOCK, middle, D)
-        _, inverse = amplitudes(re, im, False, 1.0)
+        _, inverse = amplitudes(re, im, "amplitude", 1.0)
         store_lengths(half, k, place < BLOCK, re, im, inverse, length, D)
 
 

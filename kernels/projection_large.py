@@ -10,11 +10,11 @@ import math
 import triton
 import triton.language as tl
 
-from .columns import column_numbers, column_rows
 from .dft import fourier
+from .loss_large_columns import column_numbers, column_rows
+from .loss_large_rows import row_fourier, row_fourier_back, row_means, spread
 from .metadata import by_second, transform, work
 from .nearest import directed, nearest, peak_of, unit_scale
-from .rows import row_fourier, row_fourier_back, row_means, spread
 from .spectrum import amplitudes
 from .workspace import (
     edge_places,

@@ -45,7 +45,7 @@ def untangle_adjoint(re, im, mirror_re, mirror_im, w_re, w_im, first):
 
 
 @triton.jit
-def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
+def amplitudes(re, im, STATISTIC: tl.constexpr, SCALE: tl.constexpr):
     """|y| or |y|^2 of y = SCALE (re + i im); times (re, im), `slope` is its derivative.
 
     |y| below FLOOR counts as 0. The sizes come out of a fused multiply-add of 0, since a plain
@@ -53,7 +53,7 @@ def amplitudes(re, im, POWER: tl.constexpr, SCALE: tl.constexpr):
     round a sum of its own.
     """
     square = re * re + im * im
-    if POWER:
+    if STATISTIC == "power":
         return tl.fma(square, SCALE * SCALE, 0.0), 2 * SCALE * SCALE
     else:
         LEAST: tl.constexpr = (FLOOR / SCALE) * (FLOOR / SCALE)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gaussreg_fast.backends.triton import parameters
-from gaussreg_fast.spec import Draw, LossSpec, Source, StatisticsSpec
+from gaussreg_fast.spec import Draw, DriftTask, LossSpec, Source, StatisticsSpec
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class KernelCall:
         base = [torch.zeros_like(p) for p in params]
         if self.dtype == "mixed":
             base[1] = base[1].bfloat16()
-        task = self.task.removeprefix("drift ")
-        step = torch.ones(()) if task == "gradient" else 2.0
-        grads = [torch.zeros_like(p) for p in params] if task in ("gradient", "accumulate") else []
+        task = DriftTask(self.task.removeprefix("drift "))
+        step = torch.ones(()) if task is DriftTask.GRADIENT else 2.0
+        grads = [] if task is DriftTask.VALUE else [torch.zeros_like(p) for p in params]
         launch.drift(task, params, base, grads, [1.0, 1.0], step)
 
 

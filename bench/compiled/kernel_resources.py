@@ -108,8 +108,8 @@ def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
         found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
     room = variant.module.rpartition(".")[2]
     unspilled = (
-        room in ("columns", "rows")
-        or (room in ("fused", "projection") and variant.dimension <= 16384)
+        room in ("loss_large_columns", "loss_large_rows")
+        or (room in ("loss_fused", "projection_fused") and variant.dimension <= 16384)
         or (room == "projection_large" and variant.dimension <= 262144)
     )
     if variant.arch == "sm_90" and unspilled:

@@ -64,14 +64,14 @@ def path_of(case: Case, arch: str = "sm_90") -> str:
     memory = ARCHS[arch][1]
     word = case.task.split()[0]
     if word == "projection":
-        way = parameters.projection_path(case.dimension, case.block_size, memory)
+        way = parameters.projection_route(case.dimension, case.block_size, memory)
         return f"projection, {names[way]}"
     if word in ("drift", "permutation"):
         return word
     if word.startswith("path_"):
         return "path KL"
     spectral = case.power_weight and word not in ("moments", "kl", "kurtosis", "norm")
-    return names[parameters.path(case.dimension, case.block_size if spectral else 0, memory)]
+    return names[parameters.route(case.dimension, case.block_size if spectral else 0, memory)]
 
 
 def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Outcome:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gaussreg_fast import checks, reference
 from gaussreg_fast.backends._lists import is_dense, value_dtype
-from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
+from gaussreg_fast.spec import Draw, DriftTask, LossSpec, StatisticsSpec
 
 # Numbers that drift takes at a time, so that its temporaries do not grow with the tensors.
 _PIECE = 1 << 18
@@ -120,7 +120,7 @@ def path_kl_pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> Tensor:
 
 
 def drift(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor] | None,
     grads: Sequence[Tensor],
@@ -139,16 +139,16 @@ def drift(
 
 
 def _drift(
-    task: str, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
+    task: DriftTask, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
 ) -> Tensor:
     """The same for one tensor, piece by piece; its ||param - base||^2."""
     exact = torch.float32 if param.device.type == "mps" else torch.float64
     total = torch.zeros((), dtype=exact, device=param.device)
     for p, b, g in pieces(param, base, grad):
         d = reference.drift(p, b)
-        if task == "gradient" and g is not None:
+        if task is DriftTask.GRADIENT and g is not None:
             g.copy_(factor * d)
-        elif task == "accumulate" and g is not None:
+        elif task is DriftTask.ACCUMULATE and g is not None:
             g.copy_(g.to(d.dtype) + factor * d)
         total += d.square().sum()  # d may be the parameter itself
     return total

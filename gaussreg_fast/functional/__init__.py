@@ -32,7 +32,7 @@ from gaussreg_fast.functional._losses import (
     permuted_statistics,
     power_spectrum_loss,
 )
-from gaussreg_fast.functional._path import (
+from gaussreg_fast.functional._path_kl import (
     ddim_step_kl_terms,
     ddpm_step_kl_terms,
     flow_step_kl_terms,

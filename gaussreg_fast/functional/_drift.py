@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gaussreg_fast import checks, ops, tensor_lists
 from gaussreg_fast.backends import require
+from gaussreg_fast.spec import DriftTask
 
 Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Pairs = Mapping[str, tuple[Tensor, Tensor]] | Iterable[tuple[Tensor, Tensor]]
@@ -64,9 +65,9 @@ def parameter_drift(
     pair = _paired(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
-    if not pair.plain and ops.sharded((*pair.params, *pair.base)):
+    if not pair.uniform and ops.sharded((*pair.params, *pair.base)):
         return ops.sharded_drift(*pair[:3], scales, backend)
-    return ops.drift(pair.params, pair.base, scales, backend, pair.plain)
+    return ops.drift(pair.params, pair.base, scales, backend, pair.uniform)
 
 
 def parameter_drift_value_and_grad(
@@ -92,8 +93,8 @@ def parameter_drift_value_and_grad(
     with torch.no_grad():
         grads = ops.new_like(pair.params)
         shards = ops.shards(*pair)
-        written = grads if pair.plain else [ops.local(g) for g in grads]
-        return shards.run(["gradient"] * len(grads), written, scales, 2.0, backend), grads
+        written = grads if pair.uniform else [ops.local(g) for g in grads]
+        return shards.run([DriftTask.GRADIENT] * len(grads), written, scales, 2.0, backend), grads
 
 
 def accumulate_parameter_drift(
@@ -124,18 +125,18 @@ def accumulate_parameter_drift(
         tasks = []
         for i, p in enumerate(pair.params):
             if not p.requires_grad:
-                tasks.append("value")
+                tasks.append(DriftTask.VALUE)
             elif grads[i] is None:
-                tasks.append("gradient")
+                tasks.append(DriftTask.GRADIENT)
                 grads[i] = torch.empty_like(p)
             else:
-                tasks.append("accumulate")
+                tasks.append(DriftTask.ACCUMULATE)
         written = grads
-        if not pair.plain:
+        if not pair.uniform:
             written = [None if g is None else ops.local(g) for g in grads]
         value = shards.run(tasks, written, scales, 2.0, backend)
     for p, task, grad in zip(pair.params, tasks, grads, strict=True):
-        if task == "gradient":
+        if task is DriftTask.GRADIENT:
             p.grad = grad
     return value
 
@@ -223,8 +224,8 @@ def lora_drift(
 
 def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
     """Both lists, checked; the base is no alias of what is trained, by the first that is."""
-    pair = tensor_lists.paired(params, base, ops.plain)
-    if pair.plain and ops.eager(pair.params, True):
+    pair = tensor_lists.paired(params, base, ops.uniform)
+    if pair.uniform and ops.eager(pair.params, True):
         i = next((i for i, p in enumerate(pair.params) if p.requires_grad and p.numel()), None)
         if i is not None and pair.params[i].data_ptr() == pair.base[i].data_ptr():
             name = tensor_lists.called("params", i, pair.names)
@@ -267,7 +268,7 @@ def _check_backend(backend: str, params: list[Tensor]) -> None:
 
 def _eager(pair: tensor_lists.Paired, name: str) -> None:
     """That memory can be written to."""
-    if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.plain):
+    if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.uniform):
         raise RuntimeError(
             f"{name} writes to memory that tracers and transforms do not see: call it in eager "
             f"code, on ordinary tensors; parameter_drift is for the others"

@@ -13,10 +13,10 @@ only the latter).
 """
 
 from gaussreg_fast.ops._drift import drift, lora_product
-from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like, plain
+from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like, uniform
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
-from gaussreg_fast.ops._path import path_kl
+from gaussreg_fast.ops._path_kl import path_kl
 from gaussreg_fast.ops._peers import covariance, prno
 from gaussreg_fast.ops._permutation import index, permutation
 from gaussreg_fast.ops._projection import project_white_noise
@@ -36,7 +36,6 @@ __all__ = [
     "new_like",
     "path_kl",
     "permutation",
-    "plain",
     "prno",
     "project_white_noise",
     "sharded",
@@ -44,4 +43,5 @@ __all__ = [
     "shards",
     "statistics",
     "tilt",
+    "uniform",
 ]

@@ -13,21 +13,22 @@ from torch.autograd import Function
 from gaussreg_fast import checks, reference
 from gaussreg_fast._torch_internals import direct, writable
 from gaussreg_fast.backends._lists import value_dtype
-from gaussreg_fast.ops._drift_run import drift_in_place, new_like, plain
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like, uniform
 from gaussreg_fast.ops._operator import Operator, first_order
+from gaussreg_fast.spec import DriftTask
 
 
 def _value(params: list[Tensor], base: list[Tensor], scales: list[float], backend: str) -> Tensor:
-    return drift_in_place("value", params, base, [], scales, 0.0, backend)
+    return drift_in_place(DriftTask.VALUE, params, base, [], scales, 0.0, backend)
 
 
 def _gradient(
     upstream: Tensor, params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
 ) -> list[Tensor]:
     grads = new_like(params)
-    # A parameter's `.data` may have been replaced since it was found to be plain.
-    still = plain(params, base)
-    drift_in_place("gradient", params, base, grads, scales, 2 * upstream, backend, still)
+    # A parameter's `.data` may have been replaced since it was found to be uniform.
+    still = uniform(params, base)
+    drift_in_place(DriftTask.GRADIENT, params, base, grads, scales, 2 * upstream, backend, still)
     return grads
 
 
@@ -76,13 +77,13 @@ class _DriftOperator(Operator):
         base: list[Tensor],
         scales: list[float],
         backend: str,
-        plain: bool = False,
+        uniform: bool = False,
     ) -> Tensor:
-        if not (direct(params[0]) if plain else ordinary((*params, *base))):
+        if not (direct(params[0]) if uniform else ordinary((*params, *base))):
             return self._traced(params, base, scales, backend)
         if torch.is_grad_enabled() and any(p.requires_grad for p in params):
-            return self._eager(base, scales, backend, plain, *params)
-        return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
+            return self._eager(base, scales, backend, uniform, *params)
+        return drift_in_place(DriftTask.VALUE, params, base, [], scales, 0.0, backend, uniform)
 
     def _through(self, function: type[Function]) -> Callable:
         def through(
@@ -124,12 +125,14 @@ class _DriftOperator(Operator):
                 base: list[Tensor],
                 scales: list[float],
                 backend: str,
-                plain: bool,
+                uniform: bool,
                 *params: Tensor,
             ) -> Tensor:
                 ctx.options = scales, backend
                 ctx.save_for_backward(*params, *base)
-                return drift_in_place("value", params, base, [], scales, 0.0, backend, plain)
+                return drift_in_place(
+                    DriftTask.VALUE, params, base, [], scales, 0.0, backend, uniform
+                )
 
             @staticmethod
             def backward(ctx: Any, *upstream: Tensor) -> Any:
@@ -161,14 +164,14 @@ def drift(
     base: Sequence[Tensor],
     scales: Sequence[float],
     backend: str,
-    plain: bool = False,
+    uniform: bool = False,
 ) -> Tensor:
     """The sum of scale ||param - base||^2, shape (), differentiable by params.
 
     An empty `base` stands for zeros. Of any sizes, shapes alike; float32, or float64 where a tensor
-    is that. For `plain` see `drift_in_place`.
+    is that. For `uniform` see `drift_in_place`.
     """
-    return _drift_op(list(params), list(base), list(scales), backend, plain)
+    return _drift_op(list(params), list(base), list(scales), backend, uniform)
 
 
 def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

@@ -11,29 +11,30 @@ from torch import Tensor
 
 from gaussreg_fast import _torch_internals, checks
 from gaussreg_fast.backends import choose_for_lists, native
-from gaussreg_fast.backends import torch as plain_torch
+from gaussreg_fast.backends import torch as torch_backend
 from gaussreg_fast.backends._lists import flat, value_dtype
+from gaussreg_fast.spec import DriftTask
 
 
 def drift_in_place(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor],
     grads: Sequence[Tensor],
     scales: Sequence[float],
     step: float | Tensor,
     backend: str,
-    plain: bool = False,
+    uniform: bool = False,
 ) -> Tensor:
     """The sum of scale ||param - base||^2, shape (), and with scale * step * (param - base):
 
-    "value" nothing, "gradient" written to grads, "accumulate" added to them. An empty `base` stands
-    for zeros. Autograd sees nothing of it, but the versions of what is written count up. `plain`
-    says that all are known to be contiguous and of one device, and none float64.
+    `VALUE` writes nothing, `GRADIENT` writes to grads, `ACCUMULATE` adds to them. An empty `base`
+    stands for zeros. Autograd records nothing, but the versions of the tensors written count up.
+    `uniform` says that `checks.uniform` holds of params and base.
     """
     with torch.no_grad():
-        value = _parts(task, (params, base, grads, scales), step, backend, plain)
-    if task != "value":
+        value = _parts(task, (params, base, grads, scales), step, backend, uniform)
+    if task is not DriftTask.VALUE:
         torch.autograd.graph.increment_version(grads)
     return value
 
@@ -50,7 +51,7 @@ def move_towards(params: Sequence[Tensor], base: Sequence[Tensor], shares: Seque
                 alike.setdefault(p.dtype, []).append(i)
                 continue
             dtype = value_dtype([p], [b])  # in which both are exact
-            for piece, to, _ in plain_torch.pieces(p, b, None):
+            for piece, to, _ in torch_backend.pieces(p, b, None):
                 exact = piece.to(dtype)
                 exact.lerp_(to.to(p.device, dtype), shares[i])  # type: ignore[union-attr]
                 if exact is not piece:
@@ -63,13 +64,15 @@ def move_towards(params: Sequence[Tensor], base: Sequence[Tensor], shares: Seque
 _Lists = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[float]]
 
 
-def _parts(task: str, lists: _Lists, step: float | Tensor, backend: str, plain: bool) -> Tensor:
+def _parts(
+    task: DriftTask, lists: _Lists, step: float | Tensor, backend: str, uniform: bool
+) -> Tensor:
     """The sum over what kernels take and what plain torch does; params, base, grads, scales."""
     params, base, grads, _ = lists
     kernels = choose_for_lists(backend, params[0].device)
-    if kernels is plain_torch:
-        return _run(plain_torch, task, lists, step)
-    if plain and all(map(Tensor.is_contiguous, grads)):  # which are new, or checked
+    if kernels is torch_backend:
+        return _run(torch_backend, task, lists, step)
+    if uniform and all(map(Tensor.is_contiguous, grads)):  # which are new, or checked
         return _run(kernels, task, lists, step)
     others = base or params, grads or params
     here = kernels is native
@@ -78,23 +81,23 @@ def _parts(task: str, lists: _Lists, step: float | Tensor, backend: str, plain: 
         return _run(kernels, task, lists, step)
     rest = [not each for each in taken]
     parts = []
-    for module, chosen in ((kernels, taken), (plain_torch, rest)):
+    for module, chosen in ((kernels, taken), (torch_backend, rest)):
         if any(chosen):
-            some = tuple(list(compress(one, chosen)) for one in lists)
-            parts.append(_run(module, task, some, step))  # type: ignore[arg-type]
+            part_lists = tuple(list(compress(one, chosen)) for one in lists)
+            parts.append(_run(module, task, part_lists, step))  # type: ignore[arg-type]
     dtype = value_dtype(params, base)
     return torch.stack([part.to(dtype) for part in parts]).sum()
 
 
-def _run(module: Any, task: str, lists: _Lists, step: float | Tensor) -> Tensor:
+def _run(module: Any, task: DriftTask, lists: _Lists, step: float | Tensor) -> Tensor:
     """A backend's drift; params, base, grads, scales."""
     params, base, grads, scales = lists
     return module.drift(task, params, base or None, grads, scales, step)
 
 
-def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
-    """`checks.plain`, the fastest way."""
-    return native.plain(params, base) or checks.plain(params, base)
+def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
+    """`checks.uniform`, in C++ where tensors lie in CPU memory."""
+    return native.uniform(params, base) or checks.uniform(params, base)
 
 
 def new_like(params: Sequence[Tensor]) -> list[Tensor]:

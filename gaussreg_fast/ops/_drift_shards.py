@@ -15,6 +15,7 @@ from gaussreg_fast._torch_internals import writable
 from gaussreg_fast.ops._drift import ordinary
 from gaussreg_fast.ops._drift_run import drift_in_place, new_like
 from gaussreg_fast.ops._operator import first_order
+from gaussreg_fast.spec import DriftTask
 
 
 def is_sharded(x: Any) -> bool:
@@ -35,8 +36,8 @@ def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
     """
     if checked:
         return writable(tensors[0])
-    plain = [t for t in tensors if not is_sharded(t)]
-    return ordinary(plain) if plain else writable(torch.empty(0, device="cpu"))
+    local_tensors = [t for t in tensors if not is_sharded(t)]
+    return ordinary(local_tensors) if local_tensors else writable(torch.empty(0, device="cpu"))
 
 
 @dataclass
@@ -47,18 +48,18 @@ class Shards:
     base: list[Tensor]  # empty for zeros
     meshes: list[Any]  # of each tensor; None for an ordinary one, which every rank has
     counted: list[bool]  # False for all copies of a shard but one
-    plain: bool = False  # see `drift_in_place`
+    uniform: bool = False  # see `drift_in_place`
 
     def run(
         self,
-        tasks: Sequence[str],
+        tasks: Sequence[DriftTask],
         grads: Sequence[Tensor | None],
         scales: Sequence[float],
         step: float,
         backend: str,
     ) -> Tensor:
         """`drift_in_place` with a task for each tensor; the value is the same on every rank."""
-        if self.plain and len(set(tasks)) == 1:
+        if self.uniform and len(set(tasks)) == 1:
             written = [g for g in grads if g is not None]
             lists = self.params, self.base, written
             return drift_in_place(tasks[0], *lists, scales, step, backend, True)
@@ -73,14 +74,14 @@ class Shards:
     def _on_mesh(
         self,
         mesh: Any,
-        tasks: Sequence[str],
+        tasks: Sequence[DriftTask],
         grads: Sequence[Tensor | None],
         scales: Sequence[float],
         step: float,
         backend: str,
     ) -> Tensor:
         """This rank's part of the value of one mesh's tensors."""
-        kinds: dict[tuple[str, bool], list[int]] = {}
+        kinds: dict[tuple[DriftTask, bool], list[int]] = {}
         double = False
         for i, task in enumerate(tasks):
             if self.meshes[i] is mesh or self.meshes[i] == mesh:
@@ -88,7 +89,7 @@ class Shards:
                     self.params[i].dtype,
                     (self.base or self.params)[i].dtype,
                 )
-                if self.counted[i] or task != "value":
+                if self.counted[i] or task is not DriftTask.VALUE:
                     kinds.setdefault((task, self.counted[i]), []).append(i)
         dtype = torch.float64 if double else torch.float32
         part = None
@@ -96,7 +97,9 @@ class Shards:
             params, base = ([t[i] for i in chosen] if t else [] for t in (self.params, self.base))
             written = [g for i in chosen if (g := grads[i]) is not None] if grads else []
             factors = [scales[i] for i in chosen]
-            value = drift_in_place(task, params, base, written, factors, step, backend, self.plain)
+            value = drift_in_place(
+                task, params, base, written, factors, step, backend, self.uniform
+            )
             if counted:
                 part = value if part is None else part + value
         return torch.zeros((), device=self.params[0].device, dtype=dtype) if part is None else part
@@ -113,7 +116,7 @@ def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
 
 
 def shards(
-    names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], plain: bool = False
+    names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], uniform: bool = False
 ) -> Shards:
     """The local shards of DTensors; ordinary tensors are themselves. An empty base is zeros.
 
@@ -121,8 +124,8 @@ def shards(
         ValueError: a parameter and a base that are not sharded alike, or hold partial sums.
     """
     count = len(params)
-    if plain or not sharded((*params, *base)):
-        return Shards(list(params), list(base), [None] * count, [True] * count, plain)
+    if uniform or not sharded((*params, *base)):
+        return Shards(list(params), list(base), [None] * count, [True] * count, uniform)
     meshes, counted = [], []
     for i, (p, b) in enumerate(zip(params, base or params, strict=True)):
         mesh, counts = _placed(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)
@@ -168,7 +171,7 @@ class _ShardedDrift(Function):
     ) -> Tensor:
         ctx.options = len(params), scales, backend
         ctx.save_for_backward(*params, *held.base)
-        return held.run(["value"] * len(params), [], scales, 0.0, backend)
+        return held.run([DriftTask.VALUE] * len(params), [], scales, 0.0, backend)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
@@ -180,7 +183,7 @@ class _ShardedDrift(Function):
             lists = [[t[i] for i in wanted] if t else [] for t in (params, base, scales)]
             made = new_like(lists[0])
             step = 2 * upstream[0]
-            drift_in_place("gradient", lists[0], lists[1], made, lists[2], step, backend)
+            drift_in_place(DriftTask.GRADIENT, lists[0], lists[1], made, lists[2], step, backend)
             for i, grad in zip(wanted, made, strict=True):
                 grads[3 + i] = first_order(grad, params[i])
         return tuple(grads)

@@ -30,7 +30,7 @@ from gaussreg_fast.reference._moments import (
     moments,
     target_moment,
 )
-from gaussreg_fast.reference._path import (
+from gaussreg_fast.reference._path_kl import (
     ddim_terms,
     ddpm_terms,
     flow_terms,

@@ -21,9 +21,10 @@ namespace {
 class Loss {
  public:
   Loss(nb::handle exchange, nb::tuple types, const std::string& form, double power_weight,
-       std::int64_t block_size, double target, bool power, const std::vector<int>& orders)
+       std::int64_t block_size, double target, bool power_statistic, const std::vector<int>& orders)
       : reader_(exchange, types),
-        options_(options_of(Task::kLoss, form, power_weight, block_size, target, power, orders)) {}
+        options_(options_of(Task::kLoss, form, power_weight, block_size, target, power_statistic,
+                            orders)) {}
 
   // False where a tensor does not fit, or the kernels do not take the size: nothing is done then.
   bool operator()(nb::handle x, nb::handle loss, nb::handle grad,
@@ -75,7 +76,7 @@ void bind_loss(nb::module_& m) {
       .def(nb::init<nb::handle, nb::tuple, const std::string&, double, std::int64_t, double, bool,
                     const std::vector<int>&>(),
            nb::arg("exchange"), nb::arg("types"), nb::arg("form"), nb::arg("power_weight"),
-           nb::arg("block_size"), nb::arg("target"), nb::arg("power"), nb::arg("orders"))
+           nb::arg("block_size"), nb::arg("target"), nb::arg("power_statistic"), nb::arg("orders"))
       .def("__call__", &Loss::operator(), nb::arg("x"), nb::arg("loss"), nb::arg("grad").none(),
            nb::arg("seed").none(), nb::arg("per_sample"), nb::arg("scale"), nb::arg("threads"),
            "Fills loss and, unless it is None, grad. False where a tensor does not fit.");

@@ -15,7 +15,7 @@
 
 #include "bind_drift.h"
 #include "bind_loss.h"
-#include "bind_path.h"
+#include "bind_path_kl.h"
 #include "memory.h"
 #include "request.h"
 
@@ -27,11 +27,12 @@ namespace {
 // Of addresses; 0 for results that are not wanted.
 Request request(const std::string& task, std::int64_t batch, std::int64_t size, Address x,
                 const std::vector<int>& orders, const std::string& form, double power_weight,
-                std::int64_t block_size, double target, bool power, double scale,
+                std::int64_t block_size, double target, bool power_statistic, double scale,
                 std::int64_t seed, bool seeded, Address index, bool per_sample, Address loss,
                 Address grad, Address moments, Address amplitudes, Address grad_moments,
                 Address grad_amplitudes, int threads) {
-  Job job = options_of(task_of(task), form, power_weight, block_size, target, power, orders);
+  Job job = options_of(task_of(task), form, power_weight, block_size, target, power_statistic,
+                       orders);
   job.batch = batch;
   job.size = size;
   job.x = at<const float>(x);
@@ -120,13 +121,13 @@ NB_MODULE(_native, m) {
   m.def("time_stages", &time_stages, nb::arg("size"), nb::arg("x"), nb::arg("grad"),
         nb::arg("repeats"), "For benchmarks: seconds of each stage, the best of some runs.");
 
-  bind_path(m);
+  bind_path_kl(m);
 
-  nb::class_<Request>(m, "Job", "Samples, what is wanted of them, and the kernels to get it.")
+  nb::class_<Request>(m, "Request", "Samples, what is wanted of them, and the kernels to get it.")
       .def(nb::new_(&request),
            nb::arg("task"), nb::arg("batch"), nb::arg("size"), nb::arg("x"), nb::kw_only(),
            nb::arg("orders"), nb::arg("form") = "root", nb::arg("power_weight") = 0.0,
-           nb::arg("block_size") = 0, nb::arg("target") = 0.0, nb::arg("power") = false,
+           nb::arg("block_size") = 0, nb::arg("target") = 0.0, nb::arg("power_statistic") = false,
            nb::arg("scale") = 1.0, nb::arg("seed") = 0, nb::arg("seeded") = false,
            nb::arg("index") = 0, nb::arg("per_sample") = false, nb::arg("loss") = 0,
            nb::arg("grad") = 0, nb::arg("moments") = 0, nb::arg("amplitudes") = 0,
@@ -134,11 +135,11 @@ NB_MODULE(_native, m) {
       .def("fused", &Request::fused, without_gil, "All of it at once; needs has_plan(size).")
       .def("moments_alone", &Request::moments, without_gil, "The loss of moments alone.")
       .def("gather", &Request::gather, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
-           without_gil, "General path: permuted samples, and means of their powers.")
+           without_gil, "General route: permuted samples, and means of their powers.")
       .def("spectrum", &Request::spectrum, nb::arg("spectra"), nb::arg("means"), without_gil,
-           "General path: from spectra to results, and to spectra of the gradient.")
+           "General route: from spectra to results, and to spectra of the gradient.")
       .def("scatter", &Request::scatter, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
-           without_gil, "General path: the gradient by x.");
+           without_gil, "General route: the gradient by x.");
   bind_loss(m);
   bind_drift(m);
 }

@@ -46,7 +46,7 @@ static double weigh(const Job& job, std::int64_t sample, float* lengths, float* 
                     const Team& team) {
   const std::int64_t bins = job.bins(), b = job.block_size, count = job.spectrum_blocks();
   const auto target = static_cast<float>(job.target);
-  const double unit = job.scale * (job.power ? 2 : 1);
+  const double unit = job.scale * (job.power_statistic ? 2 : 1);
   const double slope = job.power_weight * unit / static_cast<double>(count);
   const float* upstream =
       job.task == Task::kPullback ? job.grad_amplitudes + sample * count : nullptr;

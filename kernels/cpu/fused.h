@@ -106,10 +106,10 @@ GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
   if (job.task == Task::kProject)
     body(std::integral_constant<D, D::kAlways>{}, std::false_type{});
   else if (!job.grad)
-    job.power ? body(std::integral_constant<D, D::kNone>{}, std::true_type{})
+    job.power_statistic ? body(std::integral_constant<D, D::kNone>{}, std::true_type{})
               : body(std::integral_constant<D, D::kNone>{}, std::false_type{});
   else
-    job.power ? body(std::integral_constant<D, D::kValue>{}, std::true_type{})
+    job.power_statistic ? body(std::integral_constant<D, D::kValue>{}, std::true_type{})
               : body(std::integral_constant<D, D::kUnit>{}, std::false_type{});
 }
 
@@ -168,8 +168,8 @@ static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, 
                           const Slot& slot, float* z, float* coefficient, const Team& team) {
   transform<-1>(z, plan, slot.bins.re, slot.bins.im, team);
   const Team::Range pairs = team.share(plan.blocks / 2);
-  with_direction(job, [&](auto direction, auto power) {
-    directions<direction(), power()>(plan, slot.bins, pairs.begin, pairs.end);
+  with_direction(job, [&](auto direction, auto power_statistic) {
+    directions<direction(), power_statistic()>(plan, slot.bins, pairs.begin, pairs.end);
   });
   team.barrier();
   partials[team.rank()].loss = weigh(job, index, slot.bins.lengths, slot.weights, team);

@@ -1,5 +1,5 @@
 // Passes over samples of any size: moments alone, and what stands round the transforms of the
-// general path. Threads share samples; moments alone are also shared within one.
+// general route. Threads share samples; moments alone are also shared within one.
 #pragma once
 
 #include "blocks.h"
@@ -80,7 +80,7 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, M
       double sums[kMaxOrder] = {};
       sum_powers<degree()>(x, job.size, sums);
       for (int n = 0; n < kMaxOrder; ++n)
-        means[b].power[n] = sums[n] / static_cast<double>(job.size);
+        means[b].powers[n] = sums[n] / static_cast<double>(job.size);
     });
   }
 }
@@ -93,8 +93,8 @@ static void general_directions(const Job& job, float* y, float* lengths) {
     const float square = re * re + im * im;
     const bool none = square < kFloor * kFloor;
     const float length = none ? 0 : __builtin_sqrtf(square);
-    lengths[k] = job.power ? square : length;
-    if (job.power) continue;
+    lengths[k] = job.power_statistic ? square : length;
+    if (job.power_statistic) continue;
     const float inverse = none ? 0 : length / square;  // NaN where the square overflowed
     re = always && none ? 1 : re * inverse;
     im *= inverse;

@@ -36,7 +36,7 @@ struct Job {
   double power_weight = 0;  // 0: no spectrum
   std::int64_t block_size = 0;
   double target = 0;
-  bool power = false;  // |y|^2 in place of |y|
+  bool power_statistic = false;  // |y|^2 in place of |y|
   double scale = 1;    // of the gradient
   float* loss = nullptr;        // (B,)
   float* grad = nullptr;        // (B, D)
@@ -51,7 +51,7 @@ struct Job {
 
 // Of the powers of a sample.
 struct Means {
-  double power[kMaxOrder];  // of x^n at n - 1
+  double powers[kMaxOrder];  // of x^n at n - 1
 };
 
 // One allocation for a call: tables that all threads share, and a slot for each that works alone.
@@ -63,7 +63,7 @@ struct Workspace {
 };
 
 // Path KL of dmu (steps, batch, size), sigma (steps, batch) or (steps,).
-struct PathJob {
+struct PathKLJob {
   std::int64_t steps, batch, size;
   const float* dmu;
   const float* sigma;
@@ -91,7 +91,7 @@ struct Kernels {
   // The loss of moments alone, any size.
   std::int64_t moments_workspace;  // bytes
   void (*moments)(const Job& job, char* work, const Team& team);
-  // The general path, round transforms that are done elsewhere: permuted samples, and the means of
+  // The general route, round transforms that are done elsewhere: permuted samples, and the means of
   // their powers (B,);
   void (*gather)(const Job& job, const std::int32_t* table, float* permuted, Means* means,
                  const Team& team);
@@ -102,7 +102,7 @@ struct Kernels {
   // and the gradient by x from that by the permuted samples.
   void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
                   const Means* means, const Team& team);
-  void (*path)(const PathJob& job, const Team& team);
+  void (*path_kl)(const PathKLJob& job, const Team& team);
   // For benchmarks: seconds of each of kStages on one sample, the best of some runs.
   void (*stages)(const Job& job, const Plan& plan, const Workspace& work, int repeats,
                  double* seconds);

@@ -3,7 +3,7 @@
 #include "drift.h"
 #include "fused.h"
 #include "general.h"
-#include "path.h"
+#include "path_kl.h"
 #include "stages.h"
 
 namespace gaussreg::GAUSSREG_ISA {
@@ -23,7 +23,7 @@ const Kernels table{
     gather,
     spectrum,
     scatter,
-    path,
+    path_kl,
     stages,
     drift,
 };

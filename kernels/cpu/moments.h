@@ -88,8 +88,8 @@ struct Partial {
 GAUSSREG_INLINE Means means(const Job& job, const Partial* partials, const Team& team) {
   Means m{};
   for (int n = 0; n < job.orders.highest; ++n) {
-    for (int rank = 0; rank < team.size(); ++rank) m.power[n] += partials[rank].sums[n];
-    m.power[n] /= static_cast<double>(job.size);
+    for (int rank = 0; rank < team.size(); ++rank) m.powers[n] += partials[rank].sums[n];
+    m.powers[n] /= static_cast<double>(job.size);
   }
   return m;
 }
@@ -100,12 +100,12 @@ static void finish(const Job& job, std::int64_t sample, const Means& means, doub
                    bool writes, float* coefficient) {
   const int count = job.orders.count;
   double m[kMaxOrder], derivative[kMaxOrder] = {};
-  for (int i = 0; i < count; ++i) m[i] = means.power[job.orders.order[i] - 1];
+  for (int i = 0; i < count; ++i) m[i] = means.powers[job.orders.order[i] - 1];
   if (job.task == Task::kLoss) {
     double loss = moment_loss(job.orders, job.form, job.size, m, derivative);
     if (job.power_weight > 0)
       loss += job.power_weight * power_loss / static_cast<double>(job.spectrum_blocks());
-    loss += 0 * means.power[0];  // NaN for a sample that holds inf, whatever the options
+    loss += 0 * means.powers[0];  // NaN for a sample that holds inf, whatever the options
     if (writes) job.loss[sample] = static_cast<float>(loss);
   } else if (job.task == Task::kStatistics && writes) {
     for (int i = 0; i < count; ++i) job.moments[sample * count + i] = static_cast<float>(m[i]);

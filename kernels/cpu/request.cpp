@@ -36,14 +36,14 @@ Task task_of(const std::string& name) {
 }
 
 Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,
-               double target, bool power, const std::vector<int>& orders) {
+               double target, bool power_statistic, const std::vector<int>& orders) {
   Job job{};
   job.task = task;
   job.form = form_of(form);
   job.power_weight = power_weight;
   job.block_size = block_size;
   job.target = target;
-  job.power = power;
+  job.power_statistic = power_statistic;
   job.orders = orders_of(orders);
   if (task == Task::kLoss) job.orders.highest = std::max(job.orders.highest, 1);
   return job;
@@ -72,7 +72,7 @@ void Request::moments() const {
   parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
 }
 
-// The general path shares out samples, never a part of one.
+// The general route shares out samples, never a part of one.
 int Request::members() const { return static_cast<int>(std::min<std::int64_t>(threads, job.batch)); }
 
 void Request::gather(Address table, Address permuted, Address means) const {

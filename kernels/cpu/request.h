@@ -23,7 +23,7 @@ Orders orders_of(const std::vector<int>& list);
 
 // What a task is, without its tensors.
 Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,
-               double target, bool power, const std::vector<int>& orders);
+               double target, bool power_statistic, const std::vector<int>& orders);
 
 // Threads that have some ten microseconds of work each: less is not worth waking them for.
 int useful_threads(std::int64_t elements, int threads);
@@ -37,7 +37,7 @@ struct Request {
   void fused() const;
   // The loss of moments alone.
   void moments() const;
-  // The general path: permuted samples, and means of their powers; from spectra to results, and to
+  // The general route: permuted samples, and means of their powers; from spectra to results, and to
   // spectra of the gradient; the gradient by x.
   void gather(Address table, Address permuted, Address means) const;
   void spectrum(Address spectra, Address means) const;

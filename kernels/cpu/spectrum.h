@@ -32,10 +32,10 @@ GAUSSREG_INLINE Complex bin_root(const Plan& plan, std::int64_t block, int colum
 GAUSSREG_INLINE vf where(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 
 // The length of y, or its square; y becomes the direction.
-template <Direction direction, bool power>
+template <Direction direction, bool power_statistic>
 GAUSSREG_INLINE vf measure(Complex& y) {
   const vf square = y.re * y.re + y.im * y.im;
-  if constexpr (power) return square;
+  if constexpr (power_statistic) return square;
   const auto [root, inverse] = roots(square);
   if constexpr (direction != Direction::kNone) {
     y.re = y.re * inverse;
@@ -48,14 +48,14 @@ GAUSSREG_INLINE vf measure(Complex& y) {
   return root;
 }
 
-template <Direction direction, bool power>
+template <Direction direction, bool power_statistic>
 static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_t end) {
   const std::int64_t M = plan.size / 2;
   if (begin == 0 && end > 0) {
     y.re[M] = y.re[0];
     y.im[M] = -y.im[0];
     Complex middle{splat(2 * y.re[M / 2]), splat(-2 * y.im[M / 2])};
-    y.lengths[M / 2] = measure<direction, power>(middle)[0];
+    y.lengths[M / 2] = measure<direction, power_statistic>(middle)[0];
     y.re[M / 2] = middle.re[0];
     y.im[M / 2] = middle.im[0];
   }
@@ -66,9 +66,9 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
       const Complex b{reverse(load(y.re + mirror)), -reverse(load(y.im + mirror))};
       const Complex e = a + b, t = quarter<-1>(a - b) * bin_root(plan, block, c);
       Complex lower = e + t, upper = e - t;
-      store(y.lengths + k, measure<direction, power>(lower));
+      store(y.lengths + k, measure<direction, power_statistic>(lower));
       // Lane 0 of block 0 writes bin M, which is nobody's.
-      store(y.lengths + mirror, reverse(measure<direction, power>(upper)));
+      store(y.lengths + mirror, reverse(measure<direction, power_statistic>(upper)));
       if constexpr (direction != Direction::kNone) {
         store(y.re + k, lower.re);
         store(y.im + k, lower.im);

@@ -359,11 +359,11 @@ def test_the_command_catches_a_slow_kernel(tmp_path):
 
 CHANGED = """
 import sys
-from gaussreg_fast.backends.triton import _fused, launch
+from gaussreg_fast.backends.triton import _loss_fused, launch
 from bench import cli
 
 def spilling(num_warps):
-    few = {"maxnreg": 16} if _fused.arch(None).startswith("sm_") else {}
+    few = {"maxnreg": 16} if _loss_fused.arch(None).startswith("sm_") else {}
     return {"num_warps": num_warps, "enable_fp_fusion": True, **few}
 
 def twice(real):
@@ -373,7 +373,7 @@ def twice(real):
     return call
 
 if "spill" in sys.argv:
-    _fused.compiler = spilling
+    _loss_fused.compiler = spilling
 if "launch" in sys.argv:
     launch.loss = twice(launch.loss)
 sys.exit(cli.main(["check", "--kernels", sys.argv[-1]]))

@@ -15,7 +15,7 @@ def variant(**changed):
     fields = {
         "name": "gradient D=4096: fused",
         "arch": "sm_90",
-        "module": "gaussreg_fast.kernels.fused",
+        "module": "gaussreg_fast.kernels.loss_fused",
         "kernel": "fused",
         "dimension": 4096,
         "signature": {},
@@ -78,10 +78,10 @@ def test_a_spill_fails_where_there_must_be_none(spill):
         return resources.broken_limits(variant(**changed), {"stack": 0, **spill})
 
     assert "spills" in broken()[0]
-    assert "spills" in broken(module="gaussreg_fast.kernels.rows", dimension=2**20)[0]
+    assert "spills" in broken(module="gaussreg_fast.kernels.loss_large_rows", dimension=2**20)[0]
     assert not broken(dimension=32768)
     assert not broken(arch="sm_80")
-    assert not broken(module="gaussreg_fast.kernels.general")
+    assert not broken(module="gaussreg_fast.kernels.loss_general")
 
 
 def test_too_much_shared_memory_and_no_code_fail_everywhere():

@@ -12,6 +12,7 @@ import gaussreg_fast as gf
 from gaussreg_fast.backends import choice, native
 from gaussreg_fast.backends import torch as plain_torch
 from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.spec import DriftTask
 
 TRITON, NATIVE = choice.triton_state() == "available", native.load()[0] is not None
 DEVICE = "cpu" if choice.interpreted() else "cuda"
@@ -265,7 +266,7 @@ def test_a_streamed_base_is_the_base(compare, monkeypatch, task):
     grads = [torch.ones_like(p) for p in flat] if task in ("gradient", "accumulate") else []
     scales = [0.5 + 0.1 * i for i in range(len(shapes))]
     start = [array(p) for p in flat]
-    sums = _drift._streamed(task, flat, origin, grads, scales, 0.3)
+    sums = _drift._streamed(DriftTask(task), flat, origin, grads, scales, 0.3)
     assert len(sums) >= 4
     gaps = [s.reshape(-1) - array(b).reshape(-1) for s, b in zip(start, base, strict=True)]
     want = sum(c * np.sum(d * d) for c, d in zip(scales, gaps, strict=True))

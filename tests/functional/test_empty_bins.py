@@ -31,7 +31,7 @@ def size(request, monkeypatch):
     """One size of each way to compute; in Triton D = 512 goes that of 65536 and more."""
     monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
     monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-    assert parameters.path(512, 16, 227 * 1024) == "large"
+    assert parameters.route(512, 16, 227 * 1024) == "large"
     return request.param
 
 

@@ -91,7 +91,7 @@ def way(request, monkeypatch):
     else:
         monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
         monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-        assert parameters.path(size, 16, 227 * 1024) == name
+        assert parameters.route(size, 16, 227 * 1024) == name
     return Calls(backend), size
 
 

@@ -267,7 +267,7 @@ def flat_but_for_one_bin(size=64):
         "huge",
         "tiny",
         "largest",
-        "largest, general path",
+        "largest, general route",
         "subnormal",
         "one zero sample",
     ],

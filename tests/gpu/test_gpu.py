@@ -251,7 +251,7 @@ def test_threads_do_not_disturb_each_other():
 @pytest.mark.parametrize("dimension", [16384, 65536, 36864])
 def test_more_than_two_to_the_31_elements(dimension):
     rows = 2**31 // dimension + 5
-    # x, its gradient, and two more of each for what the general path keeps in float32
+    # x, its gradient, and two more of each for what the general route keeps in float32
     need = 2 * rows * dimension * (12 if dimension == 36864 else 3)
     if torch.cuda.mem_get_info()[0] < need:
         pytest.skip(f"needs {need / 2**30:.0f} GiB of free memory on the device")

@@ -91,7 +91,7 @@ def rows(x):
 
 SQUARE = torch.ones(6, 6)
 CASES = {
-    "plain": ([torch.ones(6), SQUARE], [torch.ones(6).half(), SQUARE], True),
+    "uniform": ([torch.ones(6), SQUARE], [torch.ones(6).half(), SQUARE], True),
     "parameters": ([nn.Parameter(torch.ones(6))], [torch.ones(6)], True),
     "empty ones": ([torch.ones(0, 4), torch.ones(())], [torch.ones(0, 4), torch.ones(())], True),
     "lengths of 1": ([torch.ones(6, 6)[:, :1][:1]], [torch.ones(1, 1)], True),
@@ -119,8 +119,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_plain(case):
     params, base, want = CASES[case]
-    assert native.plain(params, base) is want
-    assert checks.plain(params, base) is (want or case == "meta")  # it is for any device
+    assert native.uniform(params, base) is want
+    assert checks.uniform(params, base) is (want or case == "meta")  # it is for any device
 
 
 @EXCHANGE

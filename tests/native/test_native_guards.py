@@ -95,7 +95,9 @@ def test_negated_views_are_read_as_what_they_stand_for(loss):
 
 def test_a_job_of_a_size_without_a_plan_is_refused():
     x = torch.randn(1, 100)
-    job = native.module().Job("loss", 1, 100, x.data_ptr(), orders=[1], block_size=16, threads=1)
+    job = native.module().Request(
+        "loss", 1, 100, x.data_ptr(), orders=[1], block_size=16, threads=1
+    )
     with pytest.raises(ValueError, match="plan"):
         job.fused()
     with pytest.raises(ValueError, match="plan"):

@@ -95,7 +95,7 @@ def test_a_sample_does_not_depend_on_the_rest_of_its_batch(size, kind):
 
 @pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
 def test_pieces_of_a_batch(monkeypatch, kind):
-    """The general path takes large batches in pieces: bit for bit the same."""
+    """The general route takes large batches in pieces: bit for bit the same."""
     x = noise(5, 101)
     options = {"kind": kind}
     want = run(x, **options)
@@ -172,7 +172,7 @@ def test_other_threads_run_during_a_call():
             time.sleep(1e-4)
 
     x, value = torch.randn(1, 2**22), torch.empty(1)
-    job = native.module().Job(
+    job = native.module().Request(
         "loss", 1, x.shape[1], x.data_ptr(), orders=(1, 2), power_weight=1.0, block_size=16,
         target=0.9, loss=value.data_ptr(), threads=1,
     )  # fmt: skip
@@ -245,4 +245,4 @@ def test_a_forked_child_computes_without_its_parents_threads():
 def test_jobs_that_make_no_sense(options, message):
     options = {"orders": [1], **options}
     with pytest.raises(ValueError, match=message):
-        native.module().Job(options.pop("task", "loss"), 1, 64, 0, threads=1, **options)
+        native.module().Request(options.pop("task", "loss"), 1, 64, 0, threads=1, **options)

@@ -68,7 +68,7 @@ def three_launches(monkeypatch):
     """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
     monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 1024))
     monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 8, 1, 2))
-    assert parameters.path(2048, 16, 10**6) == "large"
+    assert parameters.route(2048, 16, 10**6) == "large"
 
 
 # ---------------------------------------------------------------- every path
@@ -76,7 +76,7 @@ def three_launches(monkeypatch):
 
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
-    assert parameters.path(dimension, 16, 227 * 1024) == "fused"
+    assert parameters.route(dimension, 16, 227 * 1024) == "fused"
     n = dimension.bit_length()
     check_loss(
         compare, noise(2 if dimension < 8192 else 1, dimension), kind=PERMUTATIONS[n % 3],
@@ -96,7 +96,7 @@ def test_65536_numbers_in_three_launches(compare):
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [2**n for n in range(17, 20)])
 def test_every_dimension_of_three_launches(compare, dimension):
-    assert parameters.path(dimension, 16, 227 * 1024) == "large"
+    assert parameters.route(dimension, 16, 227 * 1024) == "large"
     check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
 
 

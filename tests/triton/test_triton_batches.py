@@ -47,7 +47,7 @@ def way(request, monkeypatch):
     monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
     monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
     dimension = WAYS[request.param]
-    assert parameters.path(dimension, 16, 227 * 1024) == request.param
+    assert parameters.route(dimension, 16, 227 * 1024) == request.param
     return dimension
 
 

@@ -177,7 +177,7 @@ def test_the_interpreter_runs_only_by_name(recwarn):
 @example(65536, 8, 2**18)
 @example(1024, 0, 2**18)
 def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
-    path = parameters.path(dimension, block_size, memory)
+    path = parameters.route(dimension, block_size, memory)
     assert path in ("fused", "large", "general")
     if path != "general":
         assert dimension.bit_count() == block_size.bit_count() == 1
@@ -194,7 +194,7 @@ def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
 def test_small_shared_memory_sends_samples_another_way():
     limits = {48: 8192, 99: 16384, 163: 32768, 227: 32768}  # KiB -> the largest D
     for kib, largest in limits.items():
-        fused = [d for d in parameters.FUSED if parameters.path(d, 16, kib * 1024) == "fused"]
+        fused = [d for d in parameters.FUSED if parameters.route(d, 16, kib * 1024) == "fused"]
         assert max(fused) == largest
 
 
@@ -310,13 +310,13 @@ def test_launches_are_ranges(domain):
 
 @needs_triton
 def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
-    from gaussreg_fast.backends.triton import _fused
+    from gaussreg_fast.backends.triton import _loss_fused
 
     class Failing:
         def __getitem__(self, grid):
             raise RuntimeError("out of resources")
 
-    monkeypatch.setattr(_fused, "fused", Failing())
+    monkeypatch.setattr(_loss_fused, "fused", Failing())
     with pytest.raises(RuntimeError, match="out of resources"):
         gf.gaussianity_loss(noise(2, 64), permutation="none", backend="triton")
     assert domain.events == ["fused value", "pop"]
@@ -348,7 +348,7 @@ def test_without_nvtx_there_are_no_ranges_and_the_losses_run(monkeypatch):
 
 @needs_triton
 def test_launch_metadata_is_what_a_count_by_hand_gives():
-    from gaussreg_fast.kernels.fused import _fused_work
+    from gaussreg_fast.kernels.loss_fused import _fused_work
     from gaussreg_fast.kernels.metadata import by_part, work
 
     kernel = SimpleNamespace(name="fused")
@@ -381,7 +381,8 @@ def test_launch_metadata_is_what_a_count_by_hand_gives():
 
 @needs_triton
 def test_launch_metadata_of_the_three_launches():
-    from gaussreg_fast.kernels import columns, rows
+    from gaussreg_fast.kernels import loss_large_columns as columns
+    from gaussreg_fast.kernels import loss_large_rows as rows
     from gaussreg_fast.kernels.metadata import by_second, work
 
     d, samples = 65536, 5

@@ -47,20 +47,20 @@ def three_launches(monkeypatch):
 @pytest.fixture(params=WAYS)
 def way(request, three_launches):
     dimension = WAYS[request.param]
-    assert parameters.projection_path(dimension, 16, 227 * 1024) == request.param
+    assert parameters.projection_route(dimension, 16, 227 * 1024) == request.param
     return dimension
 
 
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
-    assert parameters.projection_path(dimension, 16, 227 * 1024) == "fused"
+    assert parameters.projection_route(dimension, 16, 227 * 1024) == "fused"
     x = noise(2 if dimension < 8192 else 1, dimension)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
 def test_65536_numbers_in_three_launches(compare):
     x = noise(1, 4, 128, 128)
-    assert parameters.projection_path(65536, 16, 227 * 1024) == "large"
+    assert parameters.projection_route(65536, 16, 227 * 1024) == "large"
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
@@ -168,7 +168,7 @@ def test_launches(way, monkeypatch):
             "fused": ["project"],
             "large": ["project_columns", "project_rows", "columns_back"],
             "general": ["scaled", "project_spectrum"],
-        }[parameters.projection_path(way, 16, 227 * 1024)]
+        }[parameters.projection_route(way, 16, 227 * 1024)]
     )
 
 

@@ -1,8 +1,8 @@
 """The compiled CPU module: this backend's functions, and `load`, which says whether it is there."""
 
-from gaussreg_fast.backends.native._drift import drift, plain
+from gaussreg_fast.backends.native._drift import drift, uniform
 from gaussreg_fast.backends.native._module import load, module
-from gaussreg_fast.backends.native._path import path_kl, path_kl_pullback
+from gaussreg_fast.backends.native._path_kl import path_kl, path_kl_pullback
 from gaussreg_fast.backends.native._samples import (
     loss,
     permutation,
@@ -19,8 +19,8 @@ __all__ = [
     "path_kl",
     "path_kl_pullback",
     "permutation",
-    "plain",
     "project",
     "pullback",
     "statistics",
+    "uniform",
 ]

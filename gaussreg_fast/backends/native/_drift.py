@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gaussreg_fast.backends._lists import NUMBERS
 from gaussreg_fast.backends.native import _module
+from gaussreg_fast.spec import DriftTask
 
 _dtype, _requires_grad = attrgetter("dtype"), attrgetter("requires_grad")
 
 
-def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
-    """`checks.plain` of lists of tensors in CPU memory, in a fraction of its time.
+def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
+    """`checks.uniform` of lists of tensors in CPU memory, in a fraction of its time.
 
     False for others, and where the module or DLPack's exchange API is missing.
     """
@@ -31,7 +32,7 @@ def plain(params: Sequence[Any], base: Sequence[Any]) -> bool:
 
 
 def drift(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor] | None,
     grads: Sequence[Tensor],
@@ -40,16 +41,16 @@ def drift(
 ) -> Tensor:
     """The sum of scale ||param - base||^2, and with scale * step * (param - base), in float32:
 
-    "value" nothing, "gradient" written to grads, "accumulate" added to them. Tensors in CPU memory,
-    of `NUMBERS`, each like its base and its gradient in shape and strides, and dense; `base=None`
-    stands for zeros. The sum has shape ().
+    `VALUE` writes nothing, `GRADIENT` writes to grads, `ACCUMULATE` adds to them. Tensors in CPU
+    memory, of `NUMBERS`, each like its base and its gradient in shape and strides, and dense;
+    `base=None` stands for zeros. The sum has shape ().
     """
     value = _drift(task, params, base, grads, scales, float(step))
     return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _drift(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor] | None,
     grads: Sequence[Tensor],

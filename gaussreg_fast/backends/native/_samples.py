@@ -14,7 +14,7 @@ from gaussreg_fast.backends.native import _module
 from gaussreg_fast.backends.native._module import float_rows, module
 from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
 
-# Elements of a piece of a batch in the general path, if it has a sample for every thread: what
+# Elements of a piece of a batch in the general route, if it has a sample for every thread: what
 # stays in the cache.
 _CHUNK = 1 << 19
 
@@ -82,7 +82,7 @@ def loss(
     _run(
         "loss", x, permutation or _Permutation.of(draw), {"loss": value, "grad": grad},
         orders=spec.orders, form=spec.form, power_weight=spec.power_weight,
-        block_size=spec.block_size, target=spec.target, power=spec.statistic == "power",
+        block_size=spec.block_size, target=spec.target, power_statistic=spec.statistic == "power",
         scale=scale,
     )  # fmt: skip
     return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
@@ -90,7 +90,7 @@ def loss(
 
 @functools.lru_cache(maxsize=64)
 def _loss_of(spec: LossSpec) -> Any:
-    """A loss that C++ computes of tensors, if they are plain and of a size that it transforms."""
+    """The C++ object that computes this loss of dense float32 tensors of a size it transforms."""
     return module().Loss(
         _module.EXCHANGE, _module.TYPES, spec.form, spec.power_weight, spec.block_size,
         spec.target, spec.statistic == "power", spec.orders,
@@ -111,8 +111,11 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
 
 def _options(spec: StatisticsSpec) -> dict[str, Any]:
     """Statistics as C++ takes them."""
-    power = spec.statistic == "power"
-    return {"orders": spec.orders, "block_size": spec.block_size, "power": power}
+    return {
+        "orders": spec.orders,
+        "block_size": spec.block_size,
+        "power_statistic": spec.statistic == "power",
+    }
 
 
 def pullback(
@@ -173,8 +176,8 @@ def _run(
     alone = task == "loss" and not options["power_weight"]
     if alone or native.has_plan(size):
         options |= {name: v.data_ptr() for name, v in tensors.items() if v is not None}
-        job = native.Job(task, batch, size, address, **options)
-        return job.moments_alone() if alone else job.fused()
+        request = native.Request(task, batch, size, address, **options)
+        return request.moments_alone() if alone else request.fused()
 
     step = max(options["threads"], _CHUNK // size)
     table = None if per_sample else _table(seed, index, 0, 1, size)
@@ -184,8 +187,8 @@ def _run(
             table = _table(seed, index, start, stop, size)
         rows = {name: v[start:] if start else v for name, v in tensors.items() if v is not None}
         options |= {name: v.data_ptr() for name, v in rows.items()}
-        job = native.Job(task, stop - start, size, x[start:].data_ptr(), **options)
-        _round_fft(job, table, stop - start, size, tensors.get("grad") is not None)
+        request = native.Request(task, stop - start, size, x[start:].data_ptr(), **options)
+        _round_fft(request, table, stop - start, size, tensors.get("grad") is not None)
 
 
 def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any) -> None:
@@ -213,14 +216,14 @@ def _table(
     return _draw(seed, start, stop - start, size, False, torch.int32)
 
 
-def _round_fft(job: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
-    """The general path: any size, the transforms by torch.fft."""
+def _round_fft(request: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
+    """The general route: any size, the transforms by torch.fft."""
     permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
     means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
     at = 0 if table is None else table.data_ptr()
-    job.gather(at, permuted.data_ptr(), means.data_ptr())
+    request.gather(at, permuted.data_ptr(), means.data_ptr())
     spectra = torch.fft.rfft(permuted, norm="ortho")
-    job.spectrum(spectra.data_ptr(), means.data_ptr())
+    request.spectrum(spectra.data_ptr(), means.data_ptr())
     if gradient:
         permuted = torch.fft.irfft(spectra, n=size, norm="ortho")
-        job.scatter(at, permuted.data_ptr(), means.data_ptr())
+        request.scatter(at, permuted.data_ptr(), means.data_ptr())

@@ -15,13 +15,18 @@ from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.kernels.drift import drift as drift_kernel
 from gaussreg_fast.kernels.drift import drift_sum
+from gaussreg_fast.spec import DriftTask
 
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
-_MOVED = {"value": 0, "gradient": 1, "accumulate": 2}  # times a parameter's bytes
+_MOVED = {
+    DriftTask.VALUE: 0,
+    DriftTask.GRADIENT: 1,
+    DriftTask.ACCUMULATE: 2,
+}  # times a parameter's bytes
 
 
 def drift(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor] | None,
     grads: Sequence[Tensor],
@@ -35,17 +40,17 @@ def drift(
     device = params[0].device
     away = {i for i, b in enumerate(base or []) if b.device != device}
 
-    def some(chosen: Iterable[int]) -> Lists:
+    def select(chosen: Iterable[int]) -> Lists:
         chosen = list(chosen)
         lists = ([t[i] for i in chosen] if t else [] for t in (params, base or [], grads))
         return *lists, [scales[i] for i in chosen]  # type: ignore[return-value]
 
     sums = []
     if len(away) < len(params):
-        here = some(i for i in range(len(params)) if i not in away)
+        here = select(i for i in range(len(params)) if i not in away)
         sums.append(_launched(task, *here, step))
     if away:
-        sums += _streamed(task, *some(sorted(away)), step)
+        sums += _streamed(task, *select(sorted(away)), step)
     partials = sums[0] if len(sums) == 1 else torch.cat(sums)
     value = torch.empty((), dtype=torch.float32, device=device)
     with launching(device, "drift sum"):
@@ -61,7 +66,7 @@ def drift(
 
 
 def _launched(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -78,7 +83,7 @@ def _launched(
     if device.type != "cpu":
         table = table.pin_memory().to(device, non_blocking=True)
     loaded = isinstance(step, Tensor)
-    with launching(device, f"drift {task}"):
+    with launching(device, f"drift {task.value}"):
         drift_kernel[(chunks,)](
             table=table,
             step=step if isinstance(step, Tensor) else partials,
@@ -87,7 +92,7 @@ def _launched(
             numbers=sum(p.numel() for p in params),
             bytes_moved=_bytes_moved(task, params, base),
             constant_step=1.0 if isinstance(step, Tensor) else float(step),
-            TASK=task,
+            TASK=task.value,
             CODES=codes,
             ALIGNED=aligned,
             STEP_LOADED=loaded,
@@ -98,7 +103,7 @@ def _launched(
     return partials
 
 
-def _bytes_moved(task: str, params: Sequence[Tensor], base: Sequence[Tensor]) -> int:
+def _bytes_moved(task: DriftTask, params: Sequence[Tensor], base: Sequence[Tensor]) -> int:
     own = sum(p.numel() * p.element_size() for p in params)
     return own * (1 + _MOVED[task]) + sum(b.numel() * b.element_size() for b in base)
 
@@ -135,7 +140,7 @@ def _table(
 
 
 def _streamed(
-    task: str,
+    task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor],
     grads: Sequence[Tensor],

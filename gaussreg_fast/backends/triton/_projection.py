@@ -10,15 +10,15 @@ from torch import Tensor
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots, shared_memory
 from gaussreg_fast.backends.triton._permutation import Mode
-from gaussreg_fast.kernels.columns import columns_back
-from gaussreg_fast.kernels.projection import project
+from gaussreg_fast.kernels.loss_large_columns import columns_back
+from gaussreg_fast.kernels.projection_fused import project
 from gaussreg_fast.kernels.projection_general import project_spectrum, scaled
 from gaussreg_fast.kernels.projection_large import project_columns, project_rows
 
 
 def launch(x: Tensor, out: Tensor, block_size: int) -> None:
     """Projects rows x (B, D) into rows of `out`, which is contiguous and of x's dtype."""
-    way = parameters.projection_path(x.shape[1], block_size, shared_memory(x.device))
+    way = parameters.projection_route(x.shape[1], block_size, shared_memory(x.device))
     with launching(x.device, f"{way} projection"):
         {"fused": _fused, "large": _large, "general": _general}[way](x, out, block_size)
 

@@ -11,12 +11,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from gaussreg_fast.backends.triton import _fused, _general, _large, _projection, parameters
+from gaussreg_fast.backends.triton import (
+    _loss_fused,
+    _loss_general,
+    _loss_large,
+    _projection,
+    parameters,
+)
 from gaussreg_fast.backends.triton._device import shared_memory
 from gaussreg_fast.backends.triton._drift import drift
-from gaussreg_fast.backends.triton._path import path_kl, path_kl_pullback
+from gaussreg_fast.backends.triton._path_kl import path_kl, path_kl_pullback
 from gaussreg_fast.backends.triton._permutation import Permutation, permutation
-from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
+from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec, Task
 
 __all__ = [
     "drift",
@@ -29,7 +35,11 @@ __all__ = [
     "statistics",
 ]
 
-_PATHS: dict[str, ModuleType] = {"fused": _fused, "large": _large, "general": _general}
+_ROUTES: dict[str, ModuleType] = {
+    "fused": _loss_fused,
+    "large": _loss_large,
+    "general": _loss_general,
+}
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -38,8 +48,8 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
-def _path(rows: Tensor, block_size: int) -> ModuleType:
-    return _PATHS[parameters.path(rows.shape[1], block_size, shared_memory(rows.device))]
+def _route(rows: Tensor, block_size: int) -> ModuleType:
+    return _ROUTES[parameters.route(rows.shape[1], block_size, shared_memory(rows.device))]
 
 
 def _as_loss(spec: StatisticsSpec) -> LossSpec:
@@ -62,10 +72,10 @@ def loss(
     if gradient is not None:
         out["grad"] = torch.empty(rows.shape, dtype=gradient, device=x.device)
     spec = spec if spec.power_weight else spec._replace(block_size=0)
-    _path(rows, spec.block_size).launch(
+    _route(rows, spec.block_size).launch(
         rows,
         Permutation.of(draw, x.device),
-        task="value" if gradient is None else "gradient",
+        task=Task.VALUE if gradient is None else Task.GRADIENT,
         outputs=out,
         spec=spec,
         scale=scale,
@@ -82,10 +92,10 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
         "moments": torch.empty((batch, len(orders)), dtype=torch.float32, device=x.device),
         "blocks": torch.empty((batch, blocks), dtype=torch.float32, device=x.device),
     }
-    _path(rows, spec.block_size).launch(
+    _route(rows, spec.block_size).launch(
         rows,
         Permutation.of(draw, x.device),
-        task="statistics",
+        task=Task.STATISTICS,
         outputs=out,
         spec=_as_loss(spec),
     )
@@ -108,10 +118,10 @@ def pullback(
         "blocks": grad_blocks.float().contiguous(),
         "grad": torch.empty(rows.shape, dtype=x.dtype, device=x.device),
     }
-    _path(rows, spec.block_size).launch(
+    _route(rows, spec.block_size).launch(
         rows,
         Permutation.of(draw, x.device),
-        task="pullback",
+        task=Task.PULLBACK,
         outputs=out,
         spec=_as_loss(spec),
     )

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 FUSED_DIMENSIONS = (64, 32768)
-VECTOR = 8  # neighbouring table entries that one thread reads, as in kernels/fused.py
+VECTOR = 8  # neighbouring table entries that one thread reads, as in kernels/loss_fused.py
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def is_power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
 
 
-def path(dimension: int, block_size: int, shared_memory: int) -> str:
+def route(dimension: int, block_size: int, shared_memory: int) -> str:
     """Which kernels compute a sample: "fused" (one launch), "large" or "general".
 
     Args:
@@ -164,11 +164,11 @@ class Split:
     num_warps: int
 
 
-# The general path. A program holds GENERAL_TILE numbers at once. Every program of its last pass
+# The general route. A program holds GENERAL_TILE numbers at once. Every program of its last pass
 # adds up the partial sums of all parts, so that there are not too many of those.
 GENERAL_TILE = 2048
 GENERAL_PARTS = 512
-# Numbers in a workspace of the general path, unless one sample has more. It holds four of them
+# Numbers in a workspace of the general route, unless one sample has more. It holds four of them
 # (permuted samples, spectra, cuFFT's copy of these, gradients): 64 MiB, the order of an L2 cache.
 # Far smaller ones would leave a large GPU waiting for launches.
 GENERAL_WORKSPACE = 2**22
@@ -200,15 +200,15 @@ def general_blocks(bins: int, block_size: int) -> tuple[Split, int]:
     return _split(blocks, tile, 2 * tile * width), width
 
 
-def projection_path(dimension: int, block_size: int, shared_memory: int) -> str:
-    """Which kernels project a sample: as `path`, for blocks that a thread can hold."""
+def projection_route(dimension: int, block_size: int, shared_memory: int) -> str:
+    """Which kernels project a sample: as `route`, for blocks that a thread can hold."""
     if block_size > PROJECTED_BLOCK:
         return "general"
-    return path(dimension, block_size, shared_memory)
+    return route(dimension, block_size, shared_memory)
 
 
 def projected_blocks(bins: int, block_size: int) -> tuple[Split, int, bool]:
-    """How the general path's pass over a spectrum is split when it is projected.
+    """How the general route's pass over a spectrum is split when it is projected.
 
     Returns:
         the split (`tile` blocks at once), bins of a block at once, and whether these are a part.
@@ -236,7 +236,7 @@ def path_sums(steps: int, parts: int) -> tuple[int, int, int]:
 
 
 def chunk(dimension: int, batch: int) -> int:
-    """Samples that the general path processes at a time."""
+    """Samples that the general route processes at a time."""
     at_most = max(1, GENERAL_WORKSPACE // dimension)
     chunks = -(-batch // at_most)
     return -(-batch // chunks)  # equal chunks: cuFFT plans for at most two batch sizes

@@ -5,6 +5,6 @@
 
 namespace gaussreg {
 
-void bind_path(nanobind::module_& m);
+void bind_path_kl(nanobind::module_& m);
 
 }  // namespace gaussreg

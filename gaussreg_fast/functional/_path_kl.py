@@ -72,7 +72,7 @@ def path_kl_value_and_grad(
 
 def _checked(dmu: Tensor, sigma: Tensor, backend: str) -> Tensor:
     """Checks the arguments; sigma as (T, 1) or (T, B)."""
-    checks.path(dmu, sigma)
+    checks.path_kl(dmu, sigma)
     check_backend(backend, dmu)
     return sigma if sigma.dim() == 2 else sigma.unsqueeze(1)
 

@@ -151,7 +151,7 @@ def store_adjoint(half, k, inside, re, im, D: tl.constexpr):
 @triton.jit(launch_metadata=work(by_part, _spectrum_work))
 def spectrum(
     half, blocks, gaps, power_weight, target,
-    TASK: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
+    TASK: tl.constexpr, STATISTIC: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """From half spectra (B, D // 2 + 1) to the losses' parts, and to gradients in place.
@@ -187,7 +187,7 @@ def spectrum(
                 c = tl.expand_dims(start + tl.arange(0, WIDTH), 0)
                 k = tl.expand_dims(p * BLOCK, 1) + c
                 re, im = compact(half, k, c < tl.expand_dims(size, 1), middle, D)
-                a, slope = amplitudes(re, im, POWER, SCALE)
+                a, slope = amplitudes(re, im, STATISTIC, SCALE)
                 means += tl.sum(a, 1)
             means = means / size
             gap = tl.where(p < P, means - target, 0.0)
@@ -202,7 +202,7 @@ def spectrum(
                 k = tl.expand_dims(p * BLOCK, 1) + c
                 inside = c < tl.expand_dims(size, 1)
                 re, im = compact(half, k, inside, middle, D)
-                a, slope = amplitudes(re, im, POWER, SCALE)
+                a, slope = amplitudes(re, im, STATISTIC, SCALE)
                 if ROWS * WIDTH < 32:
                     tl.debug_barrier()  # lanes share bins: all have read one before it is stored
                 store_adjoint(half, k, inside, re * (slope * weight), im * (slope * weight), D)

@@ -99,7 +99,7 @@ def fused(
     x, loss, grad, moments, blocks, table, inverse, roots,
     x_stride, table_stride, power_weight, target, scale,
     TASK: tl.constexpr, PERMUTED: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
-    POWER: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
+    STATISTIC: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, RELOAD: tl.constexpr,
 ):  # fmt: skip
     """Statistics, loss and gradient of one sample per program.
@@ -132,7 +132,7 @@ def fused(
     w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
     re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
     SCALE: tl.constexpr = 0.5 / D**0.5
-    a, a_slope = amplitudes(re, im, POWER, SCALE)
+    a, a_slope = amplitudes(re, im, STATISTIC, SCALE)
 
     if TASK != "pullback":
         sums = power_sums(v, ORDERS)

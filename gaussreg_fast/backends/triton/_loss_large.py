@@ -10,24 +10,24 @@ from torch import Tensor
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots
 from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
-from gaussreg_fast.kernels.columns import columns, columns_back, finish
-from gaussreg_fast.kernels.rows import rows
-from gaussreg_fast.spec import LossSpec
+from gaussreg_fast.kernels.loss_large_columns import columns, columns_back, finish
+from gaussreg_fast.kernels.loss_large_rows import rows
+from gaussreg_fast.spec import LossSpec, Task
 
 
 def launch(
     x: Tensor,
     permutation: Permutation,
     *,
-    task: str,
+    task: Task,
     outputs: dict[str, Tensor],
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task, as `_fused.launch` does, for block_size 16."""
+    """Runs a task, as `_loss_fused.launch` does, for block_size 16."""
     batch, dimension = x.shape
     p = parameters.large(dimension, arch(x.device))
-    back = task in ("gradient", "pullback")
+    back = task.differentiates
     mode, table, table_stride = source_of(permutation, x)
     orders, power_weight = order_mask(spec.orders), spec.power_weight
     shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2}
@@ -58,7 +58,7 @@ def launch(
     w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
-        with launching(x.device, f"large {task}"):
+        with launching(x.device, f"large {task.value}"):
             columns[(tiles, size)](
                 x=x, xp=xp, z=z, edges=edges, sums=sums, table=table, seed=seed, roots=w,
                 x_stride=x.stride(0), table_stride=table_stride, sample0=start,
@@ -67,7 +67,7 @@ def launch(
             rows[(programs, size)](
                 z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, blocks=blocks, roots=w,
                 power_weight=power_weight, target=spec.target, scale=scale, sample0=start,
-                TASK=task, POWER=spec.statistic == "power", C1=c1, C2=c2, C3=c3, COPIES=p.copies,
+                TASK=task.value, STATISTIC=spec.statistic, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
                 **compiler(p.row_warps), **shape,
             )  # fmt: skip
             if back:
@@ -77,13 +77,13 @@ def launch(
                     moments=moments, table=table, seed=seed, roots=w,
                     xp_stride=source.stride(0), table_stride=table_stride,
                     power_weight=power_weight, scale=scale, sample0=start,
-                    TASK=task, FORM=spec.form, **compiler(p.column_warps), **column,
+                    TASK=task.value, FORM=spec.form, **compiler(p.column_warps), **column,
                 )  # fmt: skip
             else:
                 # As many warps as columns_back has: it adds up the same sums, in the same order.
                 finish[(size,)](
                     sums=sums, gaps=gaps, loss=loss, moments=moments, power_weight=power_weight,
                     sample0=start,
-                    TASK=task, ORDERS=orders, FORM=spec.form, TILES=tiles, D=dimension, N1=p.n1,
-                    **compiler(p.column_warps),
+                    TASK=task.value, ORDERS=orders, FORM=spec.form, TILES=tiles, D=dimension,
+                    N1=p.n1, **compiler(p.column_warps),
                 )  # fmt: skip

@@ -8,20 +8,20 @@ from torch import Tensor
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots
 from gaussreg_fast.backends.triton._permutation import Permutation, order_mask
-from gaussreg_fast.kernels.fused import fused, index_tables
-from gaussreg_fast.spec import LossSpec
+from gaussreg_fast.kernels.loss_fused import fused, index_tables
+from gaussreg_fast.spec import LossSpec, Task
 
 
 def launch(
     x: Tensor,
     permutation: Permutation,
     *,
-    task: str,
+    task: Task,
     outputs: dict[str, Tensor],
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task of `kernels.fused` on rows x (B, D) into (or from) `outputs`."""
+    """Runs a task of `kernels.loss_fused` on rows x (B, D) into (or from) `outputs`."""
     batch, dimension = x.shape
     p = parameters.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
@@ -33,7 +33,7 @@ def launch(
         if piece < batch:
             rows = x[start : start + piece]
             out = {name: tensor[start : start + piece] for name, tensor in outputs.items()}
-        with launching(x.device, f"fused {task}"):
+        with launching(x.device, f"fused {task.value}"):
             table = _tables(rows, permutation, start, len(rows) if own else 1, r1)
             fused[(len(rows),)](
                 x=rows,
@@ -49,11 +49,11 @@ def launch(
                 power_weight=spec.power_weight,
                 target=spec.target,
                 scale=scale,
-                TASK=task,
+                TASK=task.value,
                 PERMUTED=table is not None,
                 ORDERS=order_mask(spec.orders),
                 FORM=spec.form,
-                POWER=spec.statistic == "power",
+                STATISTIC=spec.statistic,
                 BLOCK=spec.block_size,
                 D=dimension,
                 R1=r1,

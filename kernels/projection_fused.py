@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .dft import fourier, fourier_back
-from .fused import mirrored
+from .loss_fused import mirrored
 from .metadata import by_part, transform, work
 from .nearest import directed, nearest, peak_of, unit_scale
 from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
@@ -46,7 +46,7 @@ def project(
     w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
     re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
 
-    a, inverse = amplitudes(re, im, False, 1.0)
+    a, inverse = amplitudes(re, im, "amplitude", 1.0)
     place = tl.expand_dims(tl.arange(0, BLOCK), 1)
     a = nearest(tl.trans(tl.reshape(a, (P, BLOCK))), place >= 0, place, BLOCK)
     a = tl.reshape(tl.trans(a), (R3, C)) * (1 / D**0.5)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import compiler, launching
-from gaussreg_fast.kernels.path import path_rows, path_sums
+from gaussreg_fast.kernels.path_kl import path_rows, path_sums
 
 
 def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-#include "bind_path.h"
+#include "bind_path_kl.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -19,7 +19,7 @@ void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address 
   constexpr std::int64_t kGrain = 32768;  // elements that are worth waking a thread for
   const std::int64_t parts = steps * batch * ((size + kPathPart - 1) / kPathPart);
   const std::unique_ptr<double[]> partials(kl ? new double[parts] : nullptr);
-  const PathJob job{steps,
+  const PathKLJob job{steps,
                     batch,
                     size,
                     reinterpret_cast<const float*>(dmu),
@@ -34,12 +34,12 @@ void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address 
   const int most = std::min(threads, kMaxTeam);
   const Kernels& k = kernels();  // may throw, which a thread of the team must not
   parallel(static_cast<int>(std::min<std::int64_t>(most, useful)),
-           [&](const Team& team) { k.path(job, team); });
+           [&](const Team& team) { k.path_kl(job, team); });
 }
 
 }  // namespace
 
-void bind_path(nb::module_& m) {
+void bind_path_kl(nb::module_& m) {
   m.def("path_kl", &path_kl, nb::arg("steps"), nb::arg("batch"), nb::arg("size"), nb::kw_only(),
         nb::arg("dmu"), nb::arg("sigma"), nb::arg("upstream"), nb::arg("kl"), nb::arg("costs"),
         nb::arg("grad"), nb::arg("per_sample"), nb::arg("threads"),

@@ -1,14 +1,14 @@
 """Path KL: sum_t ||dmu_t||^2 / (2 sigma_t^2) over trajectories, and its gradient dmu_t / sigma_t^2.
 
-A row is one step of one trajectory. As in kernels/general.py it is split into PARTS programs, each
-of which takes STEPS tiles in turn, and whose sums are added up by a second kernel, always in the
-same order.
+A row is one step of one trajectory. As in kernels/loss_general.py it is split into PARTS programs,
+each of which takes STEPS tiles in turn; a second kernel adds up their sums, always in the same
+order.
 """
 
 import triton
 import triton.language as tl
 
-from .general import whose
+from .loss_general import whose
 from .metadata import by_part, work
 
 

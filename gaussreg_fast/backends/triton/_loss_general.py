@@ -10,8 +10,8 @@ from torch import Tensor
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
-from gaussreg_fast.kernels.general import finish, gather, moments_only, spectrum
-from gaussreg_fast.spec import LossSpec
+from gaussreg_fast.kernels.loss_general import finish, gather, moments_only, spectrum
+from gaussreg_fast.spec import LossSpec, Task
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Job:
     table: Tensor
     table_stride: int
     seed: Tensor
-    task: str
+    task: Task
     spec: LossSpec
     scale: float
     first: int = 0
@@ -42,11 +42,6 @@ class _Job:
             first=start,
         )
 
-    @property
-    def differentiates(self) -> bool:
-        """Whether the task writes a gradient."""
-        return self.task in ("gradient", "pullback")
-
     def output(self, name: str) -> Tensor:
         """An output, or a stand-in that no kernel touches."""
         return self.outputs.get(name, self.x)
@@ -56,18 +51,18 @@ def launch(
     x: Tensor,
     permutation: Permutation,
     *,
-    task: str,
+    task: Task,
     outputs: dict[str, Tensor],
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task of `kernels.fused` on rows x (B, D) of any length into (or from) `outputs`.
+    """Runs a task of `kernels.loss_fused` on rows x (B, D) of any length into (or from) `outputs`.
 
     A block size of 0 leaves the spectrum out.
     """
     batch, dimension = x.shape
     block_size = spec.block_size
-    with launching(x.device, f"general {task}"):
+    with launching(x.device, f"general {task.value}"):
         mode, table, stride = source_of(permutation if block_size else Permutation(), x)
         seed = x if permutation.seed is None else permutation.seed
         job = _Job(x, outputs, mode, table, stride, seed, task, spec, scale)
@@ -75,7 +70,7 @@ def launch(
             rows = parameters.chunk(dimension, batch)
             for start in range(0, batch, rows):
                 _chunk(job if rows == batch else job.rows(start, start + rows))
-        elif task in ("value", "gradient") and dimension <= parameters.MOMENTS_IN_ONE_LAUNCH:
+        elif "loss" in outputs and dimension <= parameters.MOMENTS_IN_ONE_LAUNCH:
             _moments_only(job)
         else:
             _chunk(job)
@@ -90,7 +85,7 @@ def _chunk(job: _Job) -> None:
     half = torch.fft.rfft(permuted)
     gaps = _spectrum(job, half)
     spectral = gaps
-    if job.differentiates:
+    if job.task.differentiates:
         # Unscaled ("forward" scales the other way): `spectrum` has done that.
         spectral = torch.fft.irfft(half, n=job.x.shape[1], norm="forward")
     _finish(job, permuted, spectral, sums, gaps)
@@ -99,7 +94,7 @@ def _chunk(job: _Job) -> None:
 def _summed_orders(job: _Job) -> int:
     """Whose power sums a task needs: a loss also of order 1, see `finish`."""
     orders = order_mask(job.spec.orders)
-    return {"pullback": 0, "statistics": orders}.get(job.task, orders | 2)
+    return {Task.PULLBACK: 0, Task.STATISTICS: orders}.get(job.task, orders | 2)
 
 
 def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
@@ -149,8 +144,8 @@ def _spectrum(job: _Job, half: Tensor) -> Tensor:
         gaps=gaps,
         power_weight=job.spec.power_weight,
         target=job.spec.target,
-        TASK=job.task,
-        POWER=job.spec.statistic == "power",
+        TASK=job.task.value,
+        STATISTIC=job.spec.statistic,
         BLOCK=job.spec.block_size,
         D=dimension,
         ROWS=split.tile,
@@ -167,7 +162,7 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
     batch, dimension = job.x.shape
     split = parameters.general(dimension)
     blocks = -(-(dimension // 2) // job.spec.block_size) if job.spec.block_size else 0
-    parts = split.parts if job.differentiates else 1
+    parts = split.parts if job.task.differentiates else 1
     finish[(batch * parts,)](
         v=permuted,
         spectral=spectral,
@@ -181,7 +176,7 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
         table_stride=job.table_stride,
         power_weight=job.spec.power_weight,
         scale=job.scale,
-        TASK=job.task,
+        TASK=job.task.value,
         SPECTRUM=blocks > 0,
         INDEXED=job.mode is not Mode.NONE,
         ORDERS=order_mask(job.spec.orders),
@@ -207,7 +202,7 @@ def _moments_only(job: _Job) -> None:
         grad=job.output("grad"),
         x_stride=job.x.stride(0),
         scale=job.scale,
-        TASK=job.task,
+        TASK=job.task.value,
         ORDERS=order_mask(job.spec.orders),
         FORM=job.spec.form,
         D=job.x.shape[1],

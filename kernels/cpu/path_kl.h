@@ -37,7 +37,7 @@ static double path_part(const float* x, float* grad, std::int64_t count, float i
 }
 
 template <bool Value, bool Grad>
-static void path_rows(const PathJob& job, const Team& team) {
+static void path_rows(const PathKLJob& job, const Team& team) {
   const std::int64_t parts = (job.size + kPathPart - 1) / kPathPart;
   const auto [begin, end] = team.share(job.steps * job.batch * parts);
   // Counted along: rows may be of two numbers, and divisions would cost more than these.
@@ -63,7 +63,7 @@ static void path_rows(const PathJob& job, const Team& team) {
 }
 
 // Parts are of one size whatever the number of threads, and so are the bits of the results.
-static void path(const PathJob& job, const Team& team) {
+static void path_kl(const PathKLJob& job, const Team& team) {
   if (!job.kl) {
     path_rows<false, true>(job, team);
     return;

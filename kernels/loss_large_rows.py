@@ -94,9 +94,9 @@ def row_fourier_back(
 
 
 @triton.jit
-def directions(re, im, POWER: tl.constexpr, D: tl.constexpr):
+def directions(re, im, STATISTIC: tl.constexpr, D: tl.constexpr):
     """Amplitudes of bins, given twice their size, and the gradient of these by the bins."""
-    a, slope = amplitudes(re, im, POWER, 0.5 / D**0.5)
+    a, slope = amplitudes(re, im, STATISTIC, 0.5 / D**0.5)
     return a, re * slope, im * slope
 
 
@@ -118,8 +118,8 @@ def row_means(a, R: tl.constexpr):
 @triton.jit(launch_metadata=work(by_second, _rows_work), do_not_specialize=["sample0"])
 def rows(
     z, edges, z_back, edges_back, gaps, blocks, roots, power_weight, target, scale, sample0,
-    TASK: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
-    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
+    TASK: tl.constexpr, STATISTIC: tl.constexpr, D: tl.constexpr, N1: tl.constexpr,
+    N2: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
     """Transforms 17 rows of z, and the gradient by them back.
 
@@ -157,9 +157,9 @@ def rows(
     first = (i == 0) & (t == 0) & (kc3 == 0)
     low_im = tl.where(first, high_re * HALF_ROOT, low_im)
     low_re = tl.where(first, low_re * HALF_ROOT, low_re)
-    low, low_re, low_im = directions(low_re, low_im, POWER, D)
-    high, high_re, high_im = directions(high_re, high_im, POWER, D)
-    last, e_re, e_im = directions(e_re, e_im, POWER, D)
+    low, low_re, low_im = directions(low_re, low_im, STATISTIC, D)
+    high, high_re, high_im = directions(high_re, high_im, STATISTIC, D)
+    last, e_re, e_im = directions(e_re, e_im, STATISTIC, D)
     own_rows = t % 16 > 0
     low = row_means(low, 16)
     high = row_means(tl.where(own_rows, high, 0.0), 16) + row_means(last, COPIES) / BLOCK

@@ -3,9 +3,9 @@
 import functools
 import math
 
-import draws
 import pytest
 import torch
+from draws import noise_by_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,9 +50,9 @@ class Calls:
         self.backend = backend
         self.device = "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
 
-    def noise(self, *shape, seed=0, dtype=torch.float32):
-        seed += 1000 * math.prod(shape[1:])
-        return draws.noise(*shape, seed=seed, dtype=dtype, scale=1.3, offset=0.4).to(self.device)
+    def samples(self, *shape, **options):
+        """Noise off its mean and scale, where the backend computes."""
+        return noise_by_size(*shape, scale=1.3, offset=0.4, device=self.device, **options)
 
     def value_and_grad(self, x, backend=None, **options):
         """The unreduced loss and its gradient."""
@@ -131,7 +131,7 @@ def laid_out(x, layout, offset):
 def latents(draw, calls):
     """A batch of samples in some layout, and the same numbers in order."""
     latent, dtype = draw(LATENTS[calls.backend]), draw(st.sampled_from(DTYPES))
-    x = calls.noise(draw(st.integers(1, 4)), *latent, seed=draw(st.integers(0, 99)), dtype=dtype)
+    x = calls.samples(draw(st.integers(1, 4)), *latent, seed=draw(st.integers(0, 99)), dtype=dtype)
     y = laid_out(x, draw(st.sampled_from(LAYOUTS)), draw(st.integers(1, 7)))
     return y, y.resolve_neg().clone(memory_format=torch.contiguous_format)
 
@@ -163,7 +163,7 @@ def test_layouts(compare, calls):
 def test_results_do_not_depend_on_the_alignment(way, offset):
     """Bit for bit: x, an upstream gradient and the results anywhere on a cache line."""
     calls, size = way
-    x = calls.noise(2, size)
+    x = calls.samples(2, size)
     shifted = laid_out(x, "offset", offset)
     assert shifted.data_ptr() % 64 == (4 * offset) % 64
     assert same(calls.value_and_grad(shifted), calls.value_and_grad(x))
@@ -174,7 +174,7 @@ def test_results_do_not_depend_on_the_alignment(way, offset):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("size", [64, 101])
 def test_integer_types_and_layouts_of_explicit_permutations(calls, size, dtype):
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     rows = reference.permutation(torch.tensor([8]), size, samples=3).to(dtype).to(calls.device)
     strided = torch.stack([rows, rows], -1)[..., 1]
     call = functools.partial(
@@ -190,7 +190,7 @@ def test_integer_types_and_layouts_of_explicit_permutations(calls, size, dtype):
 
 def test_upstream_gradients_of_any_layout(way):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     value, grad = calls.value_and_grad(x)
     weights = torch.tensor([0.5, -2.0, 0.0], device=calls.device)
     strided = torch.stack([weights, weights + 1], -1)[:, 0]
@@ -207,12 +207,12 @@ def test_upstream_gradients_of_any_layout(way):
 @pytest.mark.parametrize("layout", ["strided", "transposed", "expanded", "offset"])
 def test_upstream_gradients_of_statistics_of_any_layout(way, layout):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     grads = []
     for lay_out in (lambda t: laid_out(t, layout, 3), torch.clone):
         z = x.clone().requires_grad_()
         m, a = gf.permuted_statistics(z, orders=(1, 2, 3), seed=3, backend=calls.backend)
-        upstream = [lay_out(calls.noise(*t.shape, seed=5)) for t in (m, a)]
+        upstream = [lay_out(calls.samples(*t.shape, seed=5)) for t in (m, a)]
         if layout == "expanded":
             upstream = [g[:1].expand(3, -1) for g in upstream]
         torch.autograd.backward((m, a), upstream)
@@ -228,7 +228,7 @@ def test_upstream_gradients_of_statistics_of_any_layout(way, layout):
 @pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_a_bad_number_spoils_its_own_sample_alone(way, kind, bad):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     broken = x.clone()
     broken[1, 7 * size // 8] = bad
     options = {"reduction": "none", "backend": calls.backend}
@@ -276,7 +276,7 @@ def test_all_zero_samples(way, statistic):
 @pytest.mark.parametrize("statistic", ["amplitude", "power"])
 def test_huge_and_tiny_samples(compare, way, scale, statistic):
     calls, size = way
-    x = calls.noise(2, size) * scale
+    x = calls.samples(2, size) * scale
     options = {"orders": (1, 2), "statistic": statistic}
     value, grad = calls.value_and_grad(x, **options)
     want, want_grad = calls.value_and_grad(x.double(), "torch", **options)

@@ -5,17 +5,13 @@ import io
 import math
 import warnings
 
-import numpy as np
 import pytest
 import torch
+from draws import noise
 
 import gaussreg_fast as gf
 
 SHAPE = (3, 4, 8, 8)
-
-
-def noise(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).float()
 
 
 def leaf(*shape, seed=0):

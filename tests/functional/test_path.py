@@ -1,5 +1,8 @@
 """Path KL of every backend against its definition in float64; one step at a time."""
 
+import functools
+
+import draws
 import numpy as np
 import pytest
 import torch
@@ -10,10 +13,7 @@ from gaussreg_fast.backends import choice
 
 ABLE = [name for name, state in gf.backends().items() if state == "available"]
 SHAPES = [(3, 2, 4, 8, 8), (5, 1, 40000), (2, 3, 33), (9, 4, 2), (4, 3), (40, 2, 5), (1, 2, 16384)]
-
-
-def normal(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+double_noise = functools.partial(draws.noise, dtype=torch.float64)
 
 
 def place(backend):
@@ -23,8 +23,8 @@ def place(backend):
 
 def case(shape, per_sample, dtype=torch.float32, backend="torch"):
     """dmu, in a type, and sigma."""
-    dmu = normal(*shape).to(place(backend), dtype)
-    sigma = (0.3 + normal(*shape[: 1 + per_sample], seed=1).abs()).float()
+    dmu = double_noise(*shape).to(place(backend), dtype)
+    sigma = (0.3 + double_noise(*shape[: 1 + per_sample], seed=1).abs()).float()
     return dmu, sigma.to(place(backend))
 
 
@@ -49,7 +49,7 @@ def by_numpy(dmu, sigma, upstream=None):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradients(compare, shape, per_sample, backend):
     dmu, sigma = case(shape, per_sample, backend=backend)
-    upstream = normal(shape[1], seed=2).to(dmu)
+    upstream = double_noise(shape[1], seed=2).to(dmu)
     want, by_dmu, by_sigma = by_numpy(dmu, sigma, upstream)
     x, s = dmu.requires_grad_(), sigma.clone().requires_grad_()
     value = gf.path_kl(x, s, backend=backend)

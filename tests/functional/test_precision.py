@@ -7,13 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from draws import noise
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gaussreg_fast as gf
-
-
-def noise(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def with_grad(loss, x):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from draws import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
@@ -52,10 +53,6 @@ def assert_in_set(x, block_size=16, tol=1e-5):
 
 def cosine(a, b):
     return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
 
 
 SHAPES = [

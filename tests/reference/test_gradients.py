@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from against_reference import check_gradient, loss_slopes
+from draws import noise_by_size
 from torch.autograd import gradcheck
 
 import gaussreg_fast as gf
@@ -20,8 +21,8 @@ RAYLEIGH = math.sqrt(math.pi) / 2
 
 def sample(dimension, batch=2, seed=0):
     """Off its mean and scale: odd moments clear of 0, where root gradients are ill-conditioned."""
-    rng = np.random.default_rng(seed + 1000 * dimension)
-    return torch.from_numpy(1.2 * rng.standard_normal((batch, dimension)) + 0.3)
+    options = {"dtype": torch.float64, "scale": 1.2, "offset": 0.3}
+    return noise_by_size(batch, dimension, seed=seed, **options)
 
 
 def permutation_of(kind, x, seed=0):

@@ -1,6 +1,6 @@
 """Batches, repeated calls, new memory and seeds in the Triton backend. Inputs: test_inputs."""
 
-import math
+import functools
 
 import draws
 import pytest
@@ -21,9 +21,7 @@ DEVICE = "cpu" if choice.interpreted() else "cuda"
 WAYS = {"fused": 64, "large": 512, "general": 101}
 
 
-def noise(*shape, seed=0, dtype=torch.float32):
-    seed += 1000 * math.prod(shape[1:])
-    return draws.noise(*shape, seed=seed, dtype=dtype, scale=1.3, offset=0.4).to(DEVICE)
+device_noise = functools.partial(draws.noise_by_size, scale=1.3, offset=0.4, device=DEVICE)
 
 
 def run(x, backend="triton", **options):
@@ -71,7 +69,7 @@ def statistics_and_pullback(x, **options):
 
 
 def test_powers_overflow_where_those_of_the_torch_backend_do(way):
-    x = noise(2, way)
+    x = device_noise(2, way)
     x[1] *= 1e10
     value, grad = run(x, orders=(8,))
     want, want_grad = run(x, "torch", orders=(8,))
@@ -82,7 +80,7 @@ def test_powers_overflow_where_those_of_the_torch_backend_do(way):
 @pytest.mark.parametrize("kind", ["per_sample", "shared", "explicit"])
 def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypatch):
     """Bit for bit: a batch in pieces is the batch at once, and samples are as alone."""
-    x = noise(3, way)
+    x = device_noise(3, way)
     if kind == "explicit":
         kind = torch.stack([gf.permutation(s, way, device=DEVICE) for s in range(3)])
     options = {"permutation": kind}
@@ -100,7 +98,7 @@ def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypa
 
 @pytest.mark.slow
 def test_pieces_of_a_batch_of_65536(monkeypatch):
-    x = noise(2, 65536)
+    x = device_noise(2, 65536)
     want = run(x, permutation="per_sample")
     monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
     assert same(run(x, permutation="per_sample"), want)
@@ -111,7 +109,7 @@ def test_pieces_of_a_batch_of_65536(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_repeated_calls_give_the_same_bits_and_values_need_no_gradient(way, kind):
-    x = noise(2, way, dtype=torch.bfloat16)
+    x = device_noise(2, way, dtype=torch.bfloat16)
     options = {"permutation": kind, "orders": (1, 2, 4)}
     value, grad = run(x, **options)
     assert same(run(x, **options), (value, grad))
@@ -128,7 +126,7 @@ def test_repeated_calls_give_the_same_bits_and_values_need_no_gradient(way, kind
 
 def test_value_and_grad_is_the_loss_and_its_backward(way):
     for reduction, dtype in (("mean", torch.float32), ("sum", torch.float16)):
-        x = noise(3, way, dtype=dtype)
+        x = device_noise(3, way, dtype=dtype)
         options = {"seed": 3, "reduction": reduction, "backend": "triton"}
         value, grad = gf.gaussianity_value_and_grad(x, **options)
         z = x.clone().requires_grad_()
@@ -151,7 +149,7 @@ def poison():
 
 @pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
-    x = noise(2, way)
+    x = device_noise(2, way)
     calls = [
         lambda: run(x, permutation=kind),
         lambda: run(x, permutation=kind, orders=(4,), power_weight=0.0),
@@ -170,7 +168,7 @@ def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
 
 
 def test_seeds_and_draws(way):
-    x = noise(1, way)
+    x = device_noise(1, way)
 
     def call(**options):
         return gf.power_spectrum_loss(x, backend="triton", **options)

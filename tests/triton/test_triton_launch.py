@@ -5,7 +5,7 @@ import importlib
 import sys
 from types import SimpleNamespace
 
-import numpy as np
+import draws
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -25,9 +25,7 @@ CUDA = torch.device("cuda")
 OPS = torch.ops.gaussreg_fast
 
 
-def noise(*shape, seed=0):
-    z = 1.3 * np.random.default_rng(seed).standard_normal(shape) + 0.4
-    return torch.from_numpy(z).float().to(DEVICE)
+device_noise = functools.partial(draws.noise, scale=1.3, offset=0.4, device=DEVICE)
 
 
 # ---------------------------------------------------------------- permutations
@@ -145,7 +143,7 @@ def test_kernels_that_cannot_be_imported_are_a_reason(machine, monkeypatch):
 
 @needs_triton
 def test_float64_is_refused_by_name():
-    x = noise(2, 64).double()
+    x = device_noise(2, 64).double()
     for call in (
         gf.gaussianity_loss,
         gf.gaussianity_value_and_grad,
@@ -298,11 +296,11 @@ def domain(monkeypatch):
 
 @needs_triton
 def test_launches_are_ranges(domain):
-    x = noise(2, 64)
+    x = device_noise(2, 64)
     gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
     assert domain.events[0] == "fused gradient"
     gf.gaussianity_loss(x, seed=1, backend="triton")
-    gf.permuted_statistics(noise(1, 100), orders=(1,), seed=1, backend="triton")
+    gf.permuted_statistics(device_noise(1, 100), orders=(1,), seed=1, backend="triton")
     names = [event for event in domain.events if event != "pop"]
     assert {"fused gradient", "fused value", "general statistics"} <= set(names)
     assert domain.events.count("pop") == len(names)
@@ -318,7 +316,7 @@ def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
 
     monkeypatch.setattr(_fused, "fused", Failing())
     with pytest.raises(RuntimeError, match="out of resources"):
-        gf.gaussianity_loss(noise(2, 64), permutation="none", backend="triton")
+        gf.gaussianity_loss(device_noise(2, 64), permutation="none", backend="triton")
     assert domain.events == ["fused value", "pop"]
 
 
@@ -337,7 +335,7 @@ def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
 def test_without_nvtx_there_are_no_ranges_and_the_losses_run(monkeypatch):
     from gaussreg_fast.backends.triton import _device
 
-    x = noise(2, 64)
+    x = device_noise(2, 64)
     want = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
     monkeypatch.setitem(sys.modules, "nvtx", None)  # an import of it raises ImportError
     monkeypatch.setattr(_device, "_ranges", _device._ranges.__wrapped__)
@@ -409,7 +407,7 @@ def test_launch_metadata_of_the_three_launches():
 @needs_triton
 @pytest.mark.parametrize(("dimension", "kind"), [(64, "per_sample"), (100, "shared")])
 def test_compiled_code_computes_the_same(dimension, kind):
-    x = noise(2, dimension)
+    x = device_noise(2, dimension)
 
     def step(z):
         loss = gf.gaussianity_loss(z, seed=3, permutation=kind, backend="triton")
@@ -429,7 +427,7 @@ def test_compiled_code_computes_the_same(dimension, kind):
 
 @needs_triton
 def test_function_transforms():
-    x = noise(2, 64)
+    x = device_noise(2, 64)
 
     def call(z, **options):
         options = {"permutation": "none", "backend": "triton", **options}
@@ -449,11 +447,11 @@ def test_function_transforms():
 @needs_triton
 @pytest.mark.slow
 def test_opcheck():
-    x = noise(2, 64).requires_grad_()
+    x = device_noise(2, 64).requires_grad_()
     seed = torch.tensor([5], device=DEVICE)
     options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "kept", "triton")
     opcheck(OPS.loss.default, (x, seed, None, False, *options))
     options = (seed, None, True, [4, 1], 16, "amplitude", "triton")
     opcheck(OPS.statistics.default, (x, *options))
-    opcheck(OPS.statistics_backward.default, (x.detach(), None, noise(2, 2), *options))
+    opcheck(OPS.statistics_backward.default, (x.detach(), None, device_noise(2, 2), *options))
     opcheck(OPS.permutation.default, (seed, 100, 2, True, "triton"))

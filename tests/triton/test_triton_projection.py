@@ -1,9 +1,10 @@
 """The Triton kernels of the white-noise projection: every way to compute it."""
 
+import functools
 import importlib
 import math
 
-import numpy as np
+import draws
 import pytest
 import torch
 from against_reference import SPLITS_OF_2048
@@ -23,9 +24,7 @@ DEVICE = "cpu" if choice.interpreted() else "cuda"
 WAYS = {"fused": 64, "large": 512, "general": 96}
 
 
-def noise(*shape, seed=0, dtype=torch.float32):
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    return torch.from_numpy(z**3).to(dtype).to(DEVICE)
+cubes = functools.partial(draws.noise_by_size, scale=0.0, cubic=1.0, device=DEVICE)
 
 
 def project(x, **options):
@@ -54,12 +53,12 @@ def way(request, three_launches):
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
     assert parameters.projection_path(dimension, 16, 227 * 1024) == "fused"
-    x = noise(2 if dimension < 8192 else 1, dimension)
+    x = cubes(2 if dimension < 8192 else 1, dimension)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
 def test_65536_numbers_in_three_launches(compare):
-    x = noise(1, 4, 128, 128)
+    x = cubes(1, 4, 128, 128)
     assert parameters.projection_path(65536, 16, 227 * 1024) == "large"
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
@@ -68,21 +67,21 @@ def test_65536_numbers_in_three_launches(compare):
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, split):
     monkeypatch.setitem(parameters.LARGE, 2048, split)
-    x = noise(1, 2048)
+    x = cubes(1, 2048)
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("block", [2, 8, 32, 64])
 @pytest.mark.parametrize("dimension", [128, 384])
 def test_blocks_of_other_sizes(compare, block, dimension):
-    x = noise(2, dimension)
+    x = cubes(2, dimension)
     got = project(x, block_size=block)
     compare.vectors(got, exact(x, block_size=block), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_types(compare, way, dtype):
-    x = noise(2, way, dtype=dtype)
+    x = cubes(2, way, dtype=dtype)
     got = project(x)
     assert got.dtype == dtype
     rounding = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
@@ -91,14 +90,14 @@ def test_types(compare, way, dtype):
 
 @pytest.mark.parametrize("scale", [3e38, 1e30, 1e-30, 1e-38])
 def test_scales(compare, way, scale):
-    x = noise(2, way)
+    x = cubes(2, way)
     x = x / x.abs().max() * scale
     compare.vectors(project(x), exact(x), 1e-5, "projection")
 
 
 def test_energy_in_one_place(compare, way):
     """Tiles of a sample that are far apart in size, and samples that are."""
-    x = noise(3, way)
+    x = cubes(3, way)
     x[0, : way // 2] *= 1e-12
     x[1, ::7] *= 1e9
     x[2] *= 1e-20
@@ -109,7 +108,7 @@ def test_energy_in_one_place(compare, way):
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
-    x = noise(2, way)
+    x = cubes(2, way)
     clean = project(x[:1])
     x[1, 7 * way // 8] = bad
     got = project(x)
@@ -118,7 +117,7 @@ def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
 
 
 def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatch):
-    x = noise(2, way)
+    x = cubes(2, way)
     want = project(x)
     assert torch.equal(project(x), want)
     monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
@@ -128,14 +127,14 @@ def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatc
 
 
 def test_rows_of_a_wider_tensor(way):
-    wide = torch.cat([noise(2, way) * math.nan, noise(2, way)], 1)
+    wide = torch.cat([cubes(2, way) * math.nan, cubes(2, way)], 1)
     before = wide.clone()
-    assert torch.equal(project(wide[:, way:]), project(noise(2, way)))
+    assert torch.equal(project(wide[:, way:]), project(cubes(2, way)))
     assert torch.equal(wide.nan_to_num(), before.nan_to_num())
 
 
 def test_results_do_not_depend_on_what_new_memory_holds(way):
-    x = noise(2, way)
+    x = cubes(2, way)
     want = project(x)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -161,7 +160,7 @@ def test_launches(way, monkeypatch):
     for name, value in list(vars(room).items()):
         if value.__class__.__module__.startswith("triton."):
             monkeypatch.setattr(room, name, Noted(name, value))
-    project(noise(2, way))
+    project(cubes(2, way))
     assert (
         found
         == {
@@ -173,7 +172,7 @@ def test_launches(way, monkeypatch):
 
 
 def test_as_an_operator():
-    x = noise(1, 64)
+    x = cubes(1, 64)
     opcheck(torch.ops.gaussreg_fast.project_white_noise.default, (x, 16, "triton"))
     compiled = torch.compile(project, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), project(x))

@@ -9,15 +9,13 @@ import math
 import pytest
 import torch
 from against_reference import check_loss, check_statistics
+from backends_here import device_of, quiet_interpreter, take_512_in_three_launches
 from draws import skewed_noise
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
-from gaussreg_fast.backends import choice
-from gaussreg_fast.backends.triton import parameters
 
-# The interpreter computes with numpy, which warns of what is selected away.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = quiet_interpreter
 BACKENDS = [name for name, state in gf.backends().items() if state == "available"]
 FLOOR = reference.FLOOR
 
@@ -30,14 +28,12 @@ def backend(request):
 @pytest.fixture(params=[64, 512, 101, 100])
 def size(request, monkeypatch):
     """One size of each way to compute; in Triton D = 512 goes that of 65536 and more."""
-    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-    assert parameters.path(512, 16, 227 * 1024) == "large"
+    take_512_in_three_launches(monkeypatch)
     return request.param
 
 
 def on_device(x, backend):
-    return x.cuda() if backend == "triton" and not choice.interpreted() else x
+    return x.to(device_of(backend))
 
 
 def waves(size, *periods):

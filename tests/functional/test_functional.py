@@ -8,6 +8,7 @@ import draws
 import numpy as np
 import pytest
 import torch
+from losses_called import with_gradient
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
@@ -29,13 +30,6 @@ HALVES = [torch.float16, torch.bfloat16]
 skewed_noise = functools.partial(draws.noise, cubic=0.2, offset=0.3)
 
 
-def with_grad(loss, x, **options):
-    z = x.detach().clone().requires_grad_()
-    value = loss(z, **options)
-    value.sum().backward()
-    return value.detach(), z.grad
-
-
 @pytest.fixture(params=LOSSES)
 def loss(request):
     return LOSSES[request.param]
@@ -47,10 +41,10 @@ def loss(request):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_reductions(loss, batch):
     x = skewed_noise(batch, 2, 4, 8, dtype=torch.float64)
-    each, each_grad = with_grad(loss, x, reduction="none")
+    each, each_grad = with_gradient(loss, x, reduction="none")
     assert each.shape == (batch,)
     for reduction, want, scale in (("mean", each.mean(), 1 / batch), ("sum", each.sum(), 1.0)):
-        value, grad = with_grad(loss, x, reduction=reduction)
+        value, grad = with_gradient(loss, x, reduction=reduction)
         assert value.shape == ()
         torch.testing.assert_close(value, want, rtol=1e-13, atol=0)
         torch.testing.assert_close(grad, each_grad * scale, rtol=1e-12, atol=1e-16)
@@ -59,7 +53,7 @@ def test_reductions(loss, batch):
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_empty_batch(loss, reduction):
-    value, grad = with_grad(loss, torch.zeros(0, 4, 16), reduction=reduction)
+    value, grad = with_gradient(loss, torch.zeros(0, 4, 16), reduction=reduction)
     assert value.dtype == torch.float32
     assert value.shape == ((0,) if reduction == "none" else ())
     assert value.sum() == 0
@@ -78,17 +72,17 @@ def test_empty_batch_of_the_others():
 
 def test_samples_do_not_see_each_other(loss):
     x = skewed_noise(4, 64, dtype=torch.float64)
-    value, grad = with_grad(loss, x, reduction="none")
+    value, grad = with_gradient(loss, x, reduction="none")
     for b in range(4):
-        one, one_grad = with_grad(loss, x[b : b + 1], reduction="none")
+        one, one_grad = with_gradient(loss, x[b : b + 1], reduction="none")
         torch.testing.assert_close(value[b : b + 1], one, rtol=1e-13, atol=0)
         torch.testing.assert_close(grad[b : b + 1], one_grad, rtol=1e-11, atol=1e-15)
 
 
 def test_latent_shape_is_only_a_shape(loss):
     x = skewed_noise(2, 4, 4, 6)
-    value, grad = with_grad(loss, x)
-    flat, flat_grad = with_grad(loss, x.reshape(2, 96))
+    value, grad = with_gradient(loss, x)
+    flat, flat_grad = with_gradient(loss, x.reshape(2, 96))
     assert torch.equal(value, flat)
     assert torch.equal(grad.reshape(2, 96), flat_grad)
 
@@ -103,8 +97,8 @@ def test_float32_against_float64(compare, loss, shape):
     if loss is LOSSES["covariance"] and shape[-1] == 64:
         shape = (1, 1024)
     x = skewed_noise(*shape, seed=1)
-    value, grad = with_grad(loss, x, reduction="none")
-    want, want_grad = with_grad(loss, x.double(), reduction="none")
+    value, grad = with_gradient(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert (value.dtype, grad.dtype, want.dtype) == (torch.float32, torch.float32, torch.float64)
     compare.values(value, want, 1e-5)
     compare.vectors(grad, want_grad, 1e-4)
@@ -114,8 +108,8 @@ def test_float32_against_float64(compare, loss, shape):
 def test_half_precision(compare, loss, dtype):
     """Computed in float32: only the input and the gradient are rounded."""
     x = skewed_noise(2, 4, 16, 16, seed=1, dtype=dtype)
-    value, grad = with_grad(loss, x, reduction="none")
-    want, want_grad = with_grad(loss, x.double(), reduction="none")
+    value, grad = with_gradient(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert value.dtype == torch.float32
     assert grad.dtype == dtype
     compare.values(value, want, 1e-5)
@@ -130,8 +124,8 @@ def test_half_precision_statistics(compare, dtype):
     for g, w in zip(got, want, strict=True):
         assert g.dtype == torch.float32
         compare.vectors(g, w, 1e-5, "value")
-    grad = with_grad(lambda z: gf.permuted_statistics(z, **options)[1].square(), x)[1]
-    want = with_grad(lambda z: gf.permuted_statistics(z, **options)[1].square(), x.double())[1]
+    grad = with_gradient(lambda z: gf.permuted_statistics(z, **options)[1].square(), x)[1]
+    want = with_gradient(lambda z: gf.permuted_statistics(z, **options)[1].square(), x.double())[1]
     assert grad.dtype == dtype
     compare.vectors(grad, want, torch.finfo(dtype).eps)
 
@@ -161,7 +155,7 @@ def test_reduced_precision_is_bounded(compare):
 def test_upstream_gradients(loss):
     x = skewed_noise(3, 64, dtype=torch.float64)
     weights = torch.tensor([0.5, -2.0, 0.0], dtype=torch.float64)
-    each = with_grad(loss, x, reduction="none")[1]
+    each = with_gradient(loss, x, reduction="none")[1]
     z = x.clone().requires_grad_()
     loss(z, reduction="none").backward(weights)
     torch.testing.assert_close(z.grad, each * weights[:, None], rtol=1e-12, atol=1e-16)
@@ -175,7 +169,7 @@ def test_expanded_upstream_gradient(loss):
     x = skewed_noise(3, 64, dtype=torch.float64)
     z = x.clone().requires_grad_()
     loss(z, reduction="none").sum().backward()
-    want = with_grad(loss, x, reduction="sum")[1]
+    want = with_gradient(loss, x, reduction="sum")[1]
     torch.testing.assert_close(z.grad, want, rtol=1e-12, atol=1e-16)
 
 
@@ -185,7 +179,7 @@ def test_expanded_upstream_gradient(loss):
 def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
     x = skewed_noise(batch, 4, 8, 8, dtype=dtype)
     options = {"reduction": reduction, "seed": 9, "orders": (1, 2, 4)}
-    want, want_grad = with_grad(gf.gaussianity_loss, x, **options)
+    want, want_grad = with_gradient(gf.gaussianity_loss, x, **options)
     value, grad = gf.gaussianity_value_and_grad(x.requires_grad_(), **options)
     assert torch.equal(value, want)
     assert (grad.dtype, grad.shape) == (dtype, x.shape)
@@ -196,7 +190,7 @@ def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
 
 def test_value_only(loss):
     x = skewed_noise(2, 100)
-    value = with_grad(loss, x)[0]
+    value = with_gradient(loss, x)[0]
     with torch.no_grad():
         silent = loss(x.clone().requires_grad_())
     assert not silent.requires_grad
@@ -210,7 +204,7 @@ def test_value_only(loss):
 
 def test_bitwise_repeatable(loss):
     x = skewed_noise(3, 4, 33, 7)
-    runs = [with_grad(loss, x, reduction="none") for _ in range(3)]
+    runs = [with_gradient(loss, x, reduction="none") for _ in range(3)]
     for value, grad in runs[1:]:
         assert torch.equal(value, runs[0][0])
         assert torch.equal(grad, runs[0][1])
@@ -316,11 +310,11 @@ def test_one_bad_sample(loss, bad, dimension):
     if loss is LOSSES["prno"] and dimension == 33:
         loss = functools.partial(loss, factor=3)
     x = skewed_noise(3, dimension)
-    clean, clean_grad = with_grad(loss, x, reduction="none")
+    clean, clean_grad = with_gradient(loss, x, reduction="none")
     for position in range(dimension):
         broken = x.clone()
         broken[1, position] = bad
-        value, grad = with_grad(loss, broken, reduction="none")
+        value, grad = with_gradient(loss, broken, reduction="none")
         assert value.isnan().tolist() == [False, True, False]
         assert torch.equal(value[::2], clean[::2])
         assert torch.equal(grad[::2], clean_grad[::2])
@@ -347,7 +341,7 @@ def layouts(x):
 def test_layouts(loss, layout):
     x = skewed_noise(3, 4, 6, 8)
     other = layouts(x)[layout]
-    want, want_grad = with_grad(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x, reduction="none")
     z = other.detach().requires_grad_()
     version = z._version
     value = loss(z, reduction="none")
@@ -363,7 +357,7 @@ def test_expanded_batch(loss):
     value = loss(base.expand(3, -1, -1, -1), reduction="none")
     assert torch.equal(value, value[:1].expand(3))
     value.sum().backward()
-    want = with_grad(loss, base)[1]
+    want = with_gradient(loss, base)[1]
     torch.testing.assert_close(base.grad, 3 * want, rtol=1e-12, atol=1e-16)
 
 

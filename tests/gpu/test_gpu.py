@@ -23,8 +23,6 @@ FUSED = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 LARGE = [2**n for n in range(16, 23)]
 GENERAL = [100, 36864]
 ONE_OF_EACH = [256, 16384, 65536, 36864]
-
-
 gpu_noise = functools.partial(draws.noise, scale=1.1, offset=0.05, device="cuda")
 
 

@@ -13,8 +13,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 ONE_OF_EACH = [256, 16384, 65536, 36864]
-
-
 gpu_cubes = functools.partial(draws.noise, scale=0.0, cubic=1.0, device="cuda")
 
 

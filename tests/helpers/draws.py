@@ -31,6 +31,16 @@ def skewed_noise(*shape, dtype=torch.float32, **options):
     return noise_by_size(*shape, dtype=dtype, offset=0.4, **tails, **options)
 
 
+def leaf(*shape, **options):
+    """Returns noise() that collects its gradient."""
+    return noise(*shape, **options).requires_grad_()
+
+
 def noise_array(*shape, dtype=np.float64, **options):
     """Returns noise() as a NumPy array."""
     return noise(*shape, dtype=torch.float64, **options).numpy().astype(dtype)
+
+
+def seeded(seed=0):
+    """Returns a generator of torch that begins at a seed."""
+    return torch.Generator().manual_seed(seed)

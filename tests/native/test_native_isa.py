@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 
-import pytest
 import torch
+from backends_here import needs_native
 
 from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 
 
 def script(code, *arguments, **environment):

@@ -13,14 +13,14 @@ from against_reference import (
     PERMUTATIONS,
     rounding,
 )
+from backends_here import needs_native
 from draws import skewed_noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 
 SETTINGS = settings(
     max_examples=150,

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
+from backends_here import needs_native
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 
 # The fused kernels in one tile and in some, and any size, round torch.fft.
 WAYS = {"fused": 64, "tiles": 2048, "general": 101}

@@ -8,13 +8,14 @@ import time
 
 import pytest
 import torch
+from backends_here import needs_native
 from draws import skewed_noise
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
 from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 needs_threads = pytest.mark.skipif(
     native.load()[0] is None or not native.module().has_openmp(), reason="no OpenMP runtime"
 )

@@ -7,11 +7,11 @@ import draws
 import numpy as np
 import pytest
 import torch
+from backends_here import needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import native
 
 OPS = torch.ops.gaussreg_fast
 GROUP = torch.tensor([3, -1, 3, 3, 0, -1, 0])
@@ -158,7 +158,7 @@ def test_fake_tensors_compute_nothing():
         assert gf.surrogate_reward(dmu[0, 0, 0], "js", alpha=1.0).shape == (5,)
 
 
-@pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+@needs_native
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (4, 2), (3, 3)])
 def test_operators_called_by_hand_are_guarded(shape):
     with pytest.raises(ValueError, match="sigma must be"):

@@ -12,21 +12,13 @@ import draws
 import pytest
 import torch
 from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS, SPLITS_OF_2048
+from backends_here import TRITON_DEVICE, needs_triton, quiet_interpreter
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-pytestmark = [
-    pytest.mark.skipif(STATE != "available", reason=STATE),
-    # The interpreter computes with numpy, which warns of what is selected away.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
-DEVICE = "cpu" if choice.interpreted() else "cuda"
-
-
-device_noise = functools.partial(draws.skewed_noise, device=DEVICE)
+pytestmark = [needs_triton, quiet_interpreter]
+device_noise = functools.partial(draws.skewed_noise, device=TRITON_DEVICE)
 
 
 def pairwise(**factors):

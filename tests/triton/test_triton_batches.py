@@ -5,23 +5,15 @@ import functools
 import draws
 import pytest
 import torch
+from backends_here import TRITON_DEVICE, needs_triton, quiet_interpreter
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-pytestmark = [
-    pytest.mark.skipif(STATE != "available", reason=STATE),
-    # The interpreter computes with numpy, which warns of what is selected away.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
-DEVICE = "cpu" if choice.interpreted() else "cuda"
+pytestmark = [needs_triton, quiet_interpreter]
 # One dimension of each way to compute: one launch, three (see `way`), any number.
 WAYS = {"fused": 64, "large": 512, "general": 101}
-
-
-device_noise = functools.partial(draws.noise_by_size, scale=1.3, offset=0.4, device=DEVICE)
+device_noise = functools.partial(draws.noise_by_size, scale=1.3, offset=0.4, device=TRITON_DEVICE)
 
 
 def run(x, backend="triton", **options):
@@ -82,7 +74,7 @@ def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypa
     """Bit for bit: a batch in pieces is the batch at once, and samples are as alone."""
     x = device_noise(3, way)
     if kind == "explicit":
-        kind = torch.stack([gf.permutation(s, way, device=DEVICE) for s in range(3)])
+        kind = torch.stack([gf.permutation(s, way, device=TRITON_DEVICE) for s in range(3)])
     options = {"permutation": kind}
     want = run(x, **options)
     statistics = statistics_and_pullback(x, **options)
@@ -174,16 +166,16 @@ def test_seeds_and_draws(way):
         return gf.power_spectrum_loss(x, backend="triton", **options)
 
     five = call(seed=5)
-    assert torch.equal(five, call(seed=torch.tensor(5, device=DEVICE)))
-    assert torch.equal(five, call(seed=torch.tensor([5], device=DEVICE)))
+    assert torch.equal(five, call(seed=torch.tensor(5, device=TRITON_DEVICE)))
+    assert torch.equal(five, call(seed=torch.tensor([5], device=TRITON_DEVICE)))
     assert torch.equal(five, call(permutation="per_sample", seed=5))  # sample 0
-    assert torch.equal(call(seed=-1), call(seed=torch.tensor([-1], device=DEVICE)))
+    assert torch.equal(call(seed=-1), call(seed=torch.tensor([-1], device=TRITON_DEVICE)))
     torch.manual_seed(0)
     first, second = call(), call()
     assert not torch.equal(first, second)
     torch.manual_seed(0)
     assert torch.equal(call(), first)
-    generator = torch.Generator(DEVICE).manual_seed(4)
+    generator = torch.Generator(TRITON_DEVICE).manual_seed(4)
     drawn = [call(generator=generator) for _ in range(2)]
     assert not torch.equal(*drawn)
     assert torch.equal(call(generator=generator.manual_seed(4)), drawn[0])

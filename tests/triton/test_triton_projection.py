@@ -8,23 +8,20 @@ import draws
 import pytest
 import torch
 from against_reference import SPLITS_OF_2048
+from backends_here import (
+    TRITON_DEVICE,
+    needs_triton,
+    quiet_interpreter,
+    take_512_in_three_launches,
+)
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-pytestmark = [
-    pytest.mark.skipif(STATE != "available", reason=STATE),
-    # The interpreter computes with numpy, which warns of what is selected away.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
-DEVICE = "cpu" if choice.interpreted() else "cuda"
+pytestmark = [needs_triton, quiet_interpreter]
 WAYS = {"fused": 64, "large": 512, "general": 96}
-
-
-cubes = functools.partial(draws.noise_by_size, scale=0.0, cubic=1.0, device=DEVICE)
+cubes = functools.partial(draws.noise_by_size, scale=0.0, cubic=1.0, device=TRITON_DEVICE)
 
 
 def project(x, **options):
@@ -38,8 +35,7 @@ def exact(x, **options):
 @pytest.fixture
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
-    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    take_512_in_three_launches(monkeypatch)
     monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
 
 
@@ -102,7 +98,7 @@ def test_energy_in_one_place(compare, way):
     x[1, ::7] *= 1e9
     x[2] *= 1e-20
     compare.vectors(project(x), exact(x), 1e-5, "projection")
-    z = torch.zeros(1, way, device=DEVICE)
+    z = torch.zeros(1, way, device=TRITON_DEVICE)
     compare.vectors(project(z), exact(z), 1e-6, "projection")
 
 

@@ -146,6 +146,11 @@ def check_loss(
             compare.vectors(got.flatten(1), want, tolerance)
 
 
+def exact_projection(x, **options):
+    """Returns the white-noise projection of x by plain torch in float64, on the CPU."""
+    return gf.project_white_noise(x.cpu().double(), backend="torch", **options)
+
+
 def check_statistics(
     compare, x, backend, *, kind, orders, block_size, statistic, used="both", seed=7
 ):

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import types
 
 import pytest
 import tiny_pipelines
 import torch
+from fresh_python import printed
 from tiny_models import (
     PROMPTS,
     PUBLISHED,
@@ -73,8 +73,7 @@ def test_importing_is_light():
         "assert callable(m.load_model)\n"
         "print([n for n in ('diffusers', 'transformers', 'huggingface_hub') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert printed(code) == "[]"
 
 
 # ---------------------------------------------------------------- bad input

@@ -7,7 +7,7 @@ import math
 import draws
 import pytest
 import torch
-from against_reference import SPLITS_OF_2048
+from against_reference import SPLITS_OF_2048, exact_projection
 from backends_here import (
     TRITON_DEVICE,
     needs_triton,
@@ -28,10 +28,6 @@ def project(x, **options):
     return gf.project_white_noise(x, backend="triton", **options)
 
 
-def exact(x, **options):
-    return gf.project_white_noise(x.double(), backend="torch", **options)
-
-
 @pytest.fixture
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
@@ -50,13 +46,13 @@ def way(request, three_launches):
 def test_every_dimension_of_one_launch(compare, dimension):
     assert parameters.projection_path(dimension, 16, 227 * 1024) == "fused"
     x = cubes(2 if dimension < 8192 else 1, dimension)
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 def test_65536_numbers_in_three_launches(compare):
     x = cubes(1, 4, 128, 128)
     assert parameters.projection_path(65536, 16, 227 * 1024) == "large"
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("split", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
@@ -64,7 +60,7 @@ def test_65536_numbers_in_three_launches(compare):
 def test_splits_of_three_launches(compare, monkeypatch, split):
     monkeypatch.setitem(parameters.LARGE, 2048, split)
     x = cubes(1, 2048)
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("block", [2, 8, 32, 64])
@@ -72,7 +68,7 @@ def test_splits_of_three_launches(compare, monkeypatch, split):
 def test_blocks_of_other_sizes(compare, block, dimension):
     x = cubes(2, dimension)
     got = project(x, block_size=block)
-    compare.vectors(got, exact(x, block_size=block), 1e-5, "projection")
+    compare.vectors(got, exact_projection(x, block_size=block), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -81,14 +77,14 @@ def test_types(compare, way, dtype):
     got = project(x)
     assert got.dtype == dtype
     rounding = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
-    compare.vectors(got, exact(x), 1e-5 + rounding, "projection")
+    compare.vectors(got, exact_projection(x), 1e-5 + rounding, "projection")
 
 
 @pytest.mark.parametrize("scale", [3e38, 1e30, 1e-30, 1e-38])
 def test_scales(compare, way, scale):
     x = cubes(2, way)
     x = x / x.abs().max() * scale
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 def test_energy_in_one_place(compare, way):
@@ -97,9 +93,9 @@ def test_energy_in_one_place(compare, way):
     x[0, : way // 2] *= 1e-12
     x[1, ::7] *= 1e9
     x[2] *= 1e-20
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
     z = torch.zeros(1, way, device=TRITON_DEVICE)
-    compare.vectors(project(z), exact(z), 1e-6, "projection")
+    compare.vectors(project(z), exact_projection(z), 1e-6, "projection")
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
@@ -129,15 +125,11 @@ def test_rows_of_a_wider_tensor(way):
     assert torch.equal(wide.nan_to_num(), before.nan_to_num())
 
 
-def test_results_do_not_depend_on_what_new_memory_holds(way):
+def test_results_do_not_depend_on_what_new_memory_holds(way, request):
     x = cubes(2, way)
     want = project(x)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        assert torch.empty(3).isnan().all()
-        assert torch.equal(project(x), want)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    request.getfixturevalue("poison")
+    assert torch.equal(project(x), want)
 
 
 def test_launches(way, monkeypatch):

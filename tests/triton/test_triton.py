@@ -95,6 +95,18 @@ def test_every_dimension_of_three_launches(compare, dimension):
 
 
 @pytest.mark.slow
+def test_pieces_of_a_batch_of_65536(monkeypatch):
+    x = device_noise(2, 65536)
+    call = functools.partial(
+        gf.gaussianity_value_and_grad, x, permutation="per_sample", seed=3, reduction="none",
+        backend="triton",
+    )  # fmt: skip
+    want = call()
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
+    assert all(map(torch.equal, call(), want))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [25600, 36864])
 def test_latents_of_other_shapes(compare, dimension):
     check_loss(compare, device_noise(1, dimension))

@@ -27,7 +27,7 @@ HALVES = [torch.float16, torch.bfloat16]
 
 
 # No loss is close to its minimum, where digits cancel.
-skewed_noise = functools.partial(draws.noise, cubic=0.2, offset=0.3)
+tailed_noise = functools.partial(draws.noise, cubic=0.2, offset=0.3)
 
 
 @pytest.fixture(params=LOSSES)
@@ -40,7 +40,7 @@ def loss(request):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_reductions(loss, batch):
-    x = skewed_noise(batch, 2, 4, 8, dtype=torch.float64)
+    x = tailed_noise(batch, 2, 4, 8, dtype=torch.float64)
     each, each_grad = with_gradient(loss, x, reduction="none")
     assert each.shape == (batch,)
     for reduction, want, scale in (("mean", each.mean(), 1 / batch), ("sum", each.sum(), 1.0)):
@@ -71,7 +71,7 @@ def test_empty_batch_of_the_others():
 
 
 def test_samples_do_not_see_each_other(loss):
-    x = skewed_noise(4, 64, dtype=torch.float64)
+    x = tailed_noise(4, 64, dtype=torch.float64)
     value, grad = with_gradient(loss, x, reduction="none")
     for b in range(4):
         one, one_grad = with_gradient(loss, x[b : b + 1], reduction="none")
@@ -80,7 +80,7 @@ def test_samples_do_not_see_each_other(loss):
 
 
 def test_latent_shape_is_only_a_shape(loss):
-    x = skewed_noise(2, 4, 4, 6)
+    x = tailed_noise(2, 4, 4, 6)
     value, grad = with_gradient(loss, x)
     flat, flat_grad = with_gradient(loss, x.reshape(2, 96))
     assert torch.equal(value, flat)
@@ -96,7 +96,7 @@ def test_float32_against_float64(compare, loss, shape):
         loss = functools.partial(loss, factor=3)
     if loss is LOSSES["covariance"] and shape[-1] == 64:
         shape = (1, 1024)
-    x = skewed_noise(*shape, seed=1)
+    x = tailed_noise(*shape, seed=1)
     value, grad = with_gradient(loss, x, reduction="none")
     want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert (value.dtype, grad.dtype, want.dtype) == (torch.float32, torch.float32, torch.float64)
@@ -107,7 +107,7 @@ def test_float32_against_float64(compare, loss, shape):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision(compare, loss, dtype):
     """Computed in float32: only the input and the gradient are rounded."""
-    x = skewed_noise(2, 4, 16, 16, seed=1, dtype=dtype)
+    x = tailed_noise(2, 4, 16, 16, seed=1, dtype=dtype)
     value, grad = with_gradient(loss, x, reduction="none")
     want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert value.dtype == torch.float32
@@ -118,7 +118,7 @@ def test_half_precision(compare, loss, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_statistics(compare, dtype):
-    x = skewed_noise(2, 512, dtype=dtype)
+    x = tailed_noise(2, 512, dtype=dtype)
     options = {"orders": (1, 2, 8), "seed": 0}
     got, want = (gf.permuted_statistics(t, **options) for t in (x, x.double()))
     for g, w in zip(got, want, strict=True):
@@ -134,14 +134,14 @@ def test_half_precision_statistics(compare, dtype):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_float16_under_a_loss_scale(compare, reduction, batch):
     """A gradient scaler multiplies the loss by 2^16, which float16 itself cannot hold."""
-    x = skewed_noise(batch, 4, 32, 32, dtype=torch.float16).requires_grad_()
+    x = tailed_noise(batch, 4, 32, 32, dtype=torch.float16).requires_grad_()
     (65536.0 * gf.gaussianity_loss(x, seed=0, reduction=reduction)).sum().backward()
     want = gf.gaussianity_value_and_grad(x.double(), seed=0, reduction=reduction)[1]
     compare.vectors(x.grad, 65536.0 * want, 1e-3)
 
 
 def test_reduced_precision_is_bounded(compare):
-    x = skewed_noise(2, 4, 32, 32)
+    x = tailed_noise(2, 4, 32, 32)
     for call in (gf.gaussianity_value_and_grad, gf.permuted_statistics):
         options = {"orders": (1, 2), "seed": 0}
         got, want = call(x, precision="tf32", **options), call(x.double(), **options)
@@ -153,7 +153,7 @@ def test_reduced_precision_is_bounded(compare):
 
 
 def test_upstream_gradients(loss):
-    x = skewed_noise(3, 64, dtype=torch.float64)
+    x = tailed_noise(3, 64, dtype=torch.float64)
     weights = torch.tensor([0.5, -2.0, 0.0], dtype=torch.float64)
     each = with_gradient(loss, x, reduction="none")[1]
     z = x.clone().requires_grad_()
@@ -166,7 +166,7 @@ def test_upstream_gradients(loss):
 
 def test_expanded_upstream_gradient(loss):
     """sum() hands down a gradient with stride 0."""
-    x = skewed_noise(3, 64, dtype=torch.float64)
+    x = tailed_noise(3, 64, dtype=torch.float64)
     z = x.clone().requires_grad_()
     loss(z, reduction="none").sum().backward()
     want = with_gradient(loss, x, reduction="sum")[1]
@@ -177,7 +177,7 @@ def test_expanded_upstream_gradient(loss):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
-    x = skewed_noise(batch, 4, 8, 8, dtype=dtype)
+    x = tailed_noise(batch, 4, 8, 8, dtype=dtype)
     options = {"reduction": reduction, "seed": 9, "orders": (1, 2, 4)}
     want, want_grad = with_gradient(gf.gaussianity_loss, x, **options)
     value, grad = gf.gaussianity_value_and_grad(x.requires_grad_(), **options)
@@ -189,7 +189,7 @@ def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
 
 
 def test_value_only(loss):
-    x = skewed_noise(2, 100)
+    x = tailed_noise(2, 100)
     value = with_gradient(loss, x)[0]
     with torch.no_grad():
         silent = loss(x.clone().requires_grad_())
@@ -203,7 +203,7 @@ def test_value_only(loss):
 
 
 def test_bitwise_repeatable(loss):
-    x = skewed_noise(3, 4, 33, 7)
+    x = tailed_noise(3, 4, 33, 7)
     runs = [with_gradient(loss, x, reduction="none") for _ in range(3)]
     for value, grad in runs[1:]:
         assert torch.equal(value, runs[0][0])
@@ -224,7 +224,7 @@ SEEDED = {
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_seeds(name):
-    call = functools.partial(SEEDED[name], skewed_noise(2, 160))
+    call = functools.partial(SEEDED[name], tailed_noise(2, 160))
     assert torch.equal(call(seed=5), call(seed=5))
     for tensor in (torch.tensor(5), torch.tensor([5])):
         assert torch.equal(call(seed=tensor), call(seed=5))
@@ -236,7 +236,7 @@ def test_seeds(name):
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_default_draws_and_generators(name):
-    call = functools.partial(SEEDED[name], skewed_noise(2, 160))
+    call = functools.partial(SEEDED[name], tailed_noise(2, 160))
     torch.manual_seed(0)
     first, second = call(), call()
     assert not torch.equal(first, second)
@@ -252,7 +252,7 @@ def test_default_draws_and_generators(name):
 
 def test_backends_draw_the_same_seeds():
     """From torch's generator, and in the same state afterwards, whoever computes."""
-    x = skewed_noise(2, 64)
+    x = tailed_noise(2, 64)
     able = [name for name, state in gf.backends().items() if state == "available"]
 
     def two(backend):
@@ -269,7 +269,7 @@ def test_backends_draw_the_same_seeds():
 
 
 def test_draws_in_inference_mode_and_in_other_threads():
-    x = skewed_noise(2, 64)
+    x = tailed_noise(2, 64)
 
     def draw():
         with torch.inference_mode():
@@ -285,7 +285,7 @@ def test_draws_in_inference_mode_and_in_other_threads():
 @pytest.mark.parametrize("dimension", [64, 101])
 @pytest.mark.parametrize("name", ["gaussianity", "power", "covariance"])
 def test_modes_are_explicit_permutations(name, dimension):
-    x = skewed_noise(3, dimension, dtype=torch.float64)
+    x = tailed_noise(3, dimension, dtype=torch.float64)
     call = functools.partial(SEEDED[name], x, reduction="none")
     shared = gf.permutation(8, dimension)
     rows = reference.permutation(torch.tensor([8]), dimension, samples=3)
@@ -309,7 +309,7 @@ def test_modes_are_explicit_permutations(name, dimension):
 def test_one_bad_sample(loss, bad, dimension):
     if loss is LOSSES["prno"] and dimension == 33:
         loss = functools.partial(loss, factor=3)
-    x = skewed_noise(3, dimension)
+    x = tailed_noise(3, dimension)
     clean, clean_grad = with_gradient(loss, x, reduction="none")
     for position in range(dimension):
         broken = x.clone()
@@ -339,7 +339,7 @@ def layouts(x):
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced", "offset"])
 def test_layouts(loss, layout):
-    x = skewed_noise(3, 4, 6, 8)
+    x = tailed_noise(3, 4, 6, 8)
     other = layouts(x)[layout]
     want, want_grad = with_gradient(loss, x, reduction="none")
     z = other.detach().requires_grad_()
@@ -353,7 +353,7 @@ def test_layouts(loss, layout):
 
 
 def test_expanded_batch(loss):
-    base = skewed_noise(1, 4, 6, 8, dtype=torch.float64).requires_grad_()
+    base = tailed_noise(1, 4, 6, 8, dtype=torch.float64).requires_grad_()
     value = loss(base.expand(3, -1, -1, -1), reduction="none")
     assert torch.equal(value, value[:1].expand(3))
     value.sum().backward()
@@ -363,7 +363,7 @@ def test_expanded_batch(loss):
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced", "offset"])
 def test_layouts_of_the_others(layout):
-    x = skewed_noise(3, 4, 6, 16)
+    x = tailed_noise(3, 4, 6, 16)
     other = layouts(x)[layout]
     for call in (
         gf.project_white_noise,

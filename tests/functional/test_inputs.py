@@ -250,6 +250,8 @@ def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypa
     want = calls.everything(x, permutation=kind)
     calls.take_small_pieces(monkeypatch, 2)
     assert same(calls.everything(x, permutation=kind), want)
+    options = {"permutation": kind, "seed": 3, "reduction": "none", "backend": calls.backend}
+    assert torch.equal(gf.gaussianity_loss(x, **options), want[0])  # without its gradient
     first = [t[:1] for t in want]
     beside = calls.everything(torch.cat([x[:1], others]), permutation=kind)
     assert same([t[:1] for t in beside], first)

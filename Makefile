@@ -172,7 +172,7 @@ $(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
 # There: the tests that need a GPU.
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/gpu tests/bench/test_bench_measure.py $(PYTEST_ARGS)
+		tests/gpu tests/bench/test_bench_measure.py tests/bench/test_bench_clocks.py $(PYTEST_ARGS)
 
 # The interpreter's tests on the device, too: some hundred kernels to compile.
 gpu-test-all: installed

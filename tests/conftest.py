@@ -1,4 +1,4 @@
-"""Where the Triton kernels run, and a tally of all comparisons against a reference."""
+"""Where the Triton kernels run, fixtures, and a tally of all comparisons against a reference."""
 
 import os
 import sys
@@ -95,6 +95,16 @@ def refused(monkeypatch, capsys):
         return told
 
     return run
+
+
+@pytest.fixture
+def poison():
+    """New memory that torch hands out holds NaN, or the largest integer."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_configure(config):

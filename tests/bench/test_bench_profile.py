@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from bench_command import run
 
 from bench import ROOT, cli
 from bench.compiled import launches
@@ -20,10 +21,6 @@ from bench.subjects.cases import parse
 from gaussreg_fast.backends import native
 
 WORKFLOW = ROOT / "docs" / "guide" / "ci" / "performance.yml"
-
-
-def run(*arguments):
-    return cli.main([str(a) for a in arguments])
 
 
 def profile(out, *arguments):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from bench_command import run
 
-from bench import ROOT, cli
+from bench import ROOT
 from bench.compiled import launches
 from bench.harness import machine, store
 from bench.harness.errors import BadInput
@@ -35,10 +36,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**20})
     monkeypatch.setattr(machine, "CEILING_SECONDS", 0.1)
     monkeypatch.setattr(report, "SECONDS", (0.05, 0.05))
-
-
-def run(*arguments):
-    return cli.main([str(a) for a in arguments])
 
 
 def load(folder):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from draws import noise
 from safetensors.torch import save_file
 
 from gaussreg_fast._files import atomic_path
@@ -20,10 +21,6 @@ def process(*arguments, **environment):
         [sys.executable, "-m", "gaussreg_fast", *map(str, arguments)],
         capture_output=True, text=True, env={**os.environ, **environment},
     )  # fmt: skip
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def write(path, x):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from draws import noise_array
 
 import gaussreg_fast as gf
 from gaussreg_fast import arrays
@@ -21,14 +22,10 @@ class Exporter:
         return self.tensor.__dlpack_device__()
 
 
-def noise(*shape, dtype=np.float32):
-    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
-    x = noise(3, 4, 8, 8, dtype=dtype)
+    x = noise_array(3, 4, 8, 8, dtype=dtype)
     loss, grad = arrays.gaussianity_value_and_grad(x, seed=5, reduction=reduction)
     want, want_grad = gf.gaussianity_value_and_grad(
         torch.from_numpy(x), seed=5, reduction=reduction
@@ -53,7 +50,7 @@ def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
     ],
 )
 def test_layouts_and_read_only_arrays(view):
-    x = view(noise(4, 16, 8))
+    x = view(noise_array(4, 16, 8, dtype=np.float32))
     plain = np.array(x, dtype=np.float32, order="C")
     loss, grad = arrays.gaussianity_value_and_grad(x, seed=5)
     want, want_grad = arrays.gaussianity_value_and_grad(plain, seed=5)
@@ -63,7 +60,7 @@ def test_layouts_and_read_only_arrays(view):
 
 
 def test_any_exporter_and_an_explicit_permutation():
-    x = noise(2, 100)
+    x = noise_array(2, 100, dtype=np.float32)
     order = np.random.default_rng(1).permutation(100)
     loss, _ = arrays.gaussianity_value_and_grad(
         Exporter(torch.from_numpy(x.copy())), permutation=order
@@ -88,7 +85,7 @@ def test_errors_of_the_function_for_tensors_come_through():
     with pytest.raises(TypeError, match="float32"):
         arrays.gaussianity_value_and_grad(np.zeros((2, 64), np.int32))
     with pytest.raises(ValueError, match=r"\(B, \*latent\)"):
-        arrays.gaussianity_value_and_grad(noise(64))
+        arrays.gaussianity_value_and_grad(noise_array(64, dtype=np.float32))
     with pytest.raises(TypeError, match="DLPack"):
         arrays.gaussianity_value_and_grad(np.array([["a", "b"]]))
     with pytest.raises(TypeError, match="meta"):

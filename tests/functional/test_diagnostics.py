@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from draws import noise
 from scipy import stats
 
 import gaussreg_fast
@@ -15,15 +16,16 @@ SHAPE = (4, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def noise():
+def p_values_of_noise():
+    """The p-value of 2000 samples, and those of each single test by its name."""
     generator = torch.Generator().manual_seed(20260)
     parts = [diagnose(torch.randn(500, *SHAPE, generator=generator)) for _ in range(4)]
     p_values = {name: np.concatenate([d.p_values[name] for d in parts]) for name in TESTS}
     return np.concatenate([d.p_value for d in parts]), p_values
 
 
-def test_the_verdict_is_uniform_on_true_noise(noise):
-    p_value, _ = noise
+def test_the_verdict_is_uniform_on_true_noise(p_values_of_noise):
+    p_value, _ = p_values_of_noise
     assert len(p_value) == 2000
     assert stats.kstest(p_value, "uniform").pvalue > 0.01
     for alpha in (0.01, 0.05, 0.1):
@@ -33,8 +35,8 @@ def test_the_verdict_is_uniform_on_true_noise(noise):
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_every_single_test_is_uniform_on_true_noise(noise, name):
-    assert stats.kstest(noise[1][name], "uniform").pvalue > 0.001
+def test_every_single_test_is_uniform_on_true_noise(p_values_of_noise, name):
+    assert stats.kstest(p_values_of_noise[1][name], "uniform").pvalue > 0.001
 
 
 def test_the_batch_verdict_is_uniform_too():
@@ -44,7 +46,7 @@ def test_the_batch_verdict_is_uniform_too():
 
 
 def sample(seed=0, n=3):
-    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    return noise(n, *SHAPE, seed=seed)
 
 
 @pytest.mark.parametrize(

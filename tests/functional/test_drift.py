@@ -1,70 +1,27 @@
-"""Parameter drift: numbers, gradients, layouts, types and transforms, against NumPy in float64."""
+"""Parameter drift by every backend: numbers, layouts and types, against NumPy in float64."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from backends_here import BACKENDS, device_of, needs_native, needs_triton
+from drift_lists import (
+    FLOATS,
+    HALVES,
+    SHAPES,
+    array,
+    check_gradients,
+    expected,
+    lora_pairs,
+    tensors,
+)
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice, native
 from gaussreg_fast.backends import torch as plain_torch
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.spec import DriftTask
-
-TRITON, NATIVE = choice.triton_state() == "available", native.load()[0] is not None
-DEVICE = "cpu" if choice.interpreted() else "cuda"
-BACKENDS = [
-    "torch",
-    pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason=native.load()[1])),
-    pytest.param("triton", marks=pytest.mark.skipif(not TRITON, reason=choice.triton_state())),
-]
-HALVES = [torch.bfloat16, torch.float16]
-FLOATS = [torch.float32, *HALVES]
-SHAPES = [(3,), (), (0, 4), (16500,), (17, 33), (4, 3, 2, 2), (1,), (8,)]
-
-
-def tensors(backend, shapes=SHAPES, dtypes=FLOATS[:1], base_dtypes=None, seed=0, offset=0.1):
-    """Parameters and their base, types taking turns."""
-    rng = np.random.default_rng(seed)
-    params, base = [], []
-    kinds, others = itertools.cycle(dtypes), itertools.cycle(base_dtypes or dtypes)
-    for shape in shapes:
-        theta = torch.from_numpy(np.asarray(rng.standard_normal(shape)))
-        away = torch.from_numpy(np.asarray(offset * rng.standard_normal(shape) + offset))
-        device = DEVICE if backend == "triton" else "cpu"
-        params.append((theta + away).to(next(kinds)).to(device).requires_grad_())
-        base.append(theta.to(next(others)).to(device))
-    return params, base
-
-
-def array(x):
-    return x.detach().cpu().double().numpy()
-
-
-def expected(params, base, weight, reduction):
-    """Value and gradients in float64."""
-    value, grads = 0.0, []
-    for p, b in zip(params, base, strict=True):
-        d = array(p) - array(b)
-        scale = weight / max(1, d.size) if reduction == "tensor_mean" else weight
-        value += scale * float(np.sum(d * d))
-        grads.append(2 * scale * d)
-    return value, grads
-
-
-def check_gradients(compare, params, grads, want, factor=1.0):
-    for p, g, w in zip(params, grads, want, strict=True):
-        assert (g.dtype, g.shape, g.device) == (p.dtype, p.shape, p.device)
-        if p.dtype == torch.float16:  # which may be below its normal numbers
-            np.testing.assert_allclose(array(g), factor * w, rtol=2e-3, atol=1.3e-7)
-        elif p.numel():
-            rounding = torch.finfo(p.dtype).eps if p.dtype == torch.bfloat16 else 0
-            tolerance = 1e-12 if p.dtype == torch.float64 else 1e-6 + rounding
-            compare.vectors(g.reshape(1, -1), factor * w.reshape(1, -1), tolerance)
-
 
 # ---------------------------------------------------------------- numbers
 
@@ -175,7 +132,7 @@ def test_every_half_is_read_and_rounded_as_torch_does(dtype, bits):
     assert gf.parameter_drift([numbers[:16]], [zeros[:16]]).isfinite() or bits % 2**15
 
 
-@pytest.mark.skipif(not NATIVE, reason=native.load()[1])
+@needs_native
 def test_bits_do_not_depend_on_threads():
     params, base = tensors("native", [(2_100_000,), (3,), (1_170_001,), *[(999,)] * 40])
     found = []
@@ -198,6 +155,14 @@ def test_nan_and_inf_reach_the_value(backend):
         assert not value.isfinite()
         assert int((~grads[0].isfinite()).sum()) == 1
         assert grads[1].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lora_factors_on_every_backend(compare, backend):
+    device = device_of(backend)
+    factors = [(a.float().to(device), b.half().to(device)) for a, b in lora_pairs()]
+    want = sum((array(t) ** 2).sum() for pair in factors for t in pair)
+    compare.values(gf.lora_drift(factors, backend=backend), np.float64(want), 1e-6)
 
 
 # ---------------------------------------------------------------- layouts, devices, pieces
@@ -252,7 +217,7 @@ def test_pieces_are_few_and_whole(monkeypatch, shape):
     assert len(pieces) <= numbers.numel() / 3
 
 
-@pytest.mark.skipif(not TRITON, reason=choice.triton_state())
+@needs_triton
 @pytest.mark.parametrize("task", ["value", "gradient", "accumulate"])
 def test_a_streamed_base_is_the_base(compare, monkeypatch, task):
     """Pieces of 48 bytes: tensors are cut, small ones share a piece, places are aligned."""
@@ -277,7 +242,7 @@ def test_a_streamed_base_is_the_base(compare, monkeypatch, task):
             np.testing.assert_allclose(array(grads[i]), first + 0.3 * c * d, atol=1e-6)
 
 
-@pytest.mark.skipif(not TRITON, reason=choice.triton_state())
+@needs_triton
 def test_one_launch_and_one_for_the_sum(monkeypatch):
     from gaussreg_fast.backends.triton import _drift
 
@@ -300,7 +265,7 @@ def test_one_launch_and_one_for_the_sum(monkeypatch):
     assert grids == [32, 1, 32, 1]
 
 
-@pytest.mark.skipif(not TRITON, reason=choice.triton_state())
+@needs_triton
 def test_launch_metadata():
     from gaussreg_fast.backends.triton import _drift
 
@@ -310,81 +275,7 @@ def test_launch_metadata():
         assert _drift._bytes_moved(task, params, base) == 10 * (4 + 2 + 2) * (times + 1)
 
 
-# ---------------------------------------------------------------- how lists are given
-
-
-def model(seed=0):
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
-
-
-def test_forms_of_lists():
-    a, b = model(0), model(1).requires_grad_(False)
-    want = expected(list(a.parameters()), list(b.parameters()), 1, "sum")[0]
-    named = dict(b.named_parameters())
-    shuffled = dict(reversed(named.items()))
-    for params in (a, dict(a.named_parameters()), a.named_parameters()):
-        for base in (b, named, shuffled, b.named_parameters(), b.parameters(), b.state_dict()):
-            params = list(params) if not isinstance(params, (dict, torch.nn.Module)) else params
-            assert gf.parameter_drift(params, base).item() == pytest.approx(want, rel=1e-6)
-    assert gf.parameter_drift(a.parameters(), tuple(named.values())).item() == pytest.approx(want)
-
-
-def test_only_what_requires_grad_gets_one():
-    params, base = tensors("auto", [(5,), (6,), (7,)])
-    params[1].requires_grad_(False)
-    want = expected(params, base, 1, "sum")[0]
-    for call in (
-        lambda: gf.parameter_drift(params, base).backward(),
-        lambda: gf.accumulate_parameter_drift(params, base),
-    ):
-        call()
-        assert params[1].grad is None
-    assert params[0].grad is not None
-    assert gf.accumulate_parameter_drift(params, base).item() == pytest.approx(want, rel=1e-6)
-    frozen = [p.detach() for p in params]
-    assert not gf.parameter_drift(frozen, base).requires_grad
-
-
-def test_gradient_of_intermediate_tensors():
-    """Parameters need not be leaves: they may be what a network makes of others."""
-    z = torch.randn(6, requires_grad=True)
-    gf.parameter_drift([2 * z, z[1:3] ** 2], [torch.zeros(6), torch.ones(2)]).backward()
-    w = z.detach().clone().requires_grad_()
-    ((2 * w).square().sum() + (w[1:3] ** 2 - 1).square().sum()).backward()
-    torch.testing.assert_close(z.grad, w.grad)
-
-
 # ---------------------------------------------------------------- torch's machinery
-
-
-def test_no_double_backward():
-    params, base = tensors("auto", [(5,), (6,)])
-    value = gf.parameter_drift(params, base)
-    grads = torch.autograd.grad(value**2, params, create_graph=True)
-    with pytest.raises(RuntimeError, match="double backward"):
-        grads[0].sum().backward()
-
-
-def test_a_parameter_changed_before_backward_is_noticed():
-    for change in (
-        lambda p, b: p.data.add_(0) if False else p.detach().add_(1),
-        lambda p, b: b.add_(1),
-        lambda p, b: gf.parameter_drift_decay_([p], [b], rate=0.1),
-    ):
-        params, base = tensors("auto", [(5,), (6,)])
-        value = gf.parameter_drift(params, base)
-        change(params[0], base[0])
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            value.backward()
-
-
-def test_a_parameter_that_was_replaced_before_backward_is_safe():
-    params, base = tensors("auto", [(5000,)])
-    value = gf.parameter_drift(params, base)
-    params[0].data = torch.zeros(3)
-    with pytest.raises(RuntimeError):
-        value.backward()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -407,28 +298,6 @@ def test_compiled_code_computes_the_same(backend):
         torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-8)
 
 
-def test_transforms_work_or_raise():
-    params, base = tensors("auto", [(33,), (4, 5)])
-    named = {"a": params[0].detach(), "b": params[1].detach()}
-    other = {"b": base[1], "a": base[0]}
-    grads = torch.func.grad(lambda p: gf.parameter_drift(p, other))(named)
-    _, want = expected(params, base, 1, "sum")
-    for g, w in zip(grads.values(), want, strict=True):
-        np.testing.assert_allclose(g.numpy(), w, rtol=1e-5)
-    with pytest.raises(RuntimeError):
-        torch.func.jvp(lambda p: gf.parameter_drift([p], base[:1]), (params[0],), (base[0],))
-    with pytest.raises(RuntimeError):
-        torch.func.vmap(lambda p: gf.parameter_drift([p], [base[0][:4]]))(torch.zeros(3, 4))
-    for call in (gf.parameter_drift_value_and_grad, gf.accumulate_parameter_drift):
-        with pytest.raises(RuntimeError, match="in eager code"):
-            torch.func.grad(lambda p, call=call: call([p], [base[0]])[0])(named["a"])
-    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = [mode.from_tensor(p.detach()) for p in params]
-        assert type(gf.parameter_drift(fake, base)).__name__ == "FakeTensor"
-        with pytest.raises(RuntimeError, match="in eager code"):
-            gf.parameter_drift_decay_(fake, base, rate=0.1)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend):
     params, base = tensors(backend, [(33,), (4, 5)], dtypes=[torch.float32, torch.bfloat16])
@@ -440,7 +309,7 @@ def test_opcheck(backend):
     opcheck(o.parameter_drift_gradient.default, (upstream, plain, base, [1.0, 0.5], backend))
 
 
-@pytest.mark.skipif(not NATIVE, reason=native.load()[1])
+@needs_native
 def test_operators_called_by_hand_are_guarded():
     """Nothing that does not match reaches the kernels: plain torch takes it, or raises."""
     o = torch.ops.gaussreg_fast.parameter_drift
@@ -454,72 +323,6 @@ def test_operators_called_by_hand_are_guarded():
     freed.untyped_storage().resize_(0)
     with pytest.raises((RuntimeError, ValueError)):
         gf.parameter_drift([freed], [torch.ones(5000)])
-
-
-# ---------------------------------------------------------------- LoRA
-
-
-def pairs(dtype=torch.float64):
-    """Linear layers of several ranks, and a convolution whose B is 1 x 1."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = [
-        ((4, 30), (20, 4)),
-        ((1, 7), (9, 1)),
-        ((3, 5, 3, 3), (8, 3, 1, 1)),
-        ((12, 6), (5, 12)),
-    ]
-    return [
-        tuple(torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in pair)
-        for pair in shapes
-    ]
-
-
-def test_lora_product_is_the_drift_of_the_weights():
-    factors = pairs()
-    want = 0.3 * sum((b.flatten(1) @ a.flatten(1)).square().sum() for a, b in factors)
-    flat = [t for pair in factors for t in pair]
-    grads = torch.autograd.grad(want, flat)
-    value = gf.lora_drift(factors, weight=0.3, form="product")
-    torch.testing.assert_close(value, want)
-    for g, w in zip(torch.autograd.grad(value, flat), grads, strict=True):
-        torch.testing.assert_close(g, w)
-
-
-@pytest.mark.parametrize("form", ["factors", "product"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_lora_forms(compare, form, dtype):
-    factors = pairs(dtype)
-    value = gf.lora_drift({f"layer {i}": p for i, p in enumerate(factors)}, weight=2, form=form)
-    arrays = [(array(a).reshape(len(a), -1), array(b).reshape(len(b), -1)) for a, b in factors]
-    want = {
-        "factors": sum((a**2).sum() + (b**2).sum() for a, b in arrays),
-        "product": sum(((b @ a) ** 2).sum() for a, b in arrays),
-    }[form]
-    assert value.dtype == (dtype if dtype == torch.float64 else torch.float32)
-    compare.values(value, np.float64(2 * want), 1e-5)
-    value.backward()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(gf.lora_drift(factors, weight=2, form=form), value)
-    for (a, _), (fa, fb) in zip(factors, arrays, strict=True):
-        g = 4 * fa if form == "factors" else 4 * (fb.T @ fb) @ fa
-        tolerance = 1e-5 + (torch.finfo(dtype).eps if dtype == torch.bfloat16 else 0)
-        compare.vectors(a.grad.reshape(1, -1), g.reshape(1, -1), tolerance)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_lora_factors_on_every_backend(compare, backend):
-    device = DEVICE if backend == "triton" else "cpu"
-    factors = [(a.float().to(device), b.half().to(device)) for a, b in pairs()]
-    want = sum((array(t) ** 2).sum() for pair in factors for t in pair)
-    compare.values(gf.lora_drift(factors, backend=backend), np.float64(want), 1e-6)
-
-
-def test_lora_product_never_forms_the_update():
-    """Of 30000 x 30000 it would take 3.6 GB."""
-    a, b = torch.randn(2, 30000, requires_grad=True), torch.randn(30000, 2, requires_grad=True)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        gf.lora_drift([(a, b)], form="product").backward()
-    assert max(event.cpu_memory_usage for event in profile.events()) < 4 * a.numel() * 4
 
 
 # ---------------------------------------------------------------- memory
@@ -557,20 +360,3 @@ def test_no_memory_beyond_the_base(backend):
         gf.parameter_drift(params, base, backend=backend).backward()
 
     assert resident(backward) < size * 1.15 + (0 if backend == "native" else size / 2)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [gf.parameter_drift, gf.parameter_drift_value_and_grad, gf.accumulate_parameter_drift,
-     lambda p, b: gf.parameter_drift_decay_(p, b, rate=0.1)],
-)  # fmt: skip
-def test_a_base_that_is_the_model_itself_is_refused(call):
-    """It would follow the model, and the drift stay 0."""
-    model = torch.nn.Linear(3, 2)
-    for base in (model.state_dict(), [p.detach() for p in model.parameters()]):
-        with pytest.raises(ValueError, match=r"base must be a copy.*params\[0\], 'weight'"):
-            call(model, base)
-    copies = [p.detach().clone() for p in model.parameters()]
-    call(model, copies)
-    model.weight.requires_grad_(False)  # what is not trained may be shared
-    call(model, [model.weight.detach(), copies[1]])

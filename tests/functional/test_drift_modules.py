@@ -7,16 +7,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from drift_lists import model
 
 import gaussreg_fast as gf
 
 P = [torch.ones(3), torch.ones(2, 2), torch.ones(4)]
-
-
-def model(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
 
 
 # ---------------------------------------------------------------- ParameterDrift

@@ -8,15 +8,14 @@ import math
 
 import pytest
 import torch
-from against_reference import check_loss, check_statistics, noise
+from against_reference import check_loss, check_statistics
+from backends_here import device_of, quiet_interpreter, take_512_in_three_launches
+from draws import skewed_noise
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
-from gaussreg_fast.backends import choice
-from gaussreg_fast.backends.triton import parameters
 
-# The interpreter computes with numpy, which warns of what is selected away.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = quiet_interpreter
 BACKENDS = [name for name, state in gf.backends().items() if state == "available"]
 FLOOR = reference.FLOOR
 
@@ -29,14 +28,12 @@ def backend(request):
 @pytest.fixture(params=[64, 512, 101, 100])
 def size(request, monkeypatch):
     """One size of each way to compute; in Triton D = 512 goes that of 65536 and more."""
-    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-    assert parameters.route(512, 16, 227 * 1024) == "large"
+    take_512_in_three_launches(monkeypatch)
     return request.param
 
 
 def on_device(x, backend):
-    return x.cuda() if backend == "triton" and not choice.interpreted() else x
+    return x.to(device_of(backend))
 
 
 def waves(size, *periods):
@@ -61,21 +58,21 @@ STRUCTURED = {
     "two sinusoids": lambda size: waves(size, 3, 20),
     "impulse": lambda size: impulses(size, 7),
     "opposite impulses": lambda size: impulses(size, 0, size // 2),  # even k are 0 for even D
-    "repeated": lambda size: noise(1, size // 4)[0].repeat(5)[:size],
+    "repeated": lambda size: skewed_noise(1, size // 4)[0].repeat(5)[:size],
     "checkerboard": lambda size: ((torch.arange(size) // 8 + torch.arange(size)) % 2) * 2.0 - 1,
-    "few rows": lambda size: torch.outer(noise(1, 16)[0], noise(1, size // 16 + 1)[0]).flatten()[
-        :size
-    ],
+    "few rows": lambda size: torch.outer(
+        skewed_noise(1, 16)[0], skewed_noise(1, size // 16 + 1)[0]
+    ).flatten()[:size],
     "ramp": lambda size: torch.linspace(-1.7, 1.7, size),
-    "whole numbers": lambda size: (3 * noise(1, size)[0]).round(),
-    "half of it zeros": lambda size: noise(1, size)[0] * (torch.arange(size) < size // 2),
+    "whole numbers": lambda size: (3 * skewed_noise(1, size)[0]).round(),
+    "half of it zeros": lambda size: skewed_noise(1, size)[0] * (torch.arange(size) < size // 2),
 }
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_structured_samples(compare, backend, size, name):
     """As they are, where bins are empty, and permuted."""
-    x = on_device(torch.stack([STRUCTURED[name](size), noise(1, size)[0]]), backend)
+    x = on_device(torch.stack([STRUCTURED[name](size), skewed_noise(1, size)[0]]), backend)
     # Not order 1: its root has no finite slope at a mean of 0.
     options = {"orders": (2, 4), "call": "value_and_grad"}
     for kind in ("none",) if backend == "triton" else ("none", "shared"):
@@ -117,7 +114,7 @@ def statistics(x, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_amplitudes_below_the_floor_count_as_zero(compare, backend, size, dtype):
     """The same bins in every backend: some are above the floor, some below it."""
-    x = on_device((FLOOR * noise(1, size, seed=1)).to(dtype), backend)
+    x = on_device((FLOOR * skewed_noise(1, size, seed=1)).to(dtype), backend)
     a, grad = statistics(x, backend)
     want_a, want_grad, below = expected(x.cpu())
     assert 0.1 < below.double().mean() < 0.9
@@ -127,7 +124,7 @@ def test_amplitudes_below_the_floor_count_as_zero(compare, backend, size, dtype)
 
 def test_samples_below_the_floor_have_no_spectrum(backend, size):
     """Nor a gradient of it, by any call; the sample beside them is as it is alone."""
-    x = on_device(torch.cat([1e-25 * noise(1, size), noise(1, size)]), backend)
+    x = on_device(torch.cat([1e-25 * skewed_noise(1, size), skewed_noise(1, size)]), backend)
     options = {"seed": 3, "reduction": "none", "backend": backend}
     z = x.requires_grad_()
     loss = gf.power_spectrum_loss(z, **options)
@@ -144,7 +141,7 @@ def test_samples_below_the_floor_have_no_spectrum(backend, size):
 @pytest.mark.parametrize("scale", [1e-25, 1e-200])
 def test_float64_has_no_floor(compare, scale):
     """The gradient is that of the sample at any size."""
-    x = noise(2, 100, seed=1).double()
+    x = skewed_noise(2, 100, seed=1).double()
     (a, grad), (want_a, want_grad) = (statistics(t, "torch") for t in (scale * x, x))
     compare.vectors(a, scale * want_a, 1e-13, "value")
     compare.vectors(grad, want_grad, 1e-12)

@@ -4,9 +4,11 @@ import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import draws
 import numpy as np
 import pytest
 import torch
+from losses_called import with_gradient
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
@@ -24,17 +26,8 @@ LOSSES = {
 HALVES = [torch.float16, torch.bfloat16]
 
 
-def noise(*shape, seed=0, dtype=torch.float32):
-    """Skewed, with heavy tails: no loss is close to its minimum, where digits cancel."""
-    z = np.random.default_rng(seed).standard_normal(shape)
-    return torch.from_numpy(z + 0.2 * z**3 + 0.3).to(dtype)
-
-
-def with_grad(loss, x, **options):
-    z = x.detach().clone().requires_grad_()
-    value = loss(z, **options)
-    value.sum().backward()
-    return value.detach(), z.grad
+# No loss is close to its minimum, where digits cancel.
+tailed_noise = functools.partial(draws.noise, cubic=0.2, offset=0.3)
 
 
 @pytest.fixture(params=LOSSES)
@@ -47,11 +40,11 @@ def loss(request):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_reductions(loss, batch):
-    x = noise(batch, 2, 4, 8, dtype=torch.float64)
-    each, each_grad = with_grad(loss, x, reduction="none")
+    x = tailed_noise(batch, 2, 4, 8, dtype=torch.float64)
+    each, each_grad = with_gradient(loss, x, reduction="none")
     assert each.shape == (batch,)
     for reduction, want, scale in (("mean", each.mean(), 1 / batch), ("sum", each.sum(), 1.0)):
-        value, grad = with_grad(loss, x, reduction=reduction)
+        value, grad = with_gradient(loss, x, reduction=reduction)
         assert value.shape == ()
         torch.testing.assert_close(value, want, rtol=1e-13, atol=0)
         torch.testing.assert_close(grad, each_grad * scale, rtol=1e-12, atol=1e-16)
@@ -60,7 +53,7 @@ def test_reductions(loss, batch):
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_empty_batch(loss, reduction):
-    value, grad = with_grad(loss, torch.zeros(0, 4, 16), reduction=reduction)
+    value, grad = with_gradient(loss, torch.zeros(0, 4, 16), reduction=reduction)
     assert value.dtype == torch.float32
     assert value.shape == ((0,) if reduction == "none" else ())
     assert value.sum() == 0
@@ -78,18 +71,18 @@ def test_empty_batch_of_the_others():
 
 
 def test_samples_do_not_see_each_other(loss):
-    x = noise(4, 64, dtype=torch.float64)
-    value, grad = with_grad(loss, x, reduction="none")
+    x = tailed_noise(4, 64, dtype=torch.float64)
+    value, grad = with_gradient(loss, x, reduction="none")
     for b in range(4):
-        one, one_grad = with_grad(loss, x[b : b + 1], reduction="none")
+        one, one_grad = with_gradient(loss, x[b : b + 1], reduction="none")
         torch.testing.assert_close(value[b : b + 1], one, rtol=1e-13, atol=0)
         torch.testing.assert_close(grad[b : b + 1], one_grad, rtol=1e-11, atol=1e-15)
 
 
 def test_latent_shape_is_only_a_shape(loss):
-    x = noise(2, 4, 4, 6)
-    value, grad = with_grad(loss, x)
-    flat, flat_grad = with_grad(loss, x.reshape(2, 96))
+    x = tailed_noise(2, 4, 4, 6)
+    value, grad = with_gradient(loss, x)
+    flat, flat_grad = with_gradient(loss, x.reshape(2, 96))
     assert torch.equal(value, flat)
     assert torch.equal(grad.reshape(2, 96), flat_grad)
 
@@ -103,9 +96,9 @@ def test_float32_against_float64(compare, loss, shape):
         loss = functools.partial(loss, factor=3)
     if loss is LOSSES["covariance"] and shape[-1] == 64:
         shape = (1, 1024)
-    x = noise(*shape, seed=1)
-    value, grad = with_grad(loss, x, reduction="none")
-    want, want_grad = with_grad(loss, x.double(), reduction="none")
+    x = tailed_noise(*shape, seed=1)
+    value, grad = with_gradient(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert (value.dtype, grad.dtype, want.dtype) == (torch.float32, torch.float32, torch.float64)
     compare.values(value, want, 1e-5)
     compare.vectors(grad, want_grad, 1e-4)
@@ -114,9 +107,9 @@ def test_float32_against_float64(compare, loss, shape):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision(compare, loss, dtype):
     """Computed in float32: only the input and the gradient are rounded."""
-    x = noise(2, 4, 16, 16, seed=1, dtype=dtype)
-    value, grad = with_grad(loss, x, reduction="none")
-    want, want_grad = with_grad(loss, x.double(), reduction="none")
+    x = tailed_noise(2, 4, 16, 16, seed=1, dtype=dtype)
+    value, grad = with_gradient(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x.double(), reduction="none")
     assert value.dtype == torch.float32
     assert grad.dtype == dtype
     compare.values(value, want, 1e-5)
@@ -125,14 +118,14 @@ def test_half_precision(compare, loss, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_statistics(compare, dtype):
-    x = noise(2, 512, dtype=dtype)
+    x = tailed_noise(2, 512, dtype=dtype)
     options = {"orders": (1, 2, 8), "seed": 0}
     got, want = (gf.permuted_statistics(t, **options) for t in (x, x.double()))
     for g, w in zip(got, want, strict=True):
         assert g.dtype == torch.float32
         compare.vectors(g, w, 1e-5, "value")
-    grad = with_grad(lambda z: gf.permuted_statistics(z, **options)[1].square(), x)[1]
-    want = with_grad(lambda z: gf.permuted_statistics(z, **options)[1].square(), x.double())[1]
+    grad = with_gradient(lambda z: gf.permuted_statistics(z, **options)[1].square(), x)[1]
+    want = with_gradient(lambda z: gf.permuted_statistics(z, **options)[1].square(), x.double())[1]
     assert grad.dtype == dtype
     compare.vectors(grad, want, torch.finfo(dtype).eps)
 
@@ -141,14 +134,14 @@ def test_half_precision_statistics(compare, dtype):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_float16_under_a_loss_scale(compare, reduction, batch):
     """A gradient scaler multiplies the loss by 2^16, which float16 itself cannot hold."""
-    x = noise(batch, 4, 32, 32, dtype=torch.float16).requires_grad_()
+    x = tailed_noise(batch, 4, 32, 32, dtype=torch.float16).requires_grad_()
     (65536.0 * gf.gaussianity_loss(x, seed=0, reduction=reduction)).sum().backward()
     want = gf.gaussianity_value_and_grad(x.double(), seed=0, reduction=reduction)[1]
     compare.vectors(x.grad, 65536.0 * want, 1e-3)
 
 
 def test_reduced_precision_is_bounded(compare):
-    x = noise(2, 4, 32, 32)
+    x = tailed_noise(2, 4, 32, 32)
     for call in (gf.gaussianity_value_and_grad, gf.permuted_statistics):
         options = {"orders": (1, 2), "seed": 0}
         got, want = call(x, precision="tf32", **options), call(x.double(), **options)
@@ -160,9 +153,9 @@ def test_reduced_precision_is_bounded(compare):
 
 
 def test_upstream_gradients(loss):
-    x = noise(3, 64, dtype=torch.float64)
+    x = tailed_noise(3, 64, dtype=torch.float64)
     weights = torch.tensor([0.5, -2.0, 0.0], dtype=torch.float64)
-    each = with_grad(loss, x, reduction="none")[1]
+    each = with_gradient(loss, x, reduction="none")[1]
     z = x.clone().requires_grad_()
     loss(z, reduction="none").backward(weights)
     torch.testing.assert_close(z.grad, each * weights[:, None], rtol=1e-12, atol=1e-16)
@@ -173,10 +166,10 @@ def test_upstream_gradients(loss):
 
 def test_expanded_upstream_gradient(loss):
     """sum() hands down a gradient with stride 0."""
-    x = noise(3, 64, dtype=torch.float64)
+    x = tailed_noise(3, 64, dtype=torch.float64)
     z = x.clone().requires_grad_()
     loss(z, reduction="none").sum().backward()
-    want = with_grad(loss, x, reduction="sum")[1]
+    want = with_gradient(loss, x, reduction="sum")[1]
     torch.testing.assert_close(z.grad, want, rtol=1e-12, atol=1e-16)
 
 
@@ -184,9 +177,9 @@ def test_expanded_upstream_gradient(loss):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
-    x = noise(batch, 4, 8, 8, dtype=dtype)
+    x = tailed_noise(batch, 4, 8, 8, dtype=dtype)
     options = {"reduction": reduction, "seed": 9, "orders": (1, 2, 4)}
-    want, want_grad = with_grad(gf.gaussianity_loss, x, **options)
+    want, want_grad = with_gradient(gf.gaussianity_loss, x, **options)
     value, grad = gf.gaussianity_value_and_grad(x.requires_grad_(), **options)
     assert torch.equal(value, want)
     assert (grad.dtype, grad.shape) == (dtype, x.shape)
@@ -196,8 +189,8 @@ def test_value_and_grad_agrees_with_autograd(batch, reduction, dtype):
 
 
 def test_value_only(loss):
-    x = noise(2, 100)
-    value = with_grad(loss, x)[0]
+    x = tailed_noise(2, 100)
+    value = with_gradient(loss, x)[0]
     with torch.no_grad():
         silent = loss(x.clone().requires_grad_())
     assert not silent.requires_grad
@@ -210,8 +203,8 @@ def test_value_only(loss):
 
 
 def test_bitwise_repeatable(loss):
-    x = noise(3, 4, 33, 7)
-    runs = [with_grad(loss, x, reduction="none") for _ in range(3)]
+    x = tailed_noise(3, 4, 33, 7)
+    runs = [with_gradient(loss, x, reduction="none") for _ in range(3)]
     for value, grad in runs[1:]:
         assert torch.equal(value, runs[0][0])
         assert torch.equal(grad, runs[0][1])
@@ -231,7 +224,7 @@ SEEDED = {
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_seeds(name):
-    call = functools.partial(SEEDED[name], noise(2, 160))
+    call = functools.partial(SEEDED[name], tailed_noise(2, 160))
     assert torch.equal(call(seed=5), call(seed=5))
     for tensor in (torch.tensor(5), torch.tensor([5])):
         assert torch.equal(call(seed=tensor), call(seed=5))
@@ -243,7 +236,7 @@ def test_seeds(name):
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_default_draws_and_generators(name):
-    call = functools.partial(SEEDED[name], noise(2, 160))
+    call = functools.partial(SEEDED[name], tailed_noise(2, 160))
     torch.manual_seed(0)
     first, second = call(), call()
     assert not torch.equal(first, second)
@@ -259,7 +252,7 @@ def test_default_draws_and_generators(name):
 
 def test_backends_draw_the_same_seeds():
     """From torch's generator, and in the same state afterwards, whoever computes."""
-    x = noise(2, 64)
+    x = tailed_noise(2, 64)
     able = [name for name, state in gf.backends().items() if state == "available"]
 
     def two(backend):
@@ -276,7 +269,7 @@ def test_backends_draw_the_same_seeds():
 
 
 def test_draws_in_inference_mode_and_in_other_threads():
-    x = noise(2, 64)
+    x = tailed_noise(2, 64)
 
     def draw():
         with torch.inference_mode():
@@ -292,7 +285,7 @@ def test_draws_in_inference_mode_and_in_other_threads():
 @pytest.mark.parametrize("dimension", [64, 101])
 @pytest.mark.parametrize("name", ["gaussianity", "power", "covariance"])
 def test_modes_are_explicit_permutations(name, dimension):
-    x = noise(3, dimension, dtype=torch.float64)
+    x = tailed_noise(3, dimension, dtype=torch.float64)
     call = functools.partial(SEEDED[name], x, reduction="none")
     shared = gf.permutation(8, dimension)
     rows = reference.permutation(torch.tensor([8]), dimension, samples=3)
@@ -316,12 +309,12 @@ def test_modes_are_explicit_permutations(name, dimension):
 def test_one_bad_sample(loss, bad, dimension):
     if loss is LOSSES["prno"] and dimension == 33:
         loss = functools.partial(loss, factor=3)
-    x = noise(3, dimension)
-    clean, clean_grad = with_grad(loss, x, reduction="none")
+    x = tailed_noise(3, dimension)
+    clean, clean_grad = with_gradient(loss, x, reduction="none")
     for position in range(dimension):
         broken = x.clone()
         broken[1, position] = bad
-        value, grad = with_grad(loss, broken, reduction="none")
+        value, grad = with_gradient(loss, broken, reduction="none")
         assert value.isnan().tolist() == [False, True, False]
         assert torch.equal(value[::2], clean[::2])
         assert torch.equal(grad[::2], clean_grad[::2])
@@ -346,9 +339,9 @@ def layouts(x):
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced", "offset"])
 def test_layouts(loss, layout):
-    x = noise(3, 4, 6, 8)
+    x = tailed_noise(3, 4, 6, 8)
     other = layouts(x)[layout]
-    want, want_grad = with_grad(loss, x, reduction="none")
+    want, want_grad = with_gradient(loss, x, reduction="none")
     z = other.detach().requires_grad_()
     version = z._version
     value = loss(z, reduction="none")
@@ -360,17 +353,17 @@ def test_layouts(loss, layout):
 
 
 def test_expanded_batch(loss):
-    base = noise(1, 4, 6, 8, dtype=torch.float64).requires_grad_()
+    base = tailed_noise(1, 4, 6, 8, dtype=torch.float64).requires_grad_()
     value = loss(base.expand(3, -1, -1, -1), reduction="none")
     assert torch.equal(value, value[:1].expand(3))
     value.sum().backward()
-    want = with_grad(loss, base)[1]
+    want = with_gradient(loss, base)[1]
     torch.testing.assert_close(base.grad, 3 * want, rtol=1e-12, atol=1e-16)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced", "offset"])
 def test_layouts_of_the_others(layout):
-    x = noise(3, 4, 6, 16)
+    x = tailed_noise(3, 4, 6, 16)
     other = layouts(x)[layout]
     for call in (
         gf.project_white_noise,

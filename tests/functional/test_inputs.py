@@ -1,33 +1,20 @@
-"""Unusual inputs, layouts, batches and memory, in every backend with kernels of its own."""
+"""Unusual inputs, layouts, batches, seeds and memory, in every backend with its own kernels."""
 
 import functools
 import math
 
-import draws
 import pytest
 import torch
+from backend_calls import EXTRA_NATIVE, cases, same
+from backends_here import quiet_interpreter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
-from gaussreg_fast.backends import choice, native
-from gaussreg_fast.backends.triton import parameters
 
-# The interpreter computes with numpy, which warns of what is selected away.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
-STATE = choice.triton_state()
-SKIPS = {
-    "native": pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1]),
-    "triton": pytest.mark.skipif(STATE != "available", reason=STATE),
-}
+pytestmark = quiet_interpreter
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# One size of each way to compute. Native: fused in one tile, in some, any size round torch.fft.
-# Triton: one launch, three (see `way`), any number.
-WAYS = {
-    "native": {"fused": 64, "tiles": 2048, "general": 101},
-    "triton": {"fused": 64, "large": 512, "general": 101},
-}
 SHAPES = [(64,), (2, 64), (4, 4, 8), (4, 8, 8), (3, 5, 7), (1, 100)]
 # Interpreted kernels are slow.
 LATENTS = {
@@ -41,67 +28,6 @@ LATENTS = {
 KINDS, SEEDS = st.sampled_from(("shared", "per_sample", "none")), st.integers(-(2**63), 2**63 - 1)
 EXAMPLES = {"native": 150, "triton": 15}
 LAYOUTS = ("transposed", "strided", "expanded", "channels_last", "negated", "sliced", "offset")
-
-
-class Calls:
-    """The calls under test, by one backend."""
-
-    def __init__(self, backend):
-        self.backend = backend
-        self.device = "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
-
-    def noise(self, *shape, seed=0, dtype=torch.float32):
-        seed += 1000 * math.prod(shape[1:])
-        return draws.noise(*shape, seed=seed, dtype=dtype, scale=1.3, offset=0.4).to(self.device)
-
-    def value_and_grad(self, x, backend=None, **options):
-        """The unreduced loss and its gradient."""
-        options = {"seed": 3, "reduction": "none", "backend": backend or self.backend, **options}
-        return gf.gaussianity_value_and_grad(x, **options)
-
-    def statistics_and_pullback(self, x, **options):
-        """The statistics, and their gradient for upstream gradients that are all 1."""
-        z = x.detach().requires_grad_()
-        options = {"orders": (1, 2, 3), "seed": 3, "backend": self.backend, **options}
-        outputs = gf.permuted_statistics(z, **options)
-        sum(t.sum() for t in outputs).backward()
-        return (*(t.detach() for t in outputs), z.grad)
-
-
-@pytest.fixture(params=[pytest.param(name, marks=mark) for name, mark in SKIPS.items()])
-def calls(request):
-    return Calls(request.param)
-
-
-def cases(*backends):
-    return [
-        pytest.param((name, way), marks=SKIPS[name], id=f"{name}-{way}")
-        for name in backends
-        for way in WAYS[name]
-    ]
-
-
-@pytest.fixture(params=cases("native", "triton"))
-def way(request, monkeypatch):
-    """(calls, size) for a size that goes each way; in Triton 512 goes that of 65536 and more."""
-    backend, name = request.param
-    size = WAYS[backend][name]
-    if backend == "native":
-        assert native.module().has_plan(size) == (name != "general")
-    else:
-        monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-        monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
-        assert parameters.route(size, 16, 227 * 1024) == name
-    return Calls(backend), size
-
-
-def same(got, want):
-    """Whether two tuples of tensors hold the same bits."""
-    return all(
-        torch.equal(g.nan_to_num(123.0), w.nan_to_num(123.0))
-        for g, w in zip(got, want, strict=True)
-    )
-
 
 # ---------------------------------------------------------------- layouts
 
@@ -131,7 +57,7 @@ def laid_out(x, layout, offset):
 def latents(draw, calls):
     """A batch of samples in some layout, and the same numbers in order."""
     latent, dtype = draw(LATENTS[calls.backend]), draw(st.sampled_from(DTYPES))
-    x = calls.noise(draw(st.integers(1, 4)), *latent, seed=draw(st.integers(0, 99)), dtype=dtype)
+    x = calls.samples(draw(st.integers(1, 4)), *latent, seed=draw(st.integers(0, 99)), dtype=dtype)
     y = laid_out(x, draw(st.sampled_from(LAYOUTS)), draw(st.integers(1, 7)))
     return y, y.resolve_neg().clone(memory_format=torch.contiguous_format)
 
@@ -163,7 +89,7 @@ def test_layouts(compare, calls):
 def test_results_do_not_depend_on_the_alignment(way, offset):
     """Bit for bit: x, an upstream gradient and the results anywhere on a cache line."""
     calls, size = way
-    x = calls.noise(2, size)
+    x = calls.samples(2, size)
     shifted = laid_out(x, "offset", offset)
     assert shifted.data_ptr() % 64 == (4 * offset) % 64
     assert same(calls.value_and_grad(shifted), calls.value_and_grad(x))
@@ -174,7 +100,7 @@ def test_results_do_not_depend_on_the_alignment(way, offset):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("size", [64, 101])
 def test_integer_types_and_layouts_of_explicit_permutations(calls, size, dtype):
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     rows = reference.permutation(torch.tensor([8]), size, samples=3).to(dtype).to(calls.device)
     strided = torch.stack([rows, rows], -1)[..., 1]
     call = functools.partial(
@@ -190,7 +116,7 @@ def test_integer_types_and_layouts_of_explicit_permutations(calls, size, dtype):
 
 def test_upstream_gradients_of_any_layout(way):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     value, grad = calls.value_and_grad(x)
     weights = torch.tensor([0.5, -2.0, 0.0], device=calls.device)
     strided = torch.stack([weights, weights + 1], -1)[:, 0]
@@ -207,12 +133,12 @@ def test_upstream_gradients_of_any_layout(way):
 @pytest.mark.parametrize("layout", ["strided", "transposed", "expanded", "offset"])
 def test_upstream_gradients_of_statistics_of_any_layout(way, layout):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     grads = []
     for lay_out in (lambda t: laid_out(t, layout, 3), torch.clone):
         z = x.clone().requires_grad_()
         m, a = gf.permuted_statistics(z, orders=(1, 2, 3), seed=3, backend=calls.backend)
-        upstream = [lay_out(calls.noise(*t.shape, seed=5)) for t in (m, a)]
+        upstream = [lay_out(calls.samples(*t.shape, seed=5)) for t in (m, a)]
         if layout == "expanded":
             upstream = [g[:1].expand(3, -1) for g in upstream]
         torch.autograd.backward((m, a), upstream)
@@ -228,7 +154,7 @@ def test_upstream_gradients_of_statistics_of_any_layout(way, layout):
 @pytest.mark.parametrize("kind", ["shared", "per_sample"])
 def test_a_bad_number_spoils_its_own_sample_alone(way, kind, bad):
     calls, size = way
-    x = calls.noise(3, size)
+    x = calls.samples(3, size)
     broken = x.clone()
     broken[1, 7 * size // 8] = bad
     options = {"reduction": "none", "backend": calls.backend}
@@ -276,7 +202,7 @@ def test_all_zero_samples(way, statistic):
 @pytest.mark.parametrize("statistic", ["amplitude", "power"])
 def test_huge_and_tiny_samples(compare, way, scale, statistic):
     calls, size = way
-    x = calls.noise(2, size) * scale
+    x = calls.samples(2, size) * scale
     options = {"orders": (1, 2), "statistic": statistic}
     value, grad = calls.value_and_grad(x, **options)
     want, want_grad = calls.value_and_grad(x.double(), "torch", **options)
@@ -298,3 +224,117 @@ def test_empty_batches(way):
     assert gf.kl_loss(x, backend=calls.backend) == 0
     if size % 2 == 0:
         assert gf.project_white_noise(x.detach(), backend=calls.backend).shape == x.shape
+
+
+# ---------------------------------------------------------------- batches and repeated calls
+
+
+def test_powers_overflow_where_those_of_the_torch_backend_do(way):
+    calls, size = way
+    x = calls.samples(2, size)
+    x[1] *= 1e10
+    value, grad = calls.value_and_grad(x, orders=(8,))
+    want, want_grad = calls.value_and_grad(x, "torch", orders=(8,))
+    assert value.isfinite().tolist() == want.isfinite().tolist() == [True, False]
+    assert torch.equal(grad.isfinite().all(1), want_grad.isfinite().all(1))
+
+
+@pytest.mark.parametrize("way", [*cases("native", "triton"), *EXTRA_NATIVE], indirect=True)
+@pytest.mark.parametrize("kind", ["shared", "per_sample", "none", "explicit"])
+def test_samples_and_pieces_of_a_batch_do_not_see_each_other(way, kind, monkeypatch):
+    """Bit for bit: a batch in pieces is the batch at once, and samples are as alone."""
+    calls, size = way
+    x, others = calls.samples(5, size), calls.samples(4, size, seed=1)
+    if kind == "explicit":
+        kind = torch.stack([gf.permutation(s, size, device=calls.device) for s in range(5)])
+    want = calls.everything(x, permutation=kind)
+    calls.take_small_pieces(monkeypatch, 2)
+    assert same(calls.everything(x, permutation=kind), want)
+    options = {"permutation": kind, "seed": 3, "reduction": "none", "backend": calls.backend}
+    assert torch.equal(gf.gaussianity_loss(x, **options), want[0])  # without its gradient
+    first = [t[:1] for t in want]
+    beside = calls.everything(torch.cat([x[:1], others]), permutation=kind)
+    assert same([t[:1] for t in beside], first)
+    alone = kind if isinstance(kind, str) else kind[:1]  # sample 0 has the shared permutation
+    assert same(calls.everything(x[:1].clone(), permutation=alone), first)
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_sample"])
+def test_repeated_calls_give_the_same_bits_and_values_need_no_gradient(way, kind):
+    calls, size = way
+    x = calls.samples(2, size, dtype=torch.bfloat16)
+    options = {"permutation": kind, "orders": (1, 2, 4)}
+    value, grad = calls.value_and_grad(x, **options)
+    assert same(calls.value_and_grad(x, **options), (value, grad))
+    options |= {"seed": 3, "backend": calls.backend}
+    with torch.no_grad():
+        silent = gf.gaussianity_loss(x.clone().requires_grad_(), reduction="none", **options)
+    assert not silent.requires_grad
+    assert torch.equal(silent, value)
+    assert torch.equal(gf.gaussianity_loss(x, reduction="none", **options), value)
+    loss = gf.gaussianity_value_and_grad(x, **options)[0]
+    torch.testing.assert_close(loss, value.mean())
+
+
+def test_value_and_grad_is_the_loss_and_its_backward(way):
+    calls, size = way
+    for reduction, dtype in (("mean", torch.float32), ("sum", torch.float16)):
+        x = calls.samples(3, size, dtype=dtype)
+        options = {"seed": 3, "reduction": reduction, "backend": calls.backend}
+        value, grad = gf.gaussianity_value_and_grad(x, **options)
+        z = x.clone().requires_grad_()
+        loss = gf.gaussianity_loss(z, **options)
+        loss.backward()
+        assert torch.equal(loss, value)
+        assert grad.dtype == z.grad.dtype == dtype
+        torch.testing.assert_close(grad, z.grad, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+# ---------------------------------------------------------------- what new memory holds
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
+def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
+    calls, size = way
+    x, run = calls.samples(2, size), functools.partial(calls.value_and_grad, permutation=kind)
+    power = functools.partial(gf.power_spectrum_loss, permutation=kind, backend=calls.backend)
+    called = [
+        lambda: calls.everything(x, permutation=kind),
+        lambda: run(x[:1], block_size=5),
+        lambda: run(x, orders=(4,), power_weight=0.0),
+        lambda: (power(x, seed=1),),
+    ]
+    want = [call() for call in called]
+    request.getfixturevalue("poison")
+    for call, before in zip(called, want, strict=True):
+        if calls.backend == "native":  # a thread keeps its working memory: leave NaN there
+            spoiled = calls.value_and_grad(
+                torch.full((2, 8192), math.nan), permutation="per_sample"
+            )
+            assert spoiled[0].isnan().all()
+        got = call()
+        assert all(t.isfinite().all() for t in got)
+        assert same(got, before)
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def test_seeds_and_draws(way):
+    calls, size = way
+    device = calls.device
+    call = functools.partial(gf.power_spectrum_loss, calls.samples(1, size), backend=calls.backend)
+    five = call(seed=5)
+    assert torch.equal(five, call(seed=torch.tensor(5, device=device)))
+    assert torch.equal(five, call(seed=torch.tensor([5], device=device)))
+    assert torch.equal(five, call(permutation="per_sample", seed=5))  # sample 0
+    assert torch.equal(call(seed=-1), call(seed=torch.tensor([-1], device=device)))
+    torch.manual_seed(0)
+    first, second = call(), call()
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(call(), first)
+    generator = torch.Generator(device).manual_seed(4)
+    drawn = [call(generator=generator) for _ in range(2)]
+    assert not torch.equal(*drawn)
+    assert torch.equal(call(generator=generator.manual_seed(4)), drawn[0])

@@ -1,31 +1,26 @@
 """Path KL of every backend against its definition in float64; one step at a time."""
 
+import functools
+
+import draws
 import numpy as np
 import pytest
 import torch
 from against_reference import DTYPES, rounding
+from backends_here import device_of
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 
 ABLE = [name for name, state in gf.backends().items() if state == "available"]
 SHAPES = [(3, 2, 4, 8, 8), (5, 1, 40000), (2, 3, 33), (9, 4, 2), (4, 3), (40, 2, 5), (1, 2, 16384)]
-
-
-def normal(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def place(backend):
-    """Where a backend computes."""
-    return "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
+double_noise = functools.partial(draws.noise, dtype=torch.float64)
 
 
 def case(shape, per_sample, dtype=torch.float32, backend="torch"):
     """dmu, in a type, and sigma."""
-    dmu = normal(*shape).to(place(backend), dtype)
-    sigma = (0.3 + normal(*shape[: 1 + per_sample], seed=1).abs()).float()
-    return dmu, sigma.to(place(backend))
+    dmu = double_noise(*shape).to(device_of(backend), dtype)
+    sigma = (0.3 + double_noise(*shape[: 1 + per_sample], seed=1).abs()).float()
+    return dmu, sigma.to(device_of(backend))
 
 
 def by_numpy(dmu, sigma, upstream=None):
@@ -49,7 +44,7 @@ def by_numpy(dmu, sigma, upstream=None):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradients(compare, shape, per_sample, backend):
     dmu, sigma = case(shape, per_sample, backend=backend)
-    upstream = normal(shape[1], seed=2).to(dmu)
+    upstream = double_noise(shape[1], seed=2).to(dmu)
     want, by_dmu, by_sigma = by_numpy(dmu, sigma, upstream)
     x, s = dmu.requires_grad_(), sigma.clone().requires_grad_()
     value = gf.path_kl(x, s, backend=backend)
@@ -158,7 +153,7 @@ def test_a_broken_sample_leaves_the_others(backend):
 @pytest.mark.parametrize("backend", ABLE)
 def test_nothing_to_add_up(backend):
     for shape in ((0, 3, 5), (2, 0, 5), (2, 3, 0)):
-        x = torch.zeros(shape, device=place(backend), requires_grad=True)
+        x = torch.zeros(shape, device=device_of(backend), requires_grad=True)
         value = gf.path_kl(x, x.new_ones(shape[0]), backend=backend)
         assert torch.equal(value, x.new_zeros(shape[1]))
         value.sum().backward()

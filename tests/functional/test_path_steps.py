@@ -1,8 +1,10 @@
 """Path KL against closed forms of Gaussian chains, and its steps against diffusers' schedulers."""
 
+import functools
 import math
 import re
 
+import draws
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,7 @@ from against_reference import DTYPES
 import gaussreg_fast as gf
 from bench import ROOT
 
-
-def normal(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+double_noise = functools.partial(draws.noise, dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- closed forms
@@ -94,7 +94,7 @@ def test_ddim_steps_are_those_of_diffusers(eta, prediction):
     alphas = scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = alphas[0]
     scheduler.set_timesteps(50)
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
+    x, one, two = (double_noise(2, 3, 4, 4, seed=seed) for seed in range(3))
     for t in scheduler.timesteps[[0, 20, 49]].tolist():
         previous = t - 20
         a, a_prev = alphas[t], alphas[previous] if previous >= 0 else alphas[0]
@@ -119,7 +119,7 @@ def test_ddpm_steps_are_those_of_diffusers(steps, variance, prediction):
     )
     alphas = scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.set_timesteps(steps)
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
+    x, one, two = (double_noise(2, 3, 4, 4, seed=seed) for seed in range(3))
     for t in scheduler.timesteps[[0, steps // 2, -2]].tolist():
         previous = t - 1000 // steps
         dmu, sigma = gf.ddpm_step_kl_terms(
@@ -141,7 +141,7 @@ def test_first_steps_of_zero_terminal_snr_are_those_of_diffusers(prediction):
     alphas = scheduler.alphas_cumprod
     scheduler.set_timesteps(10)
     assert alphas[999] == 0
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
+    x, one, two = (double_noise(2, 3, 4, 4, seed=seed) for seed in range(3))
     mean, other = means(
         lambda out, gen: scheduler.step(out, 999, x, eta=0.8, generator=gen), (one, two)
     )
@@ -162,7 +162,7 @@ def test_first_steps_of_zero_terminal_snr_are_those_of_diffusers(prediction):
 
 
 def test_ddim_at_eta_one_is_ddpm():
-    d = normal(2, 5)
+    d = double_noise(2, 5)
     alphas = {"alpha_cumprod": 0.3, "alpha_cumprod_prev": 0.4}
     dmu, sigma = gf.ddim_step_kl_terms(d, eta=1.0, **alphas)
     other, deviation = gf.ddpm_step_kl_terms(d, **alphas)
@@ -175,7 +175,7 @@ def test_flow_steps():
     scheduler = schedulers().FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(20)
     sigmas = scheduler.sigmas.double()
-    x, one, two = (normal(2, 3, 4, 4, seed=seed) for seed in range(3))
+    x, one, two = (double_noise(2, 3, 4, 4, seed=seed) for seed in range(3))
     for i in (1, 10, 18):
         t, dt = sigmas[i], sigmas[i + 1] - sigmas[i]
         scale = 0.7 * (t / (1 - t)).sqrt()
@@ -208,7 +208,7 @@ def test_flow_steps_keep_the_marginals():
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_many_steps_at_once(per_sample):
-    d = normal(3, 2, 4, 4)
+    d = double_noise(3, 2, 4, 4)
     shape = (3, 2) if per_sample else (3,)
     a = torch.linspace(0.1, 0.6, math.prod(shape), dtype=torch.float64).reshape(shape)
     options = {"eta": 0.5}
@@ -224,7 +224,7 @@ def test_many_steps_at_once(per_sample):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_terms_of_half_precision_are_not_biased(dtype):
-    d = normal(2, 1000).to(dtype)
+    d = double_noise(2, 1000).to(dtype)
     alphas = {"alpha_cumprod": torch.tensor(0.3), "alpha_cumprod_prev": 0.4}
     dmu, sigma = gf.ddpm_step_kl_terms(d.requires_grad_(), **alphas)
     want, deviation = gf.ddpm_step_kl_terms(d.detach().double(), **alphas)

@@ -5,15 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from draws import noise_array
 from scipy import linalg, stats
 
 import gaussreg_fast as gf
 from gaussreg_fast import reference
-
-
-def noise(*shape, seed=0, scale=1.0):
-    return scale * np.random.default_rng(seed).standard_normal(shape)
-
 
 # ---------------------------------------------------------------- circulant covariance
 
@@ -37,7 +33,7 @@ def covariance_oracle(row):
 
 @pytest.mark.parametrize("dimension", [2, 3, 32, 33, 100, 255, 256, 300])
 def test_covariance_loss(compare, dimension):
-    x = noise(2, dimension, scale=1.3)
+    x = noise_array(2, dimension, scale=1.3)
     want = [covariance_oracle(row) for row in x]
     z = torch.from_numpy(x).requires_grad_()
     value = gf.covariance_loss(z, reduction="none")
@@ -47,7 +43,7 @@ def test_covariance_loss(compare, dimension):
 
 
 def test_covariance_loss_of_permuted_samples(compare):
-    x = noise(2, 60, scale=1.3)
+    x = noise_array(2, 60, scale=1.3)
     index = np.stack([np.random.default_rng(b).permutation(60) for b in range(2)])
     z = torch.from_numpy(x).requires_grad_()
     value = gf.covariance_loss(z, permutation=torch.from_numpy(index), reduction="none")
@@ -63,7 +59,7 @@ def test_covariance_loss_of_permuted_samples(compare):
 @pytest.mark.parametrize("dimension", [64, 99])
 def test_wiener_khinchin(compare, dimension):
     """The autocovariance is the inverse Fourier transform of the full power spectrum."""
-    x = noise(2, dimension)
+    x = noise_array(2, dimension)
     power = np.abs(np.fft.fft(x, norm="ortho")) ** 2
     c = np.fft.ifft(power).real
     half = reference.autocovariance(torch.from_numpy(x))
@@ -89,7 +85,7 @@ def test_flat_spectrum_has_no_covariance(dimension):
 def test_covariance_and_spectrum_rank_correlated_signals_alike():
     """First-order autoregressive signals of unit power, from independent to nearly constant."""
     strengths = np.array([0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
-    white = np.fft.rfft(noise(2048, seed=1))
+    white = np.fft.rfft(noise_array(2048, seed=1))
     frequencies = 2j * np.pi * np.arange(1025) / 2048
     signals = np.fft.irfft(white / (1 - strengths[:, None] * np.exp(-frequencies)), n=2048)
     signals /= np.sqrt((signals**2).mean(1, keepdims=True))
@@ -127,7 +123,7 @@ def prno_oracle(row, shuffles, k):
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
 @pytest.mark.parametrize("scale", [1.0, 1.7])
 def test_prno_loss(compare, factor, scale):
-    x = noise(3, 160, scale=scale)
+    x = noise_array(3, 160, scale=scale)
     table = reference.permutation(torch.tensor([12]), 160, samples=20).numpy()
     want = [prno_oracle(row, table, factor) for row in x]
     got = gf.prno_loss(torch.from_numpy(x), factor=factor, shuffles=20, seed=12, reduction="none")
@@ -157,8 +153,8 @@ def test_prno_loss_is_clamped_where_the_sample_is_likely():
 
 
 def test_prno_defaults_and_order():
-    x = torch.from_numpy(noise(2, 4, 8, 8, scale=1.5))
+    x = torch.from_numpy(noise_array(2, 4, 8, 8, scale=1.5))
     want = gf.prno_loss(x, factor=4, shuffles=100, seed=1, reduction="mean")
     assert torch.equal(gf.prno_loss(x, seed=1), want)
-    noise_loss = gf.prno_loss(torch.from_numpy(noise(2, 4, 32, 32)), shuffles=20, seed=0)
+    noise_loss = gf.prno_loss(torch.from_numpy(noise_array(2, 4, 32, 32)), shuffles=20, seed=0)
     assert noise_loss < 4 * math.log(2) + 1  # white noise is close to the caps

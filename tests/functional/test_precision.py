@@ -1,26 +1,16 @@
 """Half precision, memory, default devices and numbers that are not plain Python's."""
 
 import functools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from draws import noise
+from fresh_python import printed
+from losses_called import gradient, with_gradient
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import gaussreg_fast as gf
-
-
-def noise(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def with_grad(loss, x):
-    z = x.clone().requires_grad_()
-    value = loss(z)
-    value.backward()
-    return value.detach(), z.grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -29,7 +19,7 @@ def test_gradient_scaling_rescues_half_precision(form, dtype):
     """Unscaled, the gradient is below the smallest half; a scaler multiplies by 65536."""
     x = (1.3 * noise(2, 2**18)).to(dtype)
     loss = functools.partial(gf.moment_loss, orders=(2,), form=form)
-    _, want = with_grad(loss, x.double())
+    _, want = with_gradient(loss, x.double())
     z = x.clone().requires_grad_()
     (65536 * loss(z)).backward()
     assert z.grad.dtype == dtype
@@ -46,9 +36,7 @@ def test_gradients_own_their_memory():
     z = x.clone().requires_grad_()
     loss = functools.partial(gf.moment_loss, orders=(1,))
     torch.compile(loss, fullgraph=True, backend="aot_eager")(z).backward()
-    torch.testing.assert_close(
-        z.grad, with_grad(functools.partial(gf.moment_loss, orders=(1,)), x)[1]
-    )
+    torch.testing.assert_close(z.grad, gradient(functools.partial(gf.moment_loss, orders=(1,)), x))
 
 
 def test_kl_near_its_minimum():
@@ -98,8 +86,7 @@ assert torch.equal(gf.GaussianityLoss(seed=1)(x), want[0])
 
 
 def test_a_default_device_changes_nothing_for_tensors_elsewhere():
-    run = subprocess.run([sys.executable, "-c", DEFAULT_DEVICE], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    printed(DEFAULT_DEVICE)
 
 
 @pytest.mark.skipif(gf.backends()["native"] != "available", reason="no compiled kernels")

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from backends_here import device_of, quiet_interpreter
+from draws import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 
-# The interpreter computes with numpy, which warns of what is selected away.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = quiet_interpreter
 RAYLEIGH = math.sqrt(math.pi) / 2
 EXACT = ("torch", torch.float64)
 SINGLE = [(name, torch.float32) for name in ("torch", "native", "triton")]
@@ -30,8 +30,7 @@ def project(x, backend, **options):
     """By a backend, which runs in the interpreter or on a GPU if it is Triton's."""
     if (state := gf.backends()[backend]) != "available":
         pytest.skip(f"{backend}: {state}")
-    device = "cuda" if backend == "triton" and not choice.interpreted() else "cpu"
-    return gf.project_white_noise(x.to(device), backend=backend, **options).to(x.device)
+    return gf.project_white_noise(x.to(device_of(backend)), backend=backend, **options).to(x.device)
 
 
 def amplitudes(x, block_size=16):
@@ -52,10 +51,6 @@ def assert_in_set(x, block_size=16, tol=1e-5):
 
 def cosine(a, b):
     return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
 
 
 SHAPES = [

@@ -1,7 +1,9 @@
 """What only a GPU can show: compiled kernels against float64, repetition, graphs, streams, size."""
 
+import functools
 import threading
 
+import draws
 import pytest
 import torch
 
@@ -21,11 +23,7 @@ FUSED = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 LARGE = [2**n for n in range(16, 23)]
 GENERAL = [100, 36864]
 ONE_OF_EACH = [256, 16384, 65536, 36864]
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return (1.1 * torch.randn(shape, generator=generator) + 0.05).to(dtype).cuda()
+gpu_noise = functools.partial(draws.noise, scale=1.1, offset=0.05, device="cuda")
 
 
 def value_and_grad(x, **options):
@@ -49,7 +47,7 @@ def expected(x, index, **options):
     + [(dimension, mode) for dimension in ONE_OF_EACH for mode in ("per_sample", "none", "index")],
 )
 def test_value_and_gradient(compare, dimension, mode):
-    x = noise(8, dimension, seed=dimension)
+    x = gpu_noise(8, dimension, seed=dimension)
     seed = torch.tensor([dimension])
     index = None
     if mode != "none":
@@ -70,7 +68,7 @@ def test_value_and_gradient(compare, dimension, mode):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_half_precision(compare, dimension, dtype):
-    x = noise(8, dimension, seed=dimension, dtype=dtype)
+    x = gpu_noise(8, dimension, seed=dimension, dtype=dtype)
     loss, grad = value_and_grad(x, reduction="none", seed=1)
     want, want_grad, smooth = expected(x, reference.permutation(torch.tensor([1]), dimension))
     assert grad.dtype == dtype
@@ -81,7 +79,7 @@ def test_half_precision(compare, dimension, dtype):
 
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_autograd_and_statistics(compare, dimension):
-    x = noise(4, dimension).requires_grad_()
+    x = gpu_noise(4, dimension).requires_grad_()
     _, grad = value_and_grad(x, seed=3)
     gaussianity_loss(x, seed=3, backend="triton").backward()
     compare.vectors(x.grad, grad, 1e-6)
@@ -92,7 +90,7 @@ def test_autograd_and_statistics(compare, dimension):
     m, a = permuted_statistics(x, orders=orders, seed=3, backend="triton")
     compare.vectors(m, want[0], 1e-5, "moments")
     compare.vectors(a, want[1], 1e-5, "blocks")
-    up = noise(*m.shape, seed=1), noise(*a.shape, seed=2)
+    up = gpu_noise(*m.shape, seed=1), gpu_noise(*a.shape, seed=2)
     got = torch.autograd.grad((m, a), x, up)[0]
     up = [u.double().cpu() for u in up]
     y = x.detach().double().cpu()
@@ -110,7 +108,7 @@ def test_permutations_are_those_of_the_cpu():
 def test_under_compile(compare):
     torch.compiler.reset()
     loss = torch.compile(lambda x: gaussianity_loss(x, seed=3), fullgraph=True)
-    x = noise(4, 4096).requires_grad_()
+    x = gpu_noise(4, 4096).requires_grad_()
     loss(x).backward()
     value, grad = value_and_grad(x, seed=3)
     compare.values(loss(x).detach(), value, 1e-6)
@@ -123,7 +121,7 @@ def test_under_compile(compare):
 @pytest.mark.parametrize("mode", ["shared", "per_sample"])
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_a_hundred_runs_are_bitwise_equal(dimension, mode):
-    x = noise(40, dimension)  # more than one piece of a batch of large samples
+    x = gpu_noise(40, dimension)  # more than one piece of a batch of large samples
     loss, grad = value_and_grad(x, seed=7, permutation=mode, reduction="none")
     for _ in range(100):
         again = value_and_grad(x, seed=7, permutation=mode, reduction="none")
@@ -133,7 +131,7 @@ def test_a_hundred_runs_are_bitwise_equal(dimension, mode):
 
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_a_sample_does_not_depend_on_its_batch(dimension):
-    x = noise(40, dimension)
+    x = gpu_noise(40, dimension)
     loss, grad = value_and_grad(x, seed=7, reduction="none")
     for b in (0, 17, 39):
         alone = value_and_grad(x[b : b + 1], seed=7, reduction="none")
@@ -159,7 +157,7 @@ def capture(call):
 
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_each_replay_draws_a_permutation(dimension):
-    x = noise(2, dimension)
+    x = gpu_noise(2, dimension)
     graph, (loss, grad) = capture(lambda: value_and_grad(x))
     losses, grads = [], []
     for _ in range(8):
@@ -177,10 +175,10 @@ def test_each_replay_draws_a_permutation(dimension):
 
 @pytest.mark.parametrize("dimension", ONE_OF_EACH)
 def test_a_replay_equals_the_eager_call_of_its_seed(dimension):
-    x, seed = noise(2, dimension), torch.tensor([0]).cuda()
+    x, seed = gpu_noise(2, dimension), torch.tensor([0]).cuda()
     graph, (loss, grad) = capture(lambda: value_and_grad(x, seed=seed))
     for number in range(1, 5):
-        x.copy_(noise(2, dimension, seed=number))
+        x.copy_(gpu_noise(2, dimension, seed=number))
         seed.fill_(number)
         graph.replay()
         eager = value_and_grad(x, seed=number)
@@ -189,7 +187,7 @@ def test_a_replay_equals_the_eager_call_of_its_seed(dimension):
 
 
 def test_forward_and_backward_in_a_graph():
-    x = noise(2, 4096).requires_grad_()
+    x = gpu_noise(2, 4096).requires_grad_()
 
     def step():
         x.grad = None
@@ -208,7 +206,7 @@ def test_forward_and_backward_in_a_graph():
 
 @pytest.mark.parametrize("dimension", [4096, 65536])
 def test_streams_do_not_disturb_each_other(dimension):
-    xs = [noise(64, dimension, seed=k) for k in range(4)]
+    xs = [gpu_noise(64, dimension, seed=k) for k in range(4)]
     alone = [value_and_grad(x, seed=k) for k, x in enumerate(xs)]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in xs]
@@ -224,7 +222,7 @@ def test_streams_do_not_disturb_each_other(dimension):
 
 
 def test_threads_do_not_disturb_each_other():
-    x = noise(16, 2048)
+    x = gpu_noise(16, 2048)
     want = value_and_grad(x, seed=1)[1]
     wrong = []
 
@@ -273,7 +271,7 @@ def test_rows_far_apart():
         pytest.skip("needs 10 GiB of free memory on the device")
     storage = torch.empty(stride + 4096, dtype=torch.bfloat16, device="cuda")
     x = storage.as_strided((2, 4096), (stride, 1))
-    x.copy_(noise(2, 4096))
+    x.copy_(gpu_noise(2, 4096))
     want = value_and_grad(x.clone(), seed=2)
     got = value_and_grad(x, seed=2)
     assert torch.equal(got[0], want[0])

@@ -1,8 +1,5 @@
 """Comparisons of a backend with the float64 reference that the tests of several backends share."""
 
-import math
-
-import numpy as np
 import torch
 
 import gaussreg_fast as gf
@@ -21,14 +18,6 @@ SPLITS_OF_2048 = {
     "128x16": parameters.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
     "64x32": parameters.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
 }
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    """Off its mean and scale: no loss is near its minimum, no odd moment near 0."""
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    # High powers of heavy tails have gradients that float16 does not hold.
-    z = z + 0.2 * z**3 + 0.4 if dtype == torch.float32 else 0.6 * z + 0.4
-    return torch.from_numpy(z).to(dtype)
 
 
 def rounding(dtype):
@@ -155,6 +144,11 @@ def check_loss(
             )  # fmt: skip
         elif not near:  # the gradient jumps there
             compare.vectors(got.flatten(1), want, tolerance)
+
+
+def exact_projection(x, **options):
+    """Returns the white-noise projection of x by plain torch in float64, on the CPU."""
+    return gf.project_white_noise(x.cpu().double(), backend="torch", **options)
 
 
 def check_statistics(

@@ -37,7 +37,9 @@ def loaded(family: str, **options: Any) -> Any:
     return load_model(str(folder(family)), **options)
 
 
-def noise(model: Any, batch: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+def starting_latents(
+    model: Any, batch: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, *model.latent_shape, generator=generator, dtype=dtype)
 

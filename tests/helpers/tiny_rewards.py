@@ -22,6 +22,18 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 # ---------------------------------------------------------------- tokenizers
 
 
+def images(*shape, seed=0, dtype=torch.float64):
+    """Returns images away from 0 and 1, so that nothing saturates on resizing."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.3 + 0.4 * torch.rand(*shape, generator=generator, dtype=dtype)
+
+
+def normalised(x):
+    """Returns images as the published preprocessors hand them to the models."""
+    mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+    return (x - mean) / std
+
+
 def clip_ids(prompt):
     """What CLIP's tokenizer makes of lower-case words when it has no merges."""
     letters = [c + "</w>" * (i == len(w) - 1) for w in prompt.split() for i, c in enumerate(w)]

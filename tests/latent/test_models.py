@@ -13,9 +13,9 @@ from tiny_models import (
     folder,
     image_and_gradient,
     loaded,
-    noise,
     relative,
     score,
+    starting_latents,
 )
 
 from gaussreg_fast.latent.models import LatentModel, load_model
@@ -29,7 +29,7 @@ diffusers = pytest.importorskip("diffusers")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_are_those_of_the_ordinary_call(family, steps):
     model = loaded(family, steps=steps)
-    latents = noise(model)
+    latents = starting_latents(model)
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder(family))
     pipe.set_progress_bar_config(disable=True)
     own = {
@@ -93,7 +93,7 @@ def untokens(packed, height, width):
 def test_what_the_denoiser_receives_and_makes(family):
     """One step by hand, from the noise to the pixels, with autograd's gradient of that."""
     model = loaded(family, steps=1)
-    latents = noise(model)
+    latents = starting_latents(model)
     calls = []
     handle = model.denoiser.register_forward_hook(
         lambda _, args, kwargs, out: calls.append((args, kwargs, out)), with_kwargs=True
@@ -140,11 +140,11 @@ def test_what_the_denoiser_receives_and_makes(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_by_finite_differences(family):
     model = loaded(family, steps=2)
-    latents = noise(model)
+    latents = starting_latents(model)
     conditioning = model.encode(PROMPTS)
     _, gradient = image_and_gradient(model, latents)
     direction = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    direction = direction + noise(model, seed=7) / gradient[0].numel() ** 0.5
+    direction = direction + starting_latents(model, seed=7) / gradient[0].numel() ** 0.5
     # SANA's attention divides by sums of ReLUs, where tiny models jump: a short way is needed.
     eps = 1e-3
     with torch.no_grad():
@@ -167,11 +167,11 @@ def test_gradient_in_float64(tmp_path):
     )
     path = tiny_pipelines.build("sd", tmp_path, scheduler=scheduler)
     model = load_model(str(path), device="cpu", dtype="float64", steps=2)
-    latents = noise(model, dtype=torch.float64)
+    latents = starting_latents(model, dtype=torch.float64)
     conditioning = model.encode(PROMPTS)
     images, gradient = image_and_gradient(model, latents)
     assert images.dtype == gradient.dtype == torch.float64
-    direction = noise(model, seed=7, dtype=torch.float64)
+    direction = starting_latents(model, seed=7, dtype=torch.float64)
     eps = 1e-6
     ends = [
         score(model.generate(latents + t * direction, conditioning, seeds=SEEDS))
@@ -183,7 +183,7 @@ def test_gradient_in_float64(tmp_path):
 
 def test_clamped_pixels_pass_no_gradient():
     model = loaded("sd", steps=1)
-    x = noise(model).requires_grad_()
+    x = starting_latents(model).requires_grad_()
     images = model.generate(x, model.encode(PROMPTS), seeds=SEEDS)
     outside = (images == 0) | (images == 1)
     assert outside.any(), "the tiny model clamps nothing: this test sees nothing"
@@ -197,7 +197,7 @@ def test_clamped_pixels_pass_no_gradient():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_are_independent(family):
     model = loaded(family, steps=2)
-    latents = noise(model)
+    latents = starting_latents(model)
     images, gradient = image_and_gradient(model, latents)
     for i in (2, 0, 1):
         alone = image_and_gradient(model, latents[i : i + 1], PROMPTS[i : i + 1], SEEDS[i : i + 1])
@@ -208,7 +208,7 @@ def test_samples_are_independent(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_not_finite_stays_in_its_sample(family):
     model = loaded(family, steps=2)
-    latents = noise(model)
+    latents = starting_latents(model)
     images, gradient = image_and_gradient(model, latents)
     broken = latents.clone()
     broken[1] = torch.nan
@@ -224,7 +224,7 @@ def test_what_is_not_finite_stays_in_its_sample(family):
 )
 def test_seeds_decide_the_samplers_noise(family, noisy):
     model = loaded(family, steps=2)
-    latents = noise(model)
+    latents = starting_latents(model)
     conditioning = model.encode(PROMPTS)
     state = torch.get_rng_state()
     first = model.generate(latents, conditioning, seeds=SEEDS)
@@ -242,7 +242,7 @@ def test_seeds_decide_the_samplers_noise(family, noisy):
 def test_one_step_has_no_noise_of_its_own():
     for family in PUBLISHED:
         model = loaded(family, steps=1)
-        latents, conditioning = noise(model), model.encode(PROMPTS)
+        latents, conditioning = starting_latents(model), model.encode(PROMPTS)
         images = [model.generate(latents, conditioning, seeds=s) for s in (SEEDS, [1, 2, 3])]
         assert torch.equal(*images)
 
@@ -262,7 +262,7 @@ def test_text_encoders_run_in_encode_alone(family):
     assert len(calls) >= len(encoders) >= 1
     assert not denoised
     calls.clear()
-    latents = noise(model).requires_grad_()
+    latents = starting_latents(model).requires_grad_()
     for _ in range(2):
         model.generate(latents, conditioning, seeds=SEEDS).sum().backward()
     assert not calls
@@ -273,7 +273,7 @@ def test_text_encoders_run_in_encode_alone(family):
 def test_guidance_uses_the_empty_prompt():
     model = loaded("sd", steps=1, guidance=3.0)
     plain = loaded("sd", steps=1)
-    latents = noise(model)
+    latents = starting_latents(model)
     with torch.no_grad():
         got = model.generate(latents, model.encode(PROMPTS), seeds=SEEDS)
         without = plain.generate(latents, plain.encode(PROMPTS), seeds=SEEDS)

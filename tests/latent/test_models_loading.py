@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import types
 
 import pytest
 import tiny_pipelines
 import torch
+from fresh_python import printed
 from tiny_models import (
     PROMPTS,
     PUBLISHED,
@@ -16,9 +16,9 @@ from tiny_models import (
     folder,
     image_and_gradient,
     loaded,
-    noise,
     refusal,
     relative,
+    starting_latents,
 )
 
 from gaussreg_fast.latent.models import load_model
@@ -42,7 +42,7 @@ def test_published_settings(family):
 def test_sizes_other_than_square():
     model = loaded("flux", steps=1, height=16, width=40)
     assert model.latent_shape == (4, 8, 20)
-    images, gradient = image_and_gradient(model, noise(model))
+    images, gradient = image_and_gradient(model, starting_latents(model))
     assert images.shape == (3, 3, 16, 40)
     assert gradient.abs().sum((1, 2, 3)).min() > 0
 
@@ -73,8 +73,7 @@ def test_importing_is_light():
         "assert callable(m.load_model)\n"
         "print([n for n in ('diffusers', 'transformers', 'huggingface_hub') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert printed(code) == "[]"
 
 
 # ---------------------------------------------------------------- bad input
@@ -202,7 +201,7 @@ def test_latents_prompts_and_seeds_that_do_not_fit():
         message = refusal(model.generate, torch.zeros(shape), conditioning, seeds=SEEDS)
         assert "(3, 4, 16, 16)" in message
         assert str(shape) in message
-    latents = noise(model)
+    latents = starting_latents(model)
     assert "float32" in refusal(model.generate, latents.half(), conditioning, seeds=SEEDS)
     assert "seeds" in refusal(model.generate, latents, conditioning, seeds=[1])
     for prompts in ([], "a cat", ["a cat", None]):
@@ -228,7 +227,7 @@ def test_a_transformer_without_an_adapter():
     assert "steps must be given" in refusal(load_model, path, device="cpu")
     model = load_model(path, device="cpu", steps=2, guidance=0.0)
     assert model.latent_shape == (4, 16, 16)
-    latents = noise(model)
+    latents = starting_latents(model)
     pipe = diffusers.DiffusionPipeline.from_pretrained(path)
     want = pipe(
         prompt=PROMPTS,
@@ -281,7 +280,7 @@ def test_what_passes_no_gradient_is_refused(monkeypatch):
     monkeypatch.setattr(
         model.vae, "decode", lambda z, **kwargs: (decode(z.detach(), **kwargs)[0].detach(),)
     )
-    x = noise(model).requires_grad_()
+    x = starting_latents(model).requires_grad_()
     assert "no gradient" in refusal(model.generate, x, conditioning, seeds=SEEDS)
     with torch.no_grad():
         model.generate(x, conditioning, seeds=SEEDS)

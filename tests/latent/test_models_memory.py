@@ -10,9 +10,9 @@ from tiny_models import (
     folder,
     image_and_gradient,
     loaded,
-    noise,
     relative,
     score,
+    starting_latents,
 )
 from torch import nn
 
@@ -63,7 +63,7 @@ OPTIONS = [
 def test_saving_memory_changes_nothing(family, options):
     plain = loaded(family, steps=2)
     model = loaded(family, steps=2, **options)
-    latents = noise(model)
+    latents = starting_latents(model)
     want = image_and_gradient(plain, latents)
     got = image_and_gradient(model, latents)
     torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-5)
@@ -77,7 +77,7 @@ def test_checkpoints_compute_again_and_keep_less(family):
     for checkpointing in (False, True):
         model = loaded(family, steps=1, gradient_checkpointing=checkpointing)
         assert not model.denoiser.training
-        x, conditioning = noise(model).requires_grad_(), model.encode(PROMPTS)
+        x, conditioning = starting_latents(model).requires_grad_(), model.encode(PROMPTS)
         counts, handles = count_calls(model)
         kept = []
 
@@ -105,7 +105,7 @@ def test_slices_are_decoded_one_by_one_and_not_kept():
         handle = model.vae.decoder.register_forward_pre_hook(
             lambda _, args, batches=batches: batches.append(len(args[0]))
         )
-        x, conditioning = noise(model).requires_grad_(), model.encode(PROMPTS)
+        x, conditioning = starting_latents(model).requires_grad_(), model.encode(PROMPTS)
 
         def keep(tensor, kept=kept):
             kept.append(tensor.numel())
@@ -163,7 +163,7 @@ def test_offloaded_weights_are_there_when_they_are_used(poisoned, family, slicin
         gradient_checkpointing=checkpointing,
     )
     plain = loaded(family, steps=2)
-    latents = noise(model)
+    latents = starting_latents(model)
     for _ in range(2):
         got, want = image_and_gradient(model, latents), image_and_gradient(plain, latents)
         torch.testing.assert_close(got[0], want[0], rtol=0, atol=1e-5)
@@ -198,7 +198,7 @@ def test_half_precision_models_keep_float32_ends(family, dtype):
     model, exact = loaded(family, steps=1, dtype=dtype), loaded(family, steps=1)
     assert model.settings["dtype"] == dtype
     assert model.denoiser.dtype == getattr(torch, dtype)
-    latents = noise(model)
+    latents = starting_latents(model)
     images, gradient = image_and_gradient(model, latents)
     want, want_gradient = image_and_gradient(exact, latents)
     assert images.dtype == gradient.dtype == torch.float32
@@ -211,7 +211,7 @@ def test_half_precision_models_keep_float32_ends(family, dtype):
 def test_float16_gradients_do_not_underflow():
     """Each sample's gradient scales with its reward, though float16 ends at 6e-8."""
     model = loaded("flux", steps=1, dtype="float16")
-    x = noise(model).requires_grad_()
+    x = starting_latents(model).requires_grad_()
     conditioning = model.encode(PROMPTS)
     factors = torch.tensor([2.0**-40, 1.0, 2.0**20])
     gradients = []
@@ -224,7 +224,7 @@ def test_float16_gradients_do_not_underflow():
 
 def test_float16_gradients_of_zero_and_of_nan():
     model = loaded("flux", steps=1, dtype="float16")
-    x = noise(model).requires_grad_()
+    x = starting_latents(model).requires_grad_()
     images = model.generate(x, model.encode(PROMPTS), seeds=SEEDS)
     factors = torch.tensor([0.0, torch.nan, 1.0])
     (gradient,) = torch.autograd.grad((factors * score(images)).sum(), x)
@@ -238,7 +238,7 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32():
     model = loaded("sdxl", steps=1, dtype="float16")
     assert model.settings["vae_dtype"] == "float32"
     assert model.vae.dtype == torch.float32
-    image_and_gradient(model, noise(model))
+    image_and_gradient(model, starting_latents(model))
     assert model.vae.dtype == torch.float32
     assert loaded("sdxl", steps=1, dtype="bfloat16").vae.dtype == torch.bfloat16
 
@@ -246,7 +246,7 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32():
 def test_weights_are_frozen():
     for family in FAMILIES:
         model = loaded(family, steps=1)
-        x = noise(model).requires_grad_()
+        x = starting_latents(model).requires_grad_()
         model.generate(x, model.encode(PROMPTS), seeds=SEEDS).sum().backward()
         for module in model.pipe.components.values():
             if isinstance(module, nn.Module):

@@ -10,6 +10,7 @@ import pytest
 import tiny_rewards
 import torch
 import torch.nn.functional as F
+from tiny_rewards import images, normalised
 
 from gaussreg_fast.latent.rewards import load_reward, load_rewards, parse_reward
 
@@ -31,17 +32,6 @@ def tiny(tmp_path_factory):
 def double(tiny):
     """Every reward in float64."""
     return {n: load_reward(n, source=str(tiny[n][0]), dtype=F64) for n in NAMES}
-
-
-def images(*shape, seed=0, dtype=F64):
-    """Away from 0 and 1, so that nothing saturates on resizing."""
-    generator = torch.Generator().manual_seed(seed)
-    return 0.3 + 0.4 * torch.rand(*shape, generator=generator, dtype=dtype)
-
-
-def normalised(x):
-    mean, std = (x.new_tensor(v)[:, None, None] for v in (tiny_rewards.MEAN, tiny_rewards.STD))
-    return (x - mean) / std
 
 
 def clip_cosine(model, pixels, prompts):

@@ -4,20 +4,10 @@ import pytest
 import tiny_rewards
 import torch
 import torch.nn.functional as F
+from tiny_rewards import images, normalised
 
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.preprocess import Preprocessing, from_config
-
-
-def images(*shape):
-    """Away from 0 and 1, so that nothing saturates on resizing."""
-    generator = torch.Generator().manual_seed(0)
-    return 0.3 + 0.4 * torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-
-def normalised(x):
-    mean, std = (x.new_tensor(v)[:, None, None] for v in (tiny_rewards.MEAN, tiny_rewards.STD))
-    return (x - mean) / std
 
 
 # Noise of full contrast saturates between the two passes of a resize, and which comes first is not

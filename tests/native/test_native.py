@@ -1,6 +1,5 @@
 """The loader of the compiled module, the choice of backend, and what an import loads."""
 
-import subprocess
 import sys
 import threading
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fresh_python import printed
 
 import gaussreg_fast
 from gaussreg_fast.backends import native
@@ -244,12 +244,7 @@ HEAVY = ("triton", "matplotlib", "scipy", "typer", "rich", "safetensors", "diffu
 
 
 def loaded_by(code):
-    script = LOADED.format(code=code, heavy=", ".join(map(repr, HEAVY)))
-    # From the root folder: `python -c` puts the current one first on the path.
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
-    )
-    return run.stdout.strip()
+    return printed(LOADED.format(code=code, heavy=", ".join(map(repr, HEAVY))))
 
 
 def test_importing_loads_no_compiled_module_and_nothing_heavy():

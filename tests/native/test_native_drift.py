@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from backends_here import needs_native
 from torch import nn
 
 import gaussreg_fast as gf
@@ -15,7 +16,7 @@ from gaussreg_fast import checks
 from gaussreg_fast.backends import native
 from gaussreg_fast.backends._lists import NUMBERS
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 EXCHANGE = pytest.mark.skipif(
     native._module.EXCHANGE is None, reason="torch without the exchange API"
 )

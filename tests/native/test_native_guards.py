@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from backends_here import needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -13,7 +14,7 @@ import gaussreg_fast as gf
 from gaussreg_fast.backends import native
 from gaussreg_fast.spec import LossSpec
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 
 OPS = torch.ops.gaussreg_fast
 LOSSES = {

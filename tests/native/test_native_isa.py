@@ -2,25 +2,14 @@
 
 import os
 import re
-import subprocess
-import sys
 
-import pytest
 import torch
+from backends_here import needs_native
+from fresh_python import printed
 
 from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
-
-
-def script(code, *arguments, **environment):
-    """What a fresh Python prints: the choice of a set is made once in a process."""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, cwd="/", timeout=120, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+pytestmark = needs_native
 
 
 WRONG = """
@@ -74,7 +63,7 @@ torch.save(results, sys.argv[2])
 
 def instruction_sets():
     """Those that this processor runs, by what the module says of a wrong one."""
-    lines = script(WRONG, GAUSSREG_FAST_ISA="wrong").splitlines()
+    lines = printed(WRONG, GAUSSREG_FAST_ISA="wrong").splitlines()
     assert len(lines) == 4
     pattern = r"GAUSSREG_FAST_ISA=wrong cannot run on this processor; these can: ([\w, ]+)"
     (names,) = {re.fullmatch(pattern, line)[1] for line in lines}
@@ -93,7 +82,7 @@ def test_every_instruction_set_computes_the_same(compare, tmp_path):
     results = {}
     for name in instruction_sets():
         file = tmp_path / name
-        script(RESULTS, name, file, GAUSSREG_FAST_ISA=name)
+        printed(RESULTS, name, file, GAUSSREG_FAST_ISA=name)
         results[name] = torch.load(file)
     want = results.pop("portable")
     assert all(got.keys() == want.keys() for got in results.values())

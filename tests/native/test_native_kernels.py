@@ -11,16 +11,16 @@ from against_reference import (
     MEASURES,
     ORDERS,
     PERMUTATIONS,
-    noise,
     rounding,
 )
+from backends_here import needs_native
+from draws import skewed_noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 
 SETTINGS = settings(
     max_examples=150,
@@ -46,25 +46,25 @@ check_statistics = functools.partial(against_reference.check_statistics, backend
 def test_loss_of_every_size(compare, size, batch):
     n = SIZES.index(size) + batch
     kind = PERMUTATIONS[n % len(PERMUTATIONS)]
-    check_loss(compare, noise(batch, size), kind=kind, measure=MEASURES[n % 3])
+    check_loss(compare, skewed_noise(batch, size), kind=kind, measure=MEASURES[n % 3])
 
 
 @pytest.mark.parametrize("kind", PERMUTATIONS)
 @pytest.mark.parametrize("shape", [(2, 4, 32, 32), (2, 3, 30, 30)], ids=str)
 def test_loss_of_latents_with_every_permutation(compare, shape, kind):
-    check_loss(compare, noise(*shape), kind=kind)
+    check_loss(compare, skewed_noise(*shape), kind=kind)
 
 
 @pytest.mark.parametrize("size", [2**18, 2**20])
 def test_loss_of_large_samples(compare, size):
-    check_loss(compare, noise(1, size), orders=(1, 2, 4))
+    check_loss(compare, skewed_noise(1, size), orders=(1, 2, 4))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_statistics_of_every_size(compare, size):
     n = SIZES.index(size)
     check_statistics(
-        compare, noise(2, size), kind=PERMUTATIONS[n % len(PERMUTATIONS)], orders=(4, 1, 3),
+        compare, skewed_noise(2, size), kind=PERMUTATIONS[n % len(PERMUTATIONS)], orders=(4, 1, 3),
         block_size=16, statistic=("amplitude", "power")[n % 2],
     )  # fmt: skip
 
@@ -76,7 +76,9 @@ def test_statistics_of_every_size(compare, size):
 def inputs(draw):
     size = draw(st.sampled_from([64, 128, 512, 1024, 4096, 100, 101, 1000]))
     dtype = draw(st.sampled_from(DTYPES))
-    return noise(draw(st.sampled_from((1, 3))), size, seed=draw(st.integers(0, 9)), dtype=dtype)
+    return skewed_noise(
+        draw(st.sampled_from((1, 3))), size, seed=draw(st.integers(0, 9)), dtype=dtype
+    )
 
 
 @SETTINGS
@@ -143,7 +145,7 @@ LOSSES = {
     ids=str,
 )
 def test_other_losses(compare, name, shape, dtype):
-    x = noise(*shape).to(dtype)  # heavy tails, or the kurtosis loss would be close to 0
+    x = skewed_noise(*shape).to(dtype)  # heavy tails, or the kurtosis loss would be close to 0
     results = []
     for z, backend in ((x, "native"), (x.double(), "torch")):
         z = z.detach().requires_grad_()
@@ -160,7 +162,7 @@ def test_other_losses(compare, name, shape, dtype):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 31, 63, 65, 511, 513])
 def test_moments_of_a_few_numbers(compare, size):
-    check_loss(compare, noise(2, size), power_weight=0.0, orders=(1, 2, 4))
+    check_loss(compare, skewed_noise(2, size), power_weight=0.0, orders=(1, 2, 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,7 +173,7 @@ def test_moments_of_a_few_numbers(compare, size):
     + [(1000, 5), (70, 5), (144, 3), (64, 4)],
 )
 def test_projection(compare, size, block_size, dtype):
-    x = noise(2, size, dtype=dtype)
+    x = skewed_noise(2, size, dtype=dtype)
     got = gf.project_white_noise(x, block_size=block_size, backend="native")
     want = gf.project_white_noise(x.double(), block_size=block_size, backend="torch")
     assert (got.dtype, got.shape) == (dtype, x.shape)
@@ -180,7 +182,7 @@ def test_projection(compare, size, block_size, dtype):
 
 @pytest.mark.parametrize("size", [64, 100])
 def test_float64_is_left_to_torch(size):
-    x = noise(2, size).double()
+    x = skewed_noise(2, size).double()
     calls = [
         functools.partial(gf.gaussianity_value_and_grad, x, seed=1),
         functools.partial(gf.permuted_statistics, x, orders=(1, 2, 3), seed=1),

@@ -1,82 +1,15 @@
 """What the native backend does with memory: none of its results come from there, none is lost."""
 
-import math
-import os
-import subprocess
 import sys
 
 import pytest
-import torch
+from backends_here import needs_native
+from fresh_python import printed
 
-import gaussreg_fast as gf
-from gaussreg_fast.backends import native
-
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
-
-# The fused kernels in one tile and in some, and any size, round torch.fft.
-WAYS = {"fused": 64, "tiles": 2048, "general": 101}
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    return WAYS[request.param]
-
-
-def run(x, **options):
-    options = {"seed": 3, "reduction": "none", "backend": "native", **options}
-    return gf.gaussianity_value_and_grad(x, **options)
-
-
-def statistics_and_pullback(x, **options):
-    z = x.detach().requires_grad_()
-    outputs = gf.permuted_statistics(z, orders=(1, 2, 3), seed=3, backend="native", **options)
-    sum(t.sum() for t in outputs).backward()
-    return (*(t.detach() for t in outputs), z.grad)
-
-
-def script(code, *arguments, **environment):
-    """What a fresh Python prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, cwd="/", timeout=120, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+pytestmark = needs_native
 
 
 # ---------------------------------------------------------------- what new memory holds
-
-
-@pytest.fixture
-def poison():
-    """New memory that torch hands out holds NaN, or the largest integer."""
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
-def test_results_do_not_depend_on_what_new_memory_holds(way, kind, request):
-    x = torch.randn(2, way, generator=torch.Generator().manual_seed(1))
-    calls = [
-        lambda: run(x, permutation=kind),
-        lambda: run(x[:1], permutation=kind, block_size=5),
-        lambda: run(x, permutation=kind, orders=(4,), power_weight=0.0),
-        lambda: (gf.power_spectrum_loss(x, permutation=kind, seed=1, backend="native"),),
-        lambda: statistics_and_pullback(x, permutation=kind),
-    ]
-    if way % 2 == 0:
-        calls.append(lambda: (gf.project_white_noise(x, backend="native"),))
-    want = [call() for call in calls]
-    request.getfixturevalue("poison")
-    for call, before in zip(calls, want, strict=True):
-        # A thread keeps its working memory: leave NaN there.
-        assert run(torch.full((2, 8192), math.nan), permutation="per_sample")[0].isnan().all()
-        got = call()
-        assert all(t.isfinite().all() for t in got)
-        assert all(torch.equal(g, w) for g, w in zip(got, before, strict=True))
 
 
 DIGEST = """
@@ -105,7 +38,7 @@ print(digest.hexdigest())
 @pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
 def test_results_do_not_depend_on_what_the_allocator_hands_out():
     """Nor those of the workspaces that C++ allocates: glibc fills them with bytes of our choice."""
-    huge, tiny = (script(DIGEST, MALLOC_PERTURB_=str(byte)) for byte in (0x80, 0xC5))
+    huge, tiny = (printed(DIGEST, MALLOC_PERTURB_=str(byte)) for byte in (0x80, 0xC5))
     assert huge == tiny
 
 
@@ -148,7 +81,7 @@ print(resident() - before)
 @pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hundred_thousand_calls_leave_the_memory_as_it_was():
-    assert int(script(GROWTH, 100_000)) < 1.5e6
+    assert int(printed(GROWTH, 100_000)) < 1.5e6
 
 
 # ---------------------------------------------------------------- no memory
@@ -178,4 +111,4 @@ print(loss(x).isfinite().item(), project(x).isfinite().all().item())
 @pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_lack_of_memory_is_an_exception_and_leaves_all_in_order():
-    assert script(LIMITED).split() == ["MemoryError"] * 4 + ["True"] * 2
+    assert printed(LIMITED).split() == ["MemoryError"] * 4 + ["True"] * 2

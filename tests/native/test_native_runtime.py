@@ -1,50 +1,26 @@
 """The native backend at run time: repetition, threads, forks, bad jobs."""
 
 import os
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 import torch
+from backend_calls import Calls, same
+from backends_here import needs_native
+from draws import skewed_noise
+from fresh_python import fresh_python
 
-import gaussreg_fast as gf
-from gaussreg_fast import reference
 from gaussreg_fast.backends import native
 
-pytestmark = pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+pytestmark = needs_native
 needs_threads = pytest.mark.skipif(
     native.load()[0] is None or not native.module().has_openmp(), reason="no OpenMP runtime"
 )
 # Sizes that threads share out: the fused kernels in one sample and by samples, and any size.
 SHAPES = [(1, 65536), (3, 16384), (2, 4096), (1, 40001), (5, 10000)]
-
-
-def noise(*shape):
-    generator = torch.Generator().manual_seed(sum(shape))
-    z = torch.randn(shape, generator=generator)
-    return z + 0.2 * z**3 + 0.4
-
-
-def run(x, kind="shared", **options):
-    """Every kind of result of the native backend."""
-    options = {"permutation": kind, "seed": 3, "backend": "native", **options}
-    value, grad = gf.gaussianity_value_and_grad(x, reduction="none", **options)
-    z = x.detach().requires_grad_()
-    m, a = gf.permuted_statistics(z, orders=(1, 2, 3), **options)
-    (m.sum() + a.sum()).backward()
-    z, moments_only = x.detach().requires_grad_(), {"reduction": "none", "backend": "native"}
-    moment = gf.moment_loss(z, orders=(1, 4), **moments_only)
-    (by_moments,) = torch.autograd.grad(moment.sum(), z)
-    results = [value, grad, m.detach(), a.detach(), moment.detach(), by_moments]
-    if x.shape[1] % 32 == 0:
-        results.append(gf.project_white_noise(x, backend="native"))
-    return results
-
-
-def same(got, want):
-    return all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+run = Calls("native").everything
 
 
 def check_close(compare, got, want):
@@ -60,14 +36,6 @@ def threads():
     torch.set_num_threads(before)
 
 
-def script(code, *arguments, **environment):
-    """A fresh Python: its result, whatever that is."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, cwd="/", timeout=120, env={**os.environ, **environment},
-    )  # fmt: skip
-
-
 # ---------------------------------------------------------------- the same bits
 
 
@@ -76,33 +44,10 @@ def script(code, *arguments, **environment):
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 64), (3, 101)], ids=str)
 def test_repeated_calls_give_the_same_bits(threads, shape, kind, count):
     threads(count)
-    x = noise(*shape)
+    x = skewed_noise(*shape)
     want = run(x, kind)
     for _ in range(3):
         assert same(run(x.clone(), kind), want)
-
-
-@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
-@pytest.mark.parametrize("size", [64, 512, 8192, 101, 1000])
-def test_a_sample_does_not_depend_on_the_rest_of_its_batch(size, kind):
-    """Bit for bit; sample 0 of permutations per sample is the shared one."""
-    x = noise(3, size)
-    whole, others = run(x, kind), run(torch.cat([x[:1], noise(4, size)]), kind)
-    alone = run(x[:1].clone(), kind)
-    for options in (whole, others):
-        assert same([t[:1] for t in options], alone)
-
-
-@pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
-def test_pieces_of_a_batch(monkeypatch, kind):
-    """The general route takes large batches in pieces: bit for bit the same."""
-    x = noise(5, 101)
-    options = {"kind": kind}
-    want = run(x, **options)
-    monkeypatch.setattr(native._samples, "_CHUNK", 2 * 101)
-    assert same(run(x, **options), want)
-    index = reference.permutation(torch.tensor([3]), 101, samples=5)
-    assert same(run(x, index), run(x, "per_sample"))
 
 
 # ---------------------------------------------------------------- threads
@@ -112,7 +57,7 @@ def test_pieces_of_a_batch(monkeypatch, kind):
 @pytest.mark.parametrize("kind", ["shared", "per_sample", "none"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_any_number_of_threads_computes_the_same(compare, threads, shape, kind):
-    x = noise(*shape)
+    x = skewed_noise(*shape)
     threads(1)
     want = run(x, kind)
     for count in (2, 3, 5):
@@ -138,14 +83,14 @@ print("done")
 
 @needs_threads
 def test_fewer_threads_than_asked_for():
-    result = script(FEWER, OMP_THREAD_LIMIT="2")
+    result = fresh_python(FEWER, OMP_THREAD_LIMIT="2")
     assert result.stdout.strip() == "done", result.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_python_threads_get_the_results_of_one(threads, count):
     threads(count)
-    xs = [noise(*shape) for shape in SHAPES] * 2
+    xs = [skewed_noise(*shape) for shape in SHAPES] * 2
     want = [run(x) for x in xs]
     wrong, start = [], threading.Barrier(len(xs))
 
@@ -224,7 +169,7 @@ else:
 @needs_threads
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
 def test_a_forked_child_computes_without_its_parents_threads():
-    result = script(FORK)
+    result = fresh_python(FORK)
     assert result.stdout.strip() == "child: 0", result.stdout + result.stderr
 
 

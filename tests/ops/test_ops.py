@@ -3,47 +3,15 @@
 import functools
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from losses_called import CALLS, FUSED, gradient, wide_noise
 from torch.autograd import forward_ad
 from torch.library import opcheck
 
 import gaussreg_fast as gf
 
 OPS = torch.ops.gaussreg_fast
-CALLS = {
-    "gaussianity": functools.partial(gf.gaussianity_loss, seed=3, orders=(1, 2, 3)),
-    "per_sample": functools.partial(gf.gaussianity_loss, seed=3, permutation="per_sample"),
-    "power": functools.partial(gf.power_spectrum_loss, seed=3, statistic="power"),
-    "kl": gf.kl_loss,
-    "statistics": lambda x, reduction="mean": _from_statistics(x, reduction),
-    "covariance": functools.partial(gf.covariance_loss, seed=3, permutation="shared"),
-    "prno": functools.partial(gf.prno_loss, seed=3, shuffles=3),
-}
-FUSED = [name for name in CALLS if name != "prno"]
-
-
-def _from_statistics(x, reduction):
-    """A loss built by the caller on the differentiable statistics."""
-    m, a = gf.permuted_statistics(x, orders=(1, 4), seed=3)
-    each = m.square().sum(-1) + (a - 1).square().mean(-1) * m[:, 1]
-    return each if reduction == "none" else each.mean()
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    return torch.from_numpy(1.4 * np.random.default_rng(seed).standard_normal(shape)).to(dtype)
-
-
-def gradient(call, x, **options):
-    z = x.detach().clone().requires_grad_()
-    call(z, **options).sum().backward()
-    return z.grad
-
-
-@pytest.fixture(params=CALLS)
-def call(request):
-    return CALLS[request.param]
 
 
 # ---------------------------------------------------------------- opcheck
@@ -62,7 +30,7 @@ TABLE = torch.stack(
 )
 def test_opcheck_loss(seed, index, per_sample, reduction):
     options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", reduction, "kept", "auto")
-    x = noise(2, 4, 25).requires_grad_()
+    x = wide_noise(2, 4, 25).requires_grad_()
     opcheck(OPS.loss.default, (x, seed, index, per_sample, *options))
 
 
@@ -70,10 +38,10 @@ def test_opcheck_loss(seed, index, per_sample, reduction):
 @pytest.mark.parametrize("dimension", [48, 101])
 def test_opcheck_statistics(dimension, per_sample):
     options = (SEED, None, per_sample, [1, 2], 16, "amplitude", "auto")
-    x = noise(2, dimension)
+    x = wide_noise(2, dimension)
     opcheck(OPS.statistics.default, (x.requires_grad_(), *options))
     blocks = -(-(dimension // 2) // 16)
-    upstream = (noise(2, 2), noise(2, blocks))
+    upstream = (wide_noise(2, 2), wide_noise(2, blocks))
     opcheck(OPS.statistics_backward.default, (x.detach(), *upstream, *options))
     opcheck(OPS.statistics_backward.default, (x.detach(), None, upstream[1], *options))
 
@@ -81,7 +49,7 @@ def test_opcheck_statistics(dimension, per_sample):
 @pytest.mark.parametrize("samples", [0, 3])
 def test_opcheck_permutation_and_projection(samples):
     opcheck(OPS.permutation.default, (SEED, 100, samples, samples > 0, "auto"))
-    opcheck(OPS.project_white_noise.default, (noise(2, 64), 16, "auto"))
+    opcheck(OPS.project_white_noise.default, (wide_noise(2, 64), 16, "auto"))
 
 
 # ---------------------------------------------------------------- compile
@@ -91,7 +59,7 @@ def test_opcheck_permutation_and_projection(samples):
 def test_compile(call, dtype):
     torch.compiler.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    x = noise(2, 4, 8, 4, dtype=dtype)
+    x = wide_noise(2, 4, 8, 4, dtype=dtype)
     for reduction in ("mean", "none"):
         torch.testing.assert_close(
             compiled(x, reduction=reduction), call(x, reduction=reduction), rtol=1e-6, atol=0
@@ -113,7 +81,7 @@ def test_compile_with_dynamic_shapes(name):
     compiled = torch.compile(CALLS[name], fullgraph=True, backend="aot_eager", dynamic=True)
     counted = torch.compile(CALLS[name], fullgraph=True, backend=count, dynamic=True)
     for batch, dimension in ((2, 64), (3, 96), (5, 128), (4, 200)):
-        x = noise(batch, dimension)
+        x = wide_noise(batch, dimension)
         torch.testing.assert_close(compiled(x), CALLS[name](x), rtol=1e-6, atol=0)
         torch.testing.assert_close(gradient(compiled, x), gradient(CALLS[name], x))
         counted(x)
@@ -123,7 +91,7 @@ def test_compile_with_dynamic_shapes(name):
 def test_compiled_calls_draw_new_permutations():
     torch.compiler.reset()
     compiled = torch.compile(gf.gaussianity_loss, fullgraph=True, backend="aot_eager")
-    x = noise(2, 64)
+    x = wide_noise(2, 64)
     torch.manual_seed(1)
     drawn = [compiled(x).item() for _ in range(3)]
     assert len(set(drawn)) == 3
@@ -134,7 +102,7 @@ def test_compiled_calls_draw_new_permutations():
 def test_compile_projection():
     torch.compiler.reset()
     compiled = torch.compile(gf.project_white_noise, fullgraph=True, backend="aot_eager")
-    x = noise(2, 64)
+    x = wide_noise(2, 64)
     torch.testing.assert_close(compiled(x), gf.project_white_noise(x))
 
 
@@ -147,7 +115,7 @@ def test_compile_with_a_changing_weight(reduction):
         return gf.gaussianity_loss(x, power_weight=weight, seed=3, reduction=reduction)
 
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    x = noise(2, 64)
+    x = wide_noise(2, 64)
     for weight in (10.0, 20.0, 30.0):
         want = call(x, weight)
         torch.testing.assert_close(compiled(x, weight), want, rtol=1e-6, atol=0)
@@ -161,7 +129,7 @@ def test_compile_with_inductor():
         return gf.gaussianity_loss(2 * z, seed=3) + z.mean()
 
     compiled = torch.compile(call, fullgraph=True, options={"cpp.simdlen": 1})
-    x = noise(2, 64)
+    x = wide_noise(2, 64)
     z = x.clone().requires_grad_()
     value = compiled(z)
     value.backward()
@@ -174,7 +142,7 @@ def test_compile_with_inductor():
 
 def test_autocast(call):
     """Matrix products and Fourier transforms stay in float32."""
-    x = noise(2, 4, 8, 8)
+    x = wide_noise(2, 4, 8, 8)
     z = x.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = call(z)
@@ -190,7 +158,7 @@ def test_autocast(call):
 @pytest.mark.parametrize("name", FUSED)
 def test_backward_under_autocast(name):
     """Hand-written backward passes do not change; PRNO's is torch's own and may."""
-    x = noise(2, 4, 8, 8)
+    x = wide_noise(2, 4, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         grad = gradient(CALLS[name], x)
     assert torch.equal(grad, gradient(CALLS[name], x))
@@ -200,7 +168,7 @@ def test_backward_under_autocast(name):
 
 
 def test_func_grad(call):
-    x = noise(3, 64, dtype=torch.float64)
+    x = wide_noise(3, 64, dtype=torch.float64)
     torch.testing.assert_close(torch.func.grad(call)(x), gradient(call, x))
     grad, value = torch.func.grad_and_value(call)(x)
     torch.testing.assert_close(value, call(x))
@@ -210,7 +178,7 @@ def test_func_grad(call):
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_func_vmap(call):
-    x = noise(4, 2, 64, dtype=torch.float64)
+    x = wide_noise(4, 2, 64, dtype=torch.float64)
     want = torch.stack([call(row, reduction="none") for row in x])
     torch.testing.assert_close(torch.func.vmap(functools.partial(call, reduction="none"))(x), want)
     inner = torch.func.vmap(call, in_dims=1)(x)
@@ -219,14 +187,14 @@ def test_func_vmap(call):
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_func_vmap_of_grad(call):
-    x = noise(4, 2, 64, dtype=torch.float64)
+    x = wide_noise(4, 2, 64, dtype=torch.float64)
     want = torch.stack([gradient(call, row) for row in x])
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(call))(x), want)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_func_jacrev(call):
-    x = noise(3, 64, dtype=torch.float64)
+    x = wide_noise(3, 64, dtype=torch.float64)
     jacobian = torch.func.jacrev(functools.partial(call, reduction="none"))(x)
     grads = gradient(call, x, reduction="none")
     want = torch.zeros(3, 3, 64, dtype=torch.float64)
@@ -236,7 +204,7 @@ def test_func_jacrev(call):
 
 @pytest.mark.parametrize("name", FUSED)
 def test_forward_mode_raises(name):
-    x, tangent = noise(2, 64), torch.ones(2, 64)
+    x, tangent = wide_noise(2, 64), torch.ones(2, 64)
     with pytest.raises(RuntimeError, match="forward mode AD"):
         torch.func.jvp(CALLS[name], (x,), (tangent,))
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward mode AD"):
@@ -245,140 +213,15 @@ def test_forward_mode_raises(name):
 
 def test_forward_mode_of_prno(compare):
     """Plain autograd, so that forward mode is there: it must be the gradient's dot product."""
-    x, tangent = noise(2, 64, dtype=torch.float64), noise(2, 64, seed=1, dtype=torch.float64)
+    x, tangent = (
+        wide_noise(2, 64, dtype=torch.float64),
+        wide_noise(2, 64, seed=1, dtype=torch.float64),
+    )
     want = (gradient(CALLS["prno"], x) * tangent).sum()
     compare.values(torch.func.jvp(CALLS["prno"], (x,), (tangent,))[1], want, 1e-10)
     with forward_ad.dual_level():
         dual = CALLS["prno"](forward_ad.make_dual(x, tangent))
         compare.values(forward_ad.unpack_dual(dual).tangent, want, 1e-10)
-
-
-# ---------------------------------------------------------------- autograd
-
-
-@pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph")
-@pytest.mark.parametrize("name", FUSED)
-def test_double_backward_raises(name):
-    x = noise(2, 64).requires_grad_()
-    (grad,) = torch.autograd.grad(CALLS[name](x), x, create_graph=True)
-    torch.testing.assert_close(grad.detach(), gradient(CALLS[name], x))
-    with pytest.raises(RuntimeError, match="double backward"):
-        torch.autograd.grad(grad.square().sum(), x)
-    CALLS[name](x).backward(create_graph=True)
-    with pytest.raises(RuntimeError, match="double backward"):
-        x.grad.square().sum().backward()
-    with pytest.raises(RuntimeError, match="double backward"):
-        torch.func.grad(lambda z: torch.func.grad(CALLS[name])(z).square().sum())(x.detach())
-    x.grad = None
-
-
-def test_double_backward_of_prno(compare):
-    """The derivative of |grad|^2 / 2 along a direction, against central differences."""
-    x, direction = noise(2, 64, dtype=torch.float64), noise(2, 64, seed=1, dtype=torch.float64)
-    z = x.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(CALLS["prno"](z), z, create_graph=True)
-    (second,) = torch.autograd.grad(0.5 * grad.square().sum(), z)
-    h = 1e-5
-    above, below = (
-        0.5 * gradient(CALLS["prno"], x + s * h * direction).square().sum() for s in (1, -1)
-    )
-    compare.values((second * direction).sum(), (above - below) / (2 * h), 1e-5)
-
-
-def test_retained_graph(call):
-    x = noise(2, 64).requires_grad_()
-    value = call(x)
-    (first,) = torch.autograd.grad(value, x, retain_graph=True)
-    (second,) = torch.autograd.grad(value, x, grad_outputs=torch.tensor(2.0), retain_graph=True)
-    value.backward()
-    assert torch.equal(first, x.grad)
-    torch.testing.assert_close(second, 2 * first, rtol=1e-6, atol=0)
-    with pytest.raises(RuntimeError, match="second time"):
-        value.backward()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("factor", [1.0, -2.5])
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_upstream_gradients_of_every_reduction(compare, batch, reduction, factor, dtype):
-    """Scaled in place or not at all where nobody can see it; added to what is there already."""
-    x = noise(batch, 64, dtype=dtype)
-    _, unit = gf.gaussianity_value_and_grad(x.float(), seed=3, reduction=reduction)
-    for before in (None, torch.ones_like(x)):
-        z = x.clone().requires_grad_()
-        z.grad = None if before is None else before.clone()
-        (factor * gf.gaussianity_loss(z, seed=3, reduction=reduction)).sum().backward()
-        want = factor * unit + (0 if before is None else 1)
-        compare.vectors(z.grad, want, 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps)
-
-
-def test_a_gradient_that_was_handed_on_is_nobody_elses():
-    """At a factor of 1 backward gives away the kept gradient: later calls do not change it."""
-    x = noise(1, 64).requires_grad_()
-    value = gf.gaussianity_loss(x, seed=3)
-    (kept,) = torch.autograd.grad(value, x, retain_graph=True)
-    copy = kept.clone()
-    value.backward()
-    x.grad.zero_()
-    again = gf.gaussianity_loss(x, seed=3)
-    again.backward()
-    assert torch.equal(kept, copy)
-    assert torch.equal(x.grad, copy)
-
-
-def test_tensors_that_leaked_from_a_transform(call):
-    leaked = []
-    x = noise(2, 64)
-    torch.func.grad(lambda z: (leaked.append(z), z.sum())[1])(x)
-    assert torch.equal(call(leaked[0]), call(x))
-    if call not in (CALLS["statistics"], CALLS["covariance"], CALLS["prno"]):
-        with torch.no_grad():
-            assert torch.equal(call(leaked[0]), call(x))
-
-
-def test_compiled_autograd_of_an_eager_loss(call):
-    torch.compiler.reset()
-    x = noise(2, 64).requires_grad_()
-    value = call(x)
-    with torch._dynamo.config.patch(compiled_autograd=True):
-        torch.compile(lambda: value.backward(), backend="aot_eager")()
-    torch.testing.assert_close(x.grad, gradient(call, x))
-
-
-def test_hooks_and_inner_tensors(call):
-    """Inputs that are results of other operations, hooks on them, and several uses of one."""
-    w = noise(2, 64, dtype=torch.float64).requires_grad_()
-    x = torch.tanh(w) * 3
-    seen = []
-    x.register_hook(lambda g: seen.append(g.clone()) or 10 * g)
-    (call(x) + 2 * call(x)).backward()
-    grad = gradient(call, torch.tanh(w) * 3)
-    torch.testing.assert_close(seen[0], 3 * grad)
-    torch.testing.assert_close(w.grad, 30 * grad * 3 * (1 - torch.tanh(w.detach()) ** 2))
-
-
-def test_parameters_and_optimisers(call):
-    x = torch.nn.Parameter(noise(2, 64))
-    before = call(x).item()
-    optimiser = torch.optim.Adam([x], lr=1e-2)
-    for _ in range(20):
-        optimiser.zero_grad()
-        call(x).backward()
-        optimiser.step()
-    assert call(x).item() < before
-
-
-def test_unused_outputs_of_statistics():
-    x = noise(2, 64, dtype=torch.float64)
-    for output in (0, 1):
-        z = x.clone().requires_grad_()
-        gf.permuted_statistics(z, orders=(1, 4), seed=3)[output].sum().backward()
-        both = x.clone().requires_grad_()
-        m, a = gf.permuted_statistics(both, orders=(1, 4), seed=3)
-        ((m, a)[output].sum() + 0 * (m, a)[1 - output].sum()).backward()
-        torch.testing.assert_close(z.grad, both.grad)
-        assert z.grad.abs().sum() > 0
 
 
 # ---------------------------------------------------------------- backends
@@ -388,7 +231,7 @@ def test_unused_outputs_of_statistics():
 @pytest.mark.parametrize("dimension", [64, 101])
 def test_backends_agree(compare, permutation, dimension):
     able = [name for name, state in gf.backends().items() if state == "available"]
-    x = noise(3, dimension)
+    x = wide_noise(3, dimension)
     options = {"seed": 7, "permutation": permutation, "reduction": "none"}
     want, want_grad = gf.gaussianity_value_and_grad(x.double(), backend="torch", **options)
     for backend in [*able, "auto"]:

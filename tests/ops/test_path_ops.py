@@ -1,27 +1,26 @@
 """Path KL and surrogate rewards under torch's machinery, and their bad input."""
 
+import functools
 import math
 
+import draws
 import numpy as np
 import pytest
 import torch
+from backends_here import needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import native
 
 OPS = torch.ops.gaussreg_fast
 GROUP = torch.tensor([3, -1, 3, 3, 0, -1, 0])
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+double_noise = functools.partial(draws.noise, dtype=torch.float64)
 
 
 def path(dtype=torch.float64, per_sample=True):
-    sigma = 0.5 + normal(3, 2, seed=1, dtype=dtype).abs()
-    return normal(3, 2, 4, 5, dtype=dtype), sigma if per_sample else sigma[:, 0].clone()
+    sigma = 0.5 + double_noise(3, 2, seed=1, dtype=dtype).abs()
+    return double_noise(3, 2, 4, 5, dtype=dtype), sigma if per_sample else sigma[:, 0].clone()
 
 
 def surrogate(kind):
@@ -40,13 +39,13 @@ def test_opcheck_path(per_sample, dtype):
     sigma = (sigma if per_sample else sigma[:, :1].clone()).requires_grad_()
     opcheck(OPS.path_kl.default, (dmu.requires_grad_(), sigma, False, "auto"))
     opcheck(OPS.path_kl.default, (dmu.detach(), sigma.detach(), True, "auto"))
-    upstream = normal(2, dtype=torch.float32)
+    upstream = double_noise(2, dtype=torch.float32)
     opcheck(OPS.path_kl_backward.default, (dmu.detach(), sigma.detach(), upstream, "auto"))
 
 
 @pytest.mark.parametrize("group", [None, GROUP])
 def test_opcheck_surrogate(group):
-    reward = normal(7).requires_grad_()
+    reward = double_noise(7).requires_grad_()
     opcheck(OPS.tilt.default, (reward, group, "gamma", 0.7, 0.3))
     opcheck(OPS.group_sum.default, (reward, group))
 
@@ -71,7 +70,7 @@ def test_path_gradient_of_one_of_both(which):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_surrogate_gradients_of_first_and_second_order(kind):
-    r = (3 * normal(7)).requires_grad_()
+    r = (3 * double_noise(7)).requires_grad_()
     if kind == "chi2":  # someone is clipped, and nobody is near that
         assert surrogate(kind)(r).isinf().any()
         call = lambda r: torch.nan_to_num(surrogate(kind)(r), neginf=0.0)  # noqa: E731
@@ -87,7 +86,7 @@ def test_divergence_gradients(kind, samples):
     def call(log_t):
         return gf.f_divergence(log_t, kind, gamma=0.3, samples=samples)
 
-    assert torch.autograd.gradcheck(call, (normal(6).requires_grad_(),))
+    assert torch.autograd.gradcheck(call, (double_noise(6).requires_grad_(),))
 
 
 def terms(d):
@@ -109,7 +108,7 @@ def test_compile(name):
     torch.compiler.reset()
     compiled = torch.compile(CALLS[name], fullgraph=True, backend="aot_eager")
     for dtype in (torch.float32, torch.float64):
-        x, y = (normal(2, 3, 8, dtype=dtype).requires_grad_() for _ in range(2))
+        x, y = (double_noise(2, 3, 8, dtype=dtype).requires_grad_() for _ in range(2))
         got, want = compiled(x), CALLS[name](y)
         torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
         if want.requires_grad:
@@ -122,7 +121,7 @@ def test_compile_with_changing_shapes():
     torch.compiler.reset()
     compiled = torch.compile(gf.path_kl, fullgraph=True, backend="aot_eager", dynamic=True)
     for steps, batch, size in ((2, 3, 8), (4, 2, 5), (7, 5, 30)):
-        x = normal(steps, batch, size, dtype=torch.float32)
+        x = double_noise(steps, batch, size, dtype=torch.float32)
         s = torch.full((steps,), 0.5)
         torch.testing.assert_close(compiled(x, s), gf.path_kl(x, s), rtol=1e-6, atol=0)
 
@@ -131,7 +130,7 @@ def test_compile_with_changing_shapes():
 @pytest.mark.parametrize("name", ["path", "surrogate"])
 def test_transforms(name):
     call = CALLS[name]
-    xs = normal(4, 2, 3, 8)
+    xs = double_noise(4, 2, 3, 8)
     grads = []
     for x in xs:
         z = x.clone().requires_grad_()
@@ -159,7 +158,7 @@ def test_fake_tensors_compute_nothing():
         assert gf.surrogate_reward(dmu[0, 0, 0], "js", alpha=1.0).shape == (5,)
 
 
-@pytest.mark.skipif(native.load()[0] is None, reason=native.load()[1])
+@needs_native
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (4, 2), (3, 3)])
 def test_operators_called_by_hand_are_guarded(shape):
     with pytest.raises(ValueError, match="sigma must be"):

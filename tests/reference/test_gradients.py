@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from against_reference import check_gradient, loss_slopes
+from draws import noise_by_size
 from torch.autograd import gradcheck
 
 import gaussreg_fast as gf
@@ -20,11 +21,12 @@ RAYLEIGH = math.sqrt(math.pi) / 2
 
 def sample(dimension, batch=2, seed=0):
     """Off its mean and scale: odd moments clear of 0, where root gradients are ill-conditioned."""
-    rng = np.random.default_rng(seed + 1000 * dimension)
-    return torch.from_numpy(1.2 * rng.standard_normal((batch, dimension)) + 0.3)
+    options = {"dtype": torch.float64, "scale": 1.2, "offset": 0.3}
+    return noise_by_size(batch, dimension, seed=seed, **options)
 
 
-def permutation_of(kind, x, seed=0):
+def shuffled(kind, x, seed=0):
+    """Returns NumPy's permutation of x where a kind asks for one, and else the kind."""
     dimension = x.shape[1]
     if kind == "shuffled":
         return torch.from_numpy(np.random.default_rng(seed).permutation(dimension))
@@ -50,7 +52,7 @@ def test_loss_against_autograd(compare, dimension, orders, form):
         (1, 3, 16), (("amplitude", RAYLEIGH), ("amplitude", 0.875), ("power", 1.0)), (False, True)
     ):
         x = sample(dimension, seed=block).requires_grad_()
-        index = permutation_of("shuffled rows" if batched else "shuffled", x, seed=block)
+        index = shuffled("shuffled rows" if batched else "shuffled", x, seed=block)
         options = {
             "orders": orders,
             "form": form,
@@ -74,7 +76,7 @@ def test_statistics_against_autograd(compare, dimension, statistic, kind):
     orders = (1, 2, 5, 8)
     for block in (1, 3, 16):
         x = sample(dimension, batch=3, seed=block).requires_grad_()
-        index = permutation_of(kind, x, seed=block)
+        index = shuffled(kind, x, seed=block)
         m, a = gf.permuted_statistics(
             x, orders=orders, block_size=block, statistic=statistic, permutation=index, seed=11
         )
@@ -113,7 +115,7 @@ def test_gradcheck_gaussianity_loss(dimension, block, kind):
         "form": FORMS[case % 3],
         "statistic": ("amplitude", "power")[case % 2],
         "reduction": ("none", "mean", "sum")[(case // 2) % 3],
-        "permutation": permutation_of(kind, x),
+        "permutation": shuffled(kind, x),
         "block_size": block,
     }
     if options["form"] != "root":  # high powers are too steep for finite differences
@@ -126,7 +128,7 @@ def test_gradcheck_gaussianity_loss(dimension, block, kind):
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_gradcheck_statistics_and_spectrum(dimension, statistic, kind):
     x = sample(dimension)
-    options = {"statistic": statistic, "permutation": permutation_of(kind, x), "seed": 7}
+    options = {"statistic": statistic, "permutation": shuffled(kind, x), "seed": 7}
     check(lambda z: gf.permuted_statistics(z, orders=(1, 2, 3, 4), block_size=5, **options), x)
     target = "mpgr" if statistic == "amplitude" else "exact"
     check(lambda z: gf.power_spectrum_loss(z, target=target, reduction="none", **options), x)

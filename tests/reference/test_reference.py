@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from draws import noise_array
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
@@ -22,7 +23,7 @@ RAYLEIGH = math.sqrt(math.pi) / 2
 
 def sample(dimension, batch=2, seed=0):
     """Noise, off its mean and scale so that no loss is close to its minimum."""
-    return 1.2 * np.random.default_rng(seed).standard_normal((batch, dimension)) + 0.3
+    return noise_array(batch, dimension, seed=seed, scale=1.2, offset=0.3)
 
 
 def target_moment(n):

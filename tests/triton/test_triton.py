@@ -8,25 +8,17 @@ import itertools
 import random
 
 import against_reference
+import draws
 import pytest
 import torch
 from against_reference import DTYPES, FORMS, MEASURES, ORDERS, PERMUTATIONS, SPLITS_OF_2048
+from backends_here import TRITON_DEVICE, needs_triton, quiet_interpreter
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-pytestmark = [
-    pytest.mark.skipif(STATE != "available", reason=STATE),
-    # The interpreter computes with numpy, which warns of what is selected away.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
-DEVICE = "cpu" if choice.interpreted() else "cuda"
-
-
-def noise(*shape, **options):
-    return against_reference.noise(*shape, **options).to(DEVICE)
+pytestmark = [needs_triton, quiet_interpreter]
+skewed = functools.partial(draws.skewed_noise, device=TRITON_DEVICE)
 
 
 def pairwise(**factors):
@@ -79,38 +71,50 @@ def test_every_dimension_of_one_launch(compare, dimension):
     assert parameters.route(dimension, 16, 227 * 1024) == "fused"
     n = dimension.bit_length()
     check_loss(
-        compare, noise(2 if dimension < 8192 else 1, dimension), kind=PERMUTATIONS[n % 3],
+        compare, skewed(2 if dimension < 8192 else 1, dimension), kind=PERMUTATIONS[n % 3],
         measure=MEASURES[n % 2],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("dimension", [32, 33, 1000, 1001, 4097])
 def test_dimensions_that_are_no_power_of_two(compare, dimension):
-    check_loss(compare, noise(2, dimension), kind=PERMUTATIONS[dimension % 3])
+    check_loss(compare, skewed(2, dimension), kind=PERMUTATIONS[dimension % 3])
 
 
 def test_65536_numbers_in_three_launches(compare):
-    check_loss(compare, noise(1, 4, 128, 128), kind="per_sample", orders=(1, 2, 4))
+    check_loss(compare, skewed(1, 4, 128, 128), kind="per_sample", orders=(1, 2, 4))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [2**n for n in range(17, 20)])
 def test_every_dimension_of_three_launches(compare, dimension):
     assert parameters.route(dimension, 16, 227 * 1024) == "large"
-    check_loss(compare, noise(1, dimension), kind="none" if dimension == 262144 else "shared")
+    check_loss(compare, skewed(1, dimension), kind="none" if dimension == 262144 else "shared")
+
+
+@pytest.mark.slow
+def test_pieces_of_a_batch_of_65536(monkeypatch):
+    x = skewed(2, 65536)
+    call = functools.partial(
+        gf.gaussianity_value_and_grad, x, permutation="per_sample", seed=3, reduction="none",
+        backend="triton",
+    )  # fmt: skip
+    want = call()
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
+    assert all(map(torch.equal, call(), want))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [25600, 36864])
 def test_latents_of_other_shapes(compare, dimension):
-    check_loss(compare, noise(1, dimension))
+    check_loss(compare, skewed(1, dimension))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [32768, 65536])
 def test_statistics_of_large_samples(compare, dimension):
     check_statistics(
-        compare, noise(1, dimension), kind="shared", orders=(4, 1), block_size=16,
+        compare, skewed(1, dimension), kind="shared", orders=(4, 1), block_size=16,
         statistic="power", used="both",
     )  # fmt: skip
 
@@ -150,20 +154,20 @@ STATISTICS_CASES = pairwise(
 
 @pytest.mark.parametrize("case", LOSS_CASES, ids=named)
 def test_loss_options(compare, case):
-    x = noise(2, case["dimension"], seed=1, dtype=case["dtype"])
+    x = skewed(2, case["dimension"], seed=1, dtype=case["dtype"])
     check_loss(compare, x, **{k: v for k, v in case.items() if k not in ("dimension", "dtype")})
 
 
 @pytest.mark.parametrize("case", LARGE_CASES, ids=named)
 @pytest.mark.usefixtures("three_launches")
 def test_loss_options_in_three_launches(compare, case):
-    x = noise(2, 2048, seed=2, dtype=case["dtype"])
+    x = skewed(2, 2048, seed=2, dtype=case["dtype"])
     check_loss(compare, x, **{k: v for k, v in case.items() if k != "dtype"})
 
 
 @pytest.mark.parametrize("case", STATISTICS_CASES, ids=named)
 def test_statistics_options(compare, case):
-    x = noise(2, case["dimension"], seed=3, dtype=case["dtype"])
+    x = skewed(2, case["dimension"], seed=3, dtype=case["dtype"])
     rest = {k: v for k, v in case.items() if k not in ("dimension", "dtype")}
     check_statistics(compare, x, **rest)
 
@@ -172,7 +176,7 @@ def test_statistics_options(compare, case):
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, split):
     monkeypatch.setitem(parameters.LARGE, 2048, split)
-    check_loss(compare, noise(2, 2048), kind="shared", orders=(1, 2, 3))
+    check_loss(compare, skewed(2, 2048), kind="shared", orders=(1, 2, 3))
 
 
 @pytest.mark.parametrize("kind", PERMUTATIONS)
@@ -180,7 +184,7 @@ def test_splits_of_three_launches(compare, monkeypatch, split):
 def test_statistics_in_three_launches(compare, kind):
     used = ("both", "moments", "amplitudes")[PERMUTATIONS.index(kind) % 3]
     check_statistics(
-        compare, noise(2, 2048), kind=kind, orders=(4, 1, 3), block_size=16,
+        compare, skewed(2, 2048), kind=kind, orders=(4, 1, 3), block_size=16,
         statistic="amplitude" if kind == "shared" else "power", used=used,
     )  # fmt: skip
 
@@ -204,7 +208,7 @@ MOMENT_LOSSES = {
     ids=str,
 )
 def test_losses_of_moments(compare, name, shape, dtype):
-    x = noise(*shape, dtype=dtype)
+    x = skewed(*shape, dtype=dtype)
     results = []
     for z, backend in ((x, "triton"), (x.double(), "torch")):
         z = z.detach().requires_grad_()
@@ -221,13 +225,13 @@ def test_losses_of_moments(compare, name, shape, dtype):
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 31])
 def test_moments_of_a_few_numbers(compare, dimension):
-    x = noise(2, dimension)
+    x = skewed(2, dimension)
     check_loss(compare, x, power_weight=0.0, orders=(1, 2, 4))
 
 
 def test_power_spectrum_loss_alone(compare):
     for dimension in (64, 100):
-        x = noise(2, dimension).requires_grad_()
+        x = skewed(2, dimension).requires_grad_()
         gf.power_spectrum_loss(x, seed=1, reduction="none", backend="triton").sum().backward()
         z = x.detach().double().requires_grad_()
         gf.power_spectrum_loss(z, seed=1, reduction="none", backend="torch").sum().backward()

@@ -1,13 +1,12 @@
-"""Which path and backend a call takes, launch parameters and metadata, torch.compile."""
+"""Which path and backend a call takes, launch parameters, torch.compile."""
 
 import functools
 import importlib
-import sys
-from types import SimpleNamespace
 
-import numpy as np
+import draws
 import pytest
 import torch
+from backends_here import TRITON_DEVICE, needs_triton, quiet_interpreter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -16,18 +15,10 @@ import gaussreg_fast as gf
 from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-# The interpreter computes with numpy, which warns of what is selected away.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
-needs_triton = pytest.mark.skipif(STATE != "available", reason=STATE)
-DEVICE = "cpu" if choice.interpreted() else "cuda"
+pytestmark = quiet_interpreter
 CUDA = torch.device("cuda")
 OPS = torch.ops.gaussreg_fast
-
-
-def noise(*shape, seed=0):
-    z = 1.3 * np.random.default_rng(seed).standard_normal(shape) + 0.4
-    return torch.from_numpy(z).float().to(DEVICE)
+device_noise = functools.partial(draws.noise, scale=1.3, offset=0.4, device=TRITON_DEVICE)
 
 
 # ---------------------------------------------------------------- permutations
@@ -49,7 +40,7 @@ def noise(*shape, seed=0):
 @example(3000, -(2**63), 0, True)
 def test_permutations_are_those_of_the_torch_backend(size, seed, samples, inverse):
     """To the bit, for every D."""
-    seed = torch.tensor([seed], device=DEVICE)
+    seed = torch.tensor([seed], device=TRITON_DEVICE)
     got, want = (
         OPS.permutation(seed, size, samples, inverse, backend) for backend in ("triton", "torch")
     )
@@ -145,7 +136,7 @@ def test_kernels_that_cannot_be_imported_are_a_reason(machine, monkeypatch):
 
 @needs_triton
 def test_float64_is_refused_by_name():
-    x = noise(2, 64).double()
+    x = device_noise(2, 64).double()
     for call in (
         gf.gaussianity_loss,
         gf.gaussianity_value_and_grad,
@@ -265,152 +256,13 @@ def test_permutation_parameters(dimension):
     assert parameters.is_power_of_two(parameters.table_tile(dimension))
 
 
-# ---------------------------------------------------------------- what tools see
-
-
-class Domain:
-    """Notes what an NVTX domain is told."""
-
-    def __init__(self):
-        self.events = []
-
-    def get_event_attributes(self, message):
-        return message
-
-    def push_range(self, message):
-        self.events.append(message)
-
-    def pop_range(self):
-        self.events.append("pop")
-
-
-@pytest.fixture
-def domain(monkeypatch):
-    from gaussreg_fast.backends.triton import _device
-
-    fake = Domain()
-    _device._range.cache_clear()
-    monkeypatch.setattr(_device, "_ranges", lambda: fake)
-    yield fake
-    monkeypatch.undo()
-    _device._range.cache_clear()
-
-
-@needs_triton
-def test_launches_are_ranges(domain):
-    x = noise(2, 64)
-    gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
-    assert domain.events[0] == "fused gradient"
-    gf.gaussianity_loss(x, seed=1, backend="triton")
-    gf.permuted_statistics(noise(1, 100), orders=(1,), seed=1, backend="triton")
-    names = [event for event in domain.events if event != "pop"]
-    assert {"fused gradient", "fused value", "general statistics"} <= set(names)
-    assert domain.events.count("pop") == len(names)
-
-
-@needs_triton
-def test_ranges_end_where_a_launch_fails(domain, monkeypatch):
-    from gaussreg_fast.backends.triton import _loss_fused
-
-    class Failing:
-        def __getitem__(self, grid):
-            raise RuntimeError("out of resources")
-
-    monkeypatch.setattr(_loss_fused, "fused", Failing())
-    with pytest.raises(RuntimeError, match="out of resources"):
-        gf.gaussianity_loss(noise(2, 64), permutation="none", backend="triton")
-    assert domain.events == ["fused value", "pop"]
-
-
-@needs_triton
-def test_the_ranges_are_in_a_domain_of_their_own(monkeypatch):
-    pytest.importorskip("nvtx")
-    names = []
-    monkeypatch.setattr("nvtx.get_domain", names.append)
-    from gaussreg_fast.backends.triton import _device
-
-    _device._ranges.__wrapped__()
-    assert names == ["gaussreg_fast"]
-
-
-@needs_triton
-def test_without_nvtx_there_are_no_ranges_and_the_losses_run(monkeypatch):
-    from gaussreg_fast.backends.triton import _device
-
-    x = noise(2, 64)
-    want = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
-    monkeypatch.setitem(sys.modules, "nvtx", None)  # an import of it raises ImportError
-    monkeypatch.setattr(_device, "_ranges", _device._ranges.__wrapped__)
-    assert _device._ranges() is None
-    got = gf.gaussianity_value_and_grad(x, seed=1, backend="triton")
-    assert all(map(torch.equal, got, want))
-
-
-@needs_triton
-def test_launch_metadata_is_what_a_count_by_hand_gives():
-    from gaussreg_fast.kernels.loss_fused import _fused_work
-    from gaussreg_fast.kernels.metadata import by_part, work
-
-    kernel = SimpleNamespace(name="fused")
-
-    def metadata(task, batch=3, dtype=torch.float32, dimension=64, block=16):
-        x = torch.empty(batch, dimension, dtype=dtype)
-        args = {"x": x, "grad": torch.empty_like(x), "D": dimension, "TASK": task, "BLOCK": block}
-        return work(by_part, _fused_work)((batch, 1, 1), kernel, args)
-
-    def fft(dimension):  # 5 N log2 N for N complex numbers, N = D / 2
-        n = dimension // 2
-        return 5 * n * (n.bit_length() - 1)
-
-    for task, transforms, numbers in (
-        ("value", 1, 64),
-        ("gradient", 2, 128),
-        ("statistics", 1, 64 + 2),  # two blocks of 16 bins
-        ("pullback", 2, 128 + 2),
-    ):
-        found = metadata(task)
-        assert found["bytes"] == 3 * 4 * numbers
-        assert found["flops32"] == 3 * (transforms * fft(64) + 10 * 64)
-        assert "fused" in found["name"]
-        assert "D=64" in found["name"]
-        assert "B=3" in found["name"]
-    halves = metadata("gradient", 1, torch.bfloat16, 32768)
-    assert halves["bytes"] == 2 * 2 * 32768
-    assert halves["flops32"] == 2 * fft(32768) + 10 * 32768
-
-
-@needs_triton
-def test_launch_metadata_of_the_three_launches():
-    from gaussreg_fast.kernels import loss_large_columns as columns
-    from gaussreg_fast.kernels import loss_large_rows as rows
-    from gaussreg_fast.kernels.metadata import by_second, work
-
-    d, samples = 65536, 5
-    x, table = torch.empty(1, 1), torch.empty(1, 1, dtype=torch.int32)
-    args = {
-        "x": x, "xp": x, "grad": x, "table": table, "MODE": "table", "ORDERS": 6, "SAVE": True,
-        "TASK": "gradient", "D": d, "N1": 512, "N2": 128,
-    }  # fmt: skip
-    kernel = SimpleNamespace(name="columns")
-    moved = {
-        columns._columns_work: 4 * 4,  # reads x and the table; writes the permuted sample and z
-        rows._rows_work: 2 * 4,
-        columns._columns_back_work: 4 * 4,
-    }
-    for numbers, each in moved.items():
-        found = work(by_second, numbers)((8, samples, 1), kernel, args)
-        assert found["bytes"] == samples * d * each
-        assert found["flops32"] > samples * d * 15
-        assert found["name"] == "gaussreg_fast.columns<D=65536, B=5>"
-
-
 # ---------------------------------------------------------------- torch's machinery
 
 
 @needs_triton
 @pytest.mark.parametrize(("dimension", "kind"), [(64, "per_sample"), (100, "shared")])
 def test_compiled_code_computes_the_same(dimension, kind):
-    x = noise(2, dimension)
+    x = device_noise(2, dimension)
 
     def step(z):
         loss = gf.gaussianity_loss(z, seed=3, permutation=kind, backend="triton")
@@ -430,7 +282,7 @@ def test_compiled_code_computes_the_same(dimension, kind):
 
 @needs_triton
 def test_function_transforms():
-    x = noise(2, 64)
+    x = device_noise(2, 64)
 
     def call(z, **options):
         options = {"permutation": "none", "backend": "triton", **options}
@@ -441,7 +293,7 @@ def test_function_transforms():
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9)
     each = torch.func.vmap(torch.func.grad(lambda z: call(z[None])))(x)
     torch.testing.assert_close(each, 2 * want, rtol=1e-6, atol=1e-9)
-    with torch.autocast(DEVICE, dtype=torch.bfloat16):  # computed in float32 all the same
+    with torch.autocast(TRITON_DEVICE, dtype=torch.bfloat16):  # computed in float32 all the same
         assert torch.equal(
             gf.gaussianity_value_and_grad(x, permutation="none", backend="triton")[1], want
         )
@@ -450,11 +302,11 @@ def test_function_transforms():
 @needs_triton
 @pytest.mark.slow
 def test_opcheck():
-    x = noise(2, 64).requires_grad_()
-    seed = torch.tensor([5], device=DEVICE)
+    x = device_noise(2, 64).requires_grad_()
+    seed = torch.tensor([5], device=TRITON_DEVICE)
     options = ([1, 2], "root", 25.0, 16, 0.886, "amplitude", "mean", "kept", "triton")
     opcheck(OPS.loss.default, (x, seed, None, False, *options))
     options = (seed, None, True, [4, 1], 16, "amplitude", "triton")
     opcheck(OPS.statistics.default, (x, *options))
-    opcheck(OPS.statistics_backward.default, (x.detach(), None, noise(2, 2), *options))
+    opcheck(OPS.statistics_backward.default, (x.detach(), None, device_noise(2, 2), *options))
     opcheck(OPS.permutation.default, (seed, 100, 2, True, "triton"))

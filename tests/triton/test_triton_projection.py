@@ -1,46 +1,37 @@
 """The Triton kernels of the white-noise projection: every way to compute it."""
 
+import functools
 import importlib
 import math
 
-import numpy as np
+import draws
 import pytest
 import torch
-from against_reference import SPLITS_OF_2048
+from against_reference import SPLITS_OF_2048, exact_projection
+from backends_here import (
+    TRITON_DEVICE,
+    needs_triton,
+    quiet_interpreter,
+    take_512_in_three_launches,
+)
 from torch.library import opcheck
 
 import gaussreg_fast as gf
-from gaussreg_fast.backends import choice
 from gaussreg_fast.backends.triton import parameters
 
-STATE = choice.triton_state()
-pytestmark = [
-    pytest.mark.skipif(STATE != "available", reason=STATE),
-    # The interpreter computes with numpy, which warns of what is selected away.
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
-]
-DEVICE = "cpu" if choice.interpreted() else "cuda"
+pytestmark = [needs_triton, quiet_interpreter]
 WAYS = {"fused": 64, "large": 512, "general": 96}
-
-
-def noise(*shape, seed=0, dtype=torch.float32):
-    z = np.random.default_rng(seed + 1000 * math.prod(shape[1:])).standard_normal(shape)
-    return torch.from_numpy(z**3).to(dtype).to(DEVICE)
+cubes = functools.partial(draws.noise_by_size, scale=0.0, cubic=1.0, device=TRITON_DEVICE)
 
 
 def project(x, **options):
     return gf.project_white_noise(x, backend="triton", **options)
 
 
-def exact(x, **options):
-    return gf.project_white_noise(x.double(), backend="torch", **options)
-
-
 @pytest.fixture
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
-    monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    take_512_in_three_launches(monkeypatch)
     monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
 
 
@@ -54,62 +45,62 @@ def way(request, three_launches):
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])
 def test_every_dimension_of_one_launch(compare, dimension):
     assert parameters.projection_route(dimension, 16, 227 * 1024) == "fused"
-    x = noise(2 if dimension < 8192 else 1, dimension)
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    x = cubes(2 if dimension < 8192 else 1, dimension)
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 def test_65536_numbers_in_three_launches(compare):
-    x = noise(1, 4, 128, 128)
+    x = cubes(1, 4, 128, 128)
     assert parameters.projection_route(65536, 16, 227 * 1024) == "large"
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("split", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
 def test_splits_of_three_launches(compare, monkeypatch, split):
     monkeypatch.setitem(parameters.LARGE, 2048, split)
-    x = noise(1, 2048)
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    x = cubes(1, 2048)
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("block", [2, 8, 32, 64])
 @pytest.mark.parametrize("dimension", [128, 384])
 def test_blocks_of_other_sizes(compare, block, dimension):
-    x = noise(2, dimension)
+    x = cubes(2, dimension)
     got = project(x, block_size=block)
-    compare.vectors(got, exact(x, block_size=block), 1e-5, "projection")
+    compare.vectors(got, exact_projection(x, block_size=block), 1e-5, "projection")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_types(compare, way, dtype):
-    x = noise(2, way, dtype=dtype)
+    x = cubes(2, way, dtype=dtype)
     got = project(x)
     assert got.dtype == dtype
     rounding = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
-    compare.vectors(got, exact(x), 1e-5 + rounding, "projection")
+    compare.vectors(got, exact_projection(x), 1e-5 + rounding, "projection")
 
 
 @pytest.mark.parametrize("scale", [3e38, 1e30, 1e-30, 1e-38])
 def test_scales(compare, way, scale):
-    x = noise(2, way)
+    x = cubes(2, way)
     x = x / x.abs().max() * scale
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
 
 
 def test_energy_in_one_place(compare, way):
     """Tiles of a sample that are far apart in size, and samples that are."""
-    x = noise(3, way)
+    x = cubes(3, way)
     x[0, : way // 2] *= 1e-12
     x[1, ::7] *= 1e9
     x[2] *= 1e-20
-    compare.vectors(project(x), exact(x), 1e-5, "projection")
-    z = torch.zeros(1, way, device=DEVICE)
-    compare.vectors(project(z), exact(z), 1e-6, "projection")
+    compare.vectors(project(x), exact_projection(x), 1e-5, "projection")
+    z = torch.zeros(1, way, device=TRITON_DEVICE)
+    compare.vectors(project(z), exact_projection(z), 1e-6, "projection")
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
-    x = noise(2, way)
+    x = cubes(2, way)
     clean = project(x[:1])
     x[1, 7 * way // 8] = bad
     got = project(x)
@@ -118,7 +109,7 @@ def test_a_bad_number_spoils_all_of_its_sample_alone(way, bad):
 
 
 def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatch):
-    x = noise(2, way)
+    x = cubes(2, way)
     want = project(x)
     assert torch.equal(project(x), want)
     monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
@@ -128,21 +119,17 @@ def test_pieces_of_a_batch_and_repeated_calls_give_the_same_bits(way, monkeypatc
 
 
 def test_rows_of_a_wider_tensor(way):
-    wide = torch.cat([noise(2, way) * math.nan, noise(2, way)], 1)
+    wide = torch.cat([cubes(2, way) * math.nan, cubes(2, way)], 1)
     before = wide.clone()
-    assert torch.equal(project(wide[:, way:]), project(noise(2, way)))
+    assert torch.equal(project(wide[:, way:]), project(cubes(2, way)))
     assert torch.equal(wide.nan_to_num(), before.nan_to_num())
 
 
-def test_results_do_not_depend_on_what_new_memory_holds(way):
-    x = noise(2, way)
+def test_results_do_not_depend_on_what_new_memory_holds(way, request):
+    x = cubes(2, way)
     want = project(x)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        assert torch.empty(3).isnan().all()
-        assert torch.equal(project(x), want)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    request.getfixturevalue("poison")
+    assert torch.equal(project(x), want)
 
 
 def test_launches(way, monkeypatch):
@@ -161,7 +148,7 @@ def test_launches(way, monkeypatch):
     for name, value in list(vars(room).items()):
         if value.__class__.__module__.startswith("triton."):
             monkeypatch.setattr(room, name, Noted(name, value))
-    project(noise(2, way))
+    project(cubes(2, way))
     assert (
         found
         == {
@@ -173,7 +160,7 @@ def test_launches(way, monkeypatch):
 
 
 def test_as_an_operator():
-    x = noise(1, 64)
+    x = cubes(1, 64)
     opcheck(torch.ops.gaussreg_fast.project_white_noise.default, (x, 16, "triton"))
     compiled = torch.compile(project, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), project(x))

@@ -1,0 +1,151 @@
+"""The benchmark's clocks: turns, buffers, and what is dropped."""
+
+import time
+
+import pytest
+import torch
+
+from bench.harness import timing
+
+
+def test_every_call_has_its_turn_in_every_round():
+    log = []
+
+    def sampler(name):
+        return lambda: log.append(name) or float(len(log))
+
+    samples = timing.in_turns({name: sampler(name) for name in "ab"}, 3)
+    assert log == list("ababab")
+    assert samples == {"a": [1, 3, 5], "b": [2, 4, 6]}
+
+
+def test_fewer_rounds_are_spread_evenly():
+    log = []
+    samplers = {name: lambda name=name: log.append(name) or 0.0 for name in "ab"}
+    samples = timing.in_turns(samplers, {"a": 9, "b": 3})
+    assert {name: len(found) for name, found in samples.items()} == {"a": 9, "b": 3}
+    assert "".join(log).split("b") == ["a", "aaa", "aaa", "aa"]
+
+
+def test_the_cpu_clock_times_what_it_says():
+    def pause(seconds):
+        return lambda _: time.sleep(seconds)
+
+    timed = timing.CpuClock.timed({"short": pause(1e-3), "long": pause(4e-3)}, 1, 0.2)
+    assert 1000 <= min(timed.samples["short"]) < 3000
+    assert 4000 <= min(timed.samples["long"]) < 8000
+    assert len(timed.samples["short"]) > len(timed.samples["long"]) >= 3
+    pairs = timing.CpuClock.even({"short": pause(1e-3), "long": pause(4e-3)}, 0.1)
+    assert len(pairs["short"]) == len(pairs["long"]) >= 5
+
+
+def test_a_call_that_takes_too_long_is_dropped_with_a_reason():
+    calls = {"quick": lambda _: None, "endless": lambda _: time.sleep(0.2)}
+    timed = timing.CpuClock.timed(calls, 1, 0.02)
+    assert list(timed.samples) == ["quick"]
+    assert list(timed.dropped) == ["endless"]
+    assert timed.dropped["endless"].startswith("one call takes 0.")
+
+
+def test_memory_of_a_call_is_seen():
+    size = 2**24
+    found = timing.CpuClock.extra_memory(lambda _: torch.ones(size))
+    if found is None:
+        pytest.skip("this system's high-water mark cannot be reset")
+    assert 4 * size * 0.9 < found < 4 * size * 1.2
+
+
+def test_results_outlive_the_turns_of_other_buffers():
+    made = []
+    turns = timing.Turns(lambda slot: made.append(slot) or len(made), 3)
+    turns(7)
+    assert made == [0, 1, 2, 0, 1, 2, 0]
+    assert turns.kept == [7, 5, 6]
+
+
+class Device:
+    """What `events` uses of torch.cuda; time passes as calls are queued."""
+
+    def __init__(self, slow):
+        self.now, self.slow, self.log = 0.0, slow, []
+
+    def _sleep(self, cycles):
+        self.log.append("spin")
+
+    def synchronize(self):
+        pass
+
+    def Event(self, enable_timing):
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device):
+        self.device, self.at = device, None
+
+    def record(self):
+        self.at = self.device.now
+
+    def query(self):
+        return self.device.slow
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return end.at - self.at
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_calls_take_turns(monkeypatch, slow):
+    device = Device(slow)
+    monkeypatch.setattr(torch, "cuda", device)
+
+    def call(name, milliseconds):
+        def run(slot):
+            device.log.append((name, slot))
+            device.now += milliseconds
+
+        return run
+
+    calls = {"a": call("a", 0.25), "b": call("b", 2)}
+    timed = timing.GpuClock.timed(calls, 3, seconds=100.0, rounds=3, repeats=2)
+    assert set(timed.queue_us) == {"a", "b"}
+    assert timed.samples == {"a": [250] * 3, "b": [2000] * 3}
+    assert timed.late == ({"a": 3, "b": 3} if slow else {})
+    assert timed.waiting == []
+    sampled = device.log[-18:]
+    assert [entry if entry == "spin" else entry[0] for entry in sampled] == 3 * [
+        "spin", "a", "a", "spin", "b", "b",
+    ]  # fmt: skip
+    for name in "ab":
+        slots = [entry[1] for entry in device.log if entry[0] == name]
+        assert slots == [turn % 3 for turn in range(len(slots))]
+        assert len(slots) >= 3 + 2 + 1 + 6  # all buffers, the estimate, the question, the samples
+
+
+def test_a_call_that_waits_for_the_device_is_told_apart(monkeypatch):
+    device = Device(False)
+    monkeypatch.setattr(torch, "cuda", device)
+
+    def waits(slot):
+        if device.log[-1:] == ["spin"]:
+            time.sleep(0.005)
+        device.log.append("call")
+
+    timed = timing.GpuClock.timed({"waits": waits}, 2, seconds=100.0, rounds=3, repeats=1)
+    assert timed.waiting == ["waits"]
+    assert device.log.count("spin") == 1
+
+
+def test_buffers_do_not_fit_in_the_cache():
+    for nbytes in (1000, 10**6, 10**9):
+        count = timing.rotated(nbytes, 10**6)
+        assert count >= 2
+        assert count * nbytes >= 4 * 10**6 or count == 2
+
+
+def test_summary():
+    samples = [float(n) for n in range(1, 12)]
+    assert timing.summary(samples) == {"median": 6, "p10": 2, "p90": 10}
+    assert timing.summary([3.0]) == {"median": 3, "p10": 3, "p90": 3}

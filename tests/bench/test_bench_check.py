@@ -202,7 +202,7 @@ def edited(path, **changed):
         (lambda p: p.write_text('{"what'), "not JSON"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
         (lambda p: p.write_text('{"what": "report"}'), "not a baseline"),
-        (lambda p: edited(p, format=0), "format 0"),
+        (lambda p: edited(p, format=0), "the format must be 1"),
         (lambda p: p.write_text('{"what": "baseline", "format": 1}'), "broken baseline: 'machine'"),
         (lambda p: edited(p, calls=[]), "broken baseline: 'calls'"),
         (lambda p: edited(p, calls={"a": {"ratio": [1, 0]}}), "needs ratios above 0"),
@@ -226,9 +226,9 @@ def test_a_baseline_of_no_use_ends_with_2(baseline, capsys, spoil, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--only", "nothing"], "no call of"),
+        (["--only", "nothing"], "no call has a name"),
         (["--processes", "1"], "cannot tell a regression"),
-        (["--suite", "missing.py"], "is of suite None"),
+        (["--suite", "missing.py"], "measured with suite None"),
     ],
 )
 def test_bad_arguments_end_with_2(baseline, capsys, arguments, said):
@@ -242,7 +242,7 @@ def test_a_baseline_whose_calls_are_all_gone(baseline, capsys, monkeypatch):
     )
     assert run("check", "--baseline", baseline) == 1
     printed = capsys.readouterr()
-    assert "not in the baseline, and not compared: new" in printed.out
+    assert "not compared, because the baseline lacks them: new" in printed.out
     assert "REGRESSION: a: in the baseline, and no longer in the suite" in printed.err
 
 
@@ -309,7 +309,7 @@ def test_a_slow_kernel_is_caught_and_named(tmp_path, monkeypatch, capsys):
 
     def measure(options, count, progress, names=()):
         chosen = {n: suite[n] for n in (names or suite)}
-        return FACTS, [regression.one_process(chosen, 0.1) for _ in range(count)]
+        return FACTS, [regression.time_suite(chosen, 0.1) for _ in range(count)]
 
     monkeypatch.setattr(regression, "measure", measure)
     baseline = tmp_path / "baseline.json"
@@ -416,7 +416,10 @@ def test_no_kernel_of_such_a_name(tmp_path, capsys):
     command = [sys.executable, "-m", "bench", "check", "--kernels", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == "error: --kernels 'nothing': no kernel and no case has this in its name\n"
+    assert (
+        done.stderr
+        == "error: --kernels: no kernel and no case has a name that contains 'nothing'\n"
+    )
 
 
 def loss_too_large(right):

@@ -130,7 +130,7 @@ def free_memory(device: str) -> int:
                 return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
-        return 8 * 2**30  # unknown: what a small machine has
+        return 8 * 2**30  # unknown here; a small machine has as much
 
 
 def _processor() -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.harness.errors import BadInput, Wrong
 from bench.harness.options import number, positive, tolerance
 
-# Commands with a module of their own, `main(arguments)`, which is imported when it is called: most
-# need Triton. Those without a description are started by other commands.
+# Commands with a module of their own, called as `main(arguments)`. It is imported late, because
+# most need Triton. Commands without a description are started by other commands.
 MODULES = {
     "study": "bench.studies.run",
     "resources": "bench.compiled.kernel_resources",
@@ -29,20 +31,20 @@ MODULES = {
     "readme": "bench.tools.readme",
 }
 FORWARDED = {
-    "study": "one of the measurements that are made once and committed",
-    "resources": "what the Triton kernels compile to, against the committed numbers",
-    "launches": "kernel launches and bytes per call, against the committed numbers",
-    "simulate": "execute the compiled Triton kernels on the CPU: numbers, races, bounds",
-    "counters": "what executed kernels do, against the committed numbers; bounds on a GPU",
-    "gpu": "everything that a GPU can say in ten minutes, in stages with a clock",
-    "sanitize": "every kernel at small sizes, for compute-sanitizer",
-    "sanitize-native": "the native backend's tests on a module built with sanitizers",
-    "readme": "put the tables of results into README.md and docs/",
+    "study": "Run one of the measurements that are made once and committed.",
+    "resources": "Compile the Triton kernels; compare registers and instructions with the record.",
+    "launches": "Count kernel launches and bytes per call; compare them with the record.",
+    "simulate": "Execute the compiled Triton kernels on the CPU: numbers, races, bounds.",
+    "counters": "Count what the executed kernels do; compare with the record; bound it on a GPU.",
+    "gpu": "Measure a GPU in ten minutes, in stages with a clock.",
+    "sanitize": "Run every kernel at small sizes, for compute-sanitizer.",
+    "sanitize-native": "Run the native backend's tests on a module built with sanitizers.",
+    "readme": "Write the tables of results into README.md and docs/.",
 }
 
 
 def main(given: list[str] | None = None) -> int:
-    """Runs a command; what a user can mend is one line, never a traceback."""
+    """Run a command. An error that a user can mend is one line, not a traceback."""
     given = sys.argv[1:] if given is None else given
     try:
         if given and given[0] in MODULES:
@@ -69,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     _report(commands)
     _profile(commands)
     _check(commands)
-    _others(commands)
+    _render(commands)
+    _cases(commands)
+    _prepare(commands)
     for name, about in FORWARDED.items():
         commands.add_parser(name, help=about)
     return parser
@@ -77,19 +81,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="of torch on the CPU (default 1)"
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Threads of torch on the CPU. Default: 1.",
     )
 
 
 def _report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("report", help="measure everything on this machine")
-    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
-    parser.add_argument("--quick", action="store_true", help="fewer cases: under a minute")
-    parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains this")
-    parser.add_argument("--minutes", type=number, default=0.0, help="instead of the usual budget")
+    parser = commands.add_parser("report", help="Measure everything on this machine.")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("bench-out"), help="Folder to write. Default: bench-out.")
+    add("--quick", action="store_true", help="Measure fewer cases, in under a minute.")
+    add("--only", default="", metavar="TEXT", help="Measure only parts whose name contains TEXT.")
+    add("--minutes", type=number, default=0.0, help="Time for everything, instead of the default.")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="resume an interrupted run")
-    again.add_argument("--restart", action="store_true", help="measure anew what was interrupted")
+    again.add_argument("--resume", action="store_true", help="Resume an interrupted run.")
+    again.add_argument("--restart", action="store_true", help="Replace an interrupted run.")
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
@@ -102,12 +111,13 @@ def _report(commands: argparse._SubParsersAction) -> None:
 
 
 def _profile(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("profile", help="where the time of one case goes")
-    parser.add_argument("--case", required=True, help="LATENT-BATCH..., as in sd-16")
-    parser.add_argument("--call", default="value_and_grad", help="which call of it")
-    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder (bench-out)")
-    parser.add_argument("--bare", action="store_true", help="only run it, for an outer profiler")
-    parser.add_argument("--repeats", type=positive, default=20, help="calls (default 20)")
+    parser = commands.add_parser("profile", help="Show where the time of one case goes.")
+    add = parser.add_argument
+    add("--case", required=True, help="Case LATENT-BATCH..., such as sd-16.")
+    add("--call", default="value_and_grad", help="Call of the case. Default: value_and_grad.")
+    add("--out", type=Path, default=Path("bench-out"), help="Folder to write. Default: bench-out.")
+    add("--bare", action="store_true", help="Only run the call, under an outer profiler.")
+    add("--repeats", type=positive, default=20, help="Number of calls. Default: 20.")
     _threads(parser)
 
     def run(options: argparse.Namespace) -> int:
@@ -121,31 +131,29 @@ def _profile(commands: argparse._SubParsersAction) -> None:
 
 def _check(commands: argparse._SubParsersAction) -> None:
     for name, about in (
-        ("check", "compare with a baseline: exit code 1 for a regression"),
-        ("record", "measure a baseline"),
+        ("check", "Compare with a baseline; exit code 1 means a regression."),
+        ("record", "Measure a baseline."),
         ("sample", argparse.SUPPRESS),
     ):
         parser = commands.add_parser(name, **({} if name == "sample" else {"help": about}))
-        parser.add_argument("--suite", type=Path, help="a Python file with calls of your own")
-        parser.add_argument("--only", default="", metavar="TEXT", help="calls whose name has this")
-        parser.add_argument("--seconds", type=number, default=0.6, help="per call and process")
+        add = parser.add_argument
+        add("--suite", type=Path, help="Python file with calls of your own.")
+        add("--only", default="", metavar="TEXT", help="Time only calls whose name contains TEXT.")
+        add("--seconds", type=number, default=0.6, help="Time per call and process. Default: 0.6.")
         _threads(parser)
         if name == "check":
-            parser.add_argument("--baseline", type=Path, help="what `record` wrote")
-            parser.add_argument("--tolerance", type=tolerance, default=0.1, help="10%% or 0.1")
-            parser.add_argument(
-                "--kernels", nargs="?", const="", metavar="TEXT",
-                help="compare registers, instructions, launches (of names with this TEXT)",
-            )  # fmt: skip
-            parser.add_argument("--out", type=Path, help="write the comparison here, as JSON")
+            _check_options(add)
         elif name == "record":
-            parser.add_argument("--out", type=Path, help="file (default: of this device)")
+            add("--out", type=Path, help="File to write. By default the one of this device.")
         if name == "sample":
-            parser.add_argument("--turn", type=int, default=0)
-            parser.add_argument("--verify", action="store_true")
-            parser.add_argument("--exactly", action="append", default=[])
+            add("--turn", type=int, default=0)
+            add("--verify", action="store_true")
+            add("--exactly", action="append", default=[])
         else:
-            parser.add_argument("--processes", type=positive, default=0, metavar="N")
+            add(
+                "--processes", type=positive, default=0, metavar="N",
+                help="Number of processes. Default: 12 for a baseline, 6 for a comparison.",
+            )  # fmt: skip
 
         def run(options: argparse.Namespace, name: str = name) -> int:
             from bench.check import regression
@@ -155,11 +163,30 @@ def _check(commands: argparse._SubParsersAction) -> None:
         parser.set_defaults(run=run)
 
 
-def _others(commands: argparse._SubParsersAction) -> None:
-    render = commands.add_parser("render", help="report.md and plots of a report.json")
-    render.add_argument("folder", type=Path)
+def _check_options(add: Callable[..., Any]) -> None:
+    add("--baseline", type=Path, help="File that `record` wrote.")
+    add(
+        "--tolerance",
+        type=tolerance,
+        default=0.1,
+        help="Slowdown that is allowed, such as 10%% or 0.1. Default: 10%%.",
+    )
+    add(
+        "--kernels",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="Compare registers, instructions and launches, of names that contain TEXT.",
+    )
+    add("--out", type=Path, help="JSON file to write the comparison to.")
 
-    def rendered(options: argparse.Namespace) -> int:
+
+def _render(commands: argparse._SubParsersAction) -> None:
+    about = "Write report.md and plots from a report.json."
+    parser = commands.add_parser("render", help=about)
+    parser.add_argument("folder", type=Path, help="Folder with the report.json.")
+
+    def run(options: argparse.Namespace) -> int:
         from bench.harness import store
         from bench.report import tables
 
@@ -168,11 +195,13 @@ def _others(commands: argparse._SubParsersAction) -> None:
             print(f"wrote {path}")
         return 0
 
-    render.set_defaults(run=rendered)
+    parser.set_defaults(run=run)
 
-    listing = commands.add_parser("cases", help="list the cases")
 
-    def listed(_: argparse.Namespace) -> int:
+def _cases(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("cases", help="List the cases.")
+
+    def run(_: argparse.Namespace) -> int:
         from bench.harness import machine
         from bench.subjects import cases
 
@@ -180,14 +209,17 @@ def _others(commands: argparse._SubParsersAction) -> None:
             print(f"{case.name:24} {case.batch} x {case.dimension}")
         return 0
 
-    listing.set_defaults(run=listed)
+    parser.set_defaults(run=run)
 
-    prepare = commands.add_parser("prepare")
-    prepare.add_argument("name")
-    prepare.add_argument("--compile", action="store_true")
-    prepare.add_argument("--rehearse", action="store_true")
 
-    def prepared(options: argparse.Namespace) -> int:
+def _prepare(commands: argparse._SubParsersAction) -> None:
+    """Add the command without a description that other commands use to fill compilers' caches."""
+    parser = commands.add_parser("prepare")
+    parser.add_argument("name")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rehearse", action="store_true")
+
+    def run(options: argparse.Namespace) -> int:
         from bench.gpu import programs
         from bench.gpu.child import device
         from bench.subjects import prepare
@@ -196,4 +228,4 @@ def _others(commands: argparse._SubParsersAction) -> None:
         with device(options.rehearse):
             return prepare.case(options.name, options.compile)
 
-    prepare.set_defaults(run=prepared)
+    parser.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""What the site needs beside Markdown: links to files of the repository, and help texts."""
+"""MkDocs hooks: replace links to files of the repository, and insert the help of commands."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TYPER_USE_RICH": "0
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Name files outside docs/ in place of links to them, and put in the help of commands."""
+    """Replace links to files outside docs/ by their names, and insert the help of commands."""
     here = Path(page.file.abs_src_path).parent
     markdown = LINK.sub(lambda link: _outside(link, here), markdown)
     return HELP.sub(lambda command: _help(command[1]), markdown)
 
 
 def _outside(link: re.Match[str], here: Path) -> str:
-    """The link's text and the file's path, because the site holds no files of the repository."""
+    """Return the link's text and the file's path, because the site has no repository files."""
     target = (here / link[2]).resolve()
     if target.is_relative_to(ROOT / "docs"):
         return link[0]

@@ -1,1 +1,1 @@
-"""`python -m bench check`: is anything slower than a baseline? For users' CI."""
+"""`python -m bench check`: find calls that are slower than in a baseline. For users' CI."""

@@ -1,8 +1,8 @@
-"""Is it slower? Ratios of two runs compared by ranks, so that no noise is assumed to be normal.
+"""Decide whether a call is slower: a rank test, which does not assume normal noise.
 
-What is compared are logarithms of time / yardstick, one number per process. Samples within a
-process share its memory layout and the minute it ran in, so they are not independent; processes
-are as independent as runs can be had.
+It compares logarithms of time / yardstick, one number per process. Samples within a process share
+its memory layout and the minute in which it ran, so that they are not independent; processes are
+the most independent unit there is.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from math import comb
 
 import numpy as np
 
-FALSE_ALARMS = 0.01  # of a whole comparison, however many calls it has
+FALSE_ALARMS = 0.01  # probability for a whole comparison, however many calls it has
 
 
 @cache
 def _below(n: int, m: int) -> tuple[float, ...]:
-    """P(U <= u) of Mann and Whitney's U for samples of n and m of one distribution, exactly."""
+    """Return P(U <= u) of Mann and Whitney's U, exactly, for n and m draws of one distribution."""
     counts = np.zeros((n + 1, n * m + 1))
-    counts[0, 0] = 1  # ways to choose so many of the first ranks, by their excess over 0, 1, ...
+    # counts[chosen, excess]: ways to choose so many of the first ranks, by the excess of their sum
+    # over that of the smallest ones.
+    counts[0, 0] = 1
     for rank in range(n + m):
         for chosen in range(min(rank + 1, n), 0, -1):
             excess = rank - (chosen - 1)
@@ -31,7 +33,7 @@ def _below(n: int, m: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Shift:
-    """How much slower now is than the baseline, as a factor, with a confidence interval."""
+    """The factor by which a call is slower than in the baseline, with a confidence interval."""
 
     factor: float
     low: float
@@ -39,9 +41,9 @@ class Shift:
 
 
 def shift(before: list[float], now: list[float], level: float) -> Shift:
-    """Hodges and Lehmann's estimate; each end of the interval is missed with P <= `level`.
+    """Return Hodges and Lehmann's estimate; each end of the interval errs with P <= `level`.
 
-    Where there are too few numbers for such a level the ends are 0 and infinity.
+    If there are too few numbers for that level, the ends are 0 and infinity.
     """
     gaps = sorted(b - a for a in map(math.log, before) for b in map(math.log, now))
     cut = sum(p <= level for p in _below(len(now), len(before)))
@@ -50,12 +52,12 @@ def shift(before: list[float], now: list[float], level: float) -> Shift:
 
 
 def level(calls: int) -> float:
-    """Bonferroni's: so that all calls together raise a false alarm as rarely as is allowed."""
+    """Return Bonferroni's level for one of `calls`, so that all together obey `FALSE_ALARMS`."""
     return FALSE_ALARMS / calls
 
 
 def enough(before: int, now: int, calls: int) -> bool:
-    """Whether so many processes can show a regression of one call among so many at all."""
+    """Return whether so many processes can show a regression of one among `calls` at all."""
     return 1 / comb(before + now, now) <= level(calls)
 
 
@@ -63,9 +65,9 @@ SLOWDOWNS = (1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 def visible(before: list[float], now: int, level: float, tolerance: float = 0.1) -> float:
-    """The smallest slowdown that so many processes would show, with the scatter of these before.
+    """Return the smallest of `SLOWDOWNS` that `now` processes would show; infinity if none.
 
-    One of `SLOWDOWNS`, or infinity.
+    The scatter is assumed to be that of the ratios `before`.
     """
     picks = np.linspace(0, len(before) - 1, now).round().astype(int)
     drawn = [sorted(before)[i] for i in picks]
@@ -76,10 +78,10 @@ def visible(before: list[float], now: int, level: float, tolerance: float = 0.1)
 
 
 def suspicious(found: Shift, tolerance: float) -> bool:
-    """Worth a second look: what a first measurement may say, and no more."""
+    """Return whether a first measurement calls for a second one."""
     return found.factor > 1 + tolerance
 
 
 def regressed(found: Shift, tolerance: float) -> bool:
-    """Slower than allowed, and not by chance. To be asked of fresh measurements alone."""
+    """Return whether a call is slower than allowed beyond chance. Pass fresh measurements only."""
     return found.low > 1 + tolerance

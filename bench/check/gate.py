@@ -1,9 +1,9 @@
-"""What the regression check times: calls, each beside a yardstick in the same process.
+"""The calls of the regression check, each beside a yardstick in the same process.
 
 A suite is a function `suite(device)` that returns name -> (call, yardstick), both without
-arguments; a project of your own has it in a file of its own (docs/guide/gate-ci.md). The yardstick
-is work of the same kind that the change under test does not touch: it makes the speed of the
-machine cancel.
+arguments; a user's project has it in a file of its own (docs/guide/gate-ci.md). The yardstick is
+work of the same kind that the change under test does not touch, so that the speed of the machine
+cancels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.harness.errors import BadInput
 from bench.subjects import cases, correctness, peers
 
 Suite = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
-# Case -> the calls of it; on a GPU batches that fill it, beside one latent.
+# Case -> its calls; on a GPU one latent, and batches that fill the device.
 CALLS = {
     "cpu": {
         "sd-1": ("value_and_grad", "loss_backward", "value"),
@@ -51,7 +51,7 @@ YARDSTICK_SIZE = 16384
 
 
 def suite(device: str) -> Suite:
-    """Ours, beside torch's FFT pair of as many numbers."""
+    """Return the package's own suite; the yardstick is torch's FFT pair of as many numbers."""
     found: Suite = {}
     for name, calls in CALLS[device].items():
         case = cases.parse(name)
@@ -77,7 +77,7 @@ def _pair(x: Tensor) -> Tensor:
 
 
 def verify(device: str) -> None:
-    """Raises Wrong where a result of the suite is not float64's: it is not timed then."""
+    """Raise Wrong if a result of the suite differs from float64."""
     for name, calls in CALLS[device].items():
         case = cases.parse(name)
         errors = correctness.check(case, device, rounds=1)
@@ -88,17 +88,17 @@ def verify(device: str) -> None:
 
 
 def load(path: Path | None, device: str) -> Suite:
-    """The suite of a file, or the package's own."""
+    """Return the suite of a file, or the package's own for None."""
     if path is None:
         return suite(device)
     if not path.is_file():
-        raise BadInput(f"{path}: no such suite")
+        raise BadInput(f"--suite: {path}: no such suite")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not spec or not spec.loader:
-        raise BadInput(f"{path}: a suite is a Python file")
+        raise BadInput(f"--suite: a suite must be a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     make = getattr(module, "suite", None)
     if not callable(make):
-        raise BadInput(f"{path}: has no function suite(device)")
+        raise BadInput(f"--suite: {path} has no function suite(device)")
     return make(device)

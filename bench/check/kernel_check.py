@@ -1,7 +1,7 @@
 """The half of the regression check that needs no clock and no GPU.
 
-Registers, spills, shared memory and instructions of every kernel, and launches, bytes and
-allocations of every case, against committed values. They are exact: any difference is named.
+It compares registers, spills, shared memory and instructions of every kernel, and launches, bytes
+and allocations of every case, with committed values. They are exact, so that any difference counts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from bench.harness.errors import BadInput
 
 
 def regressions(only: str, jobs: int = 2) -> list[str]:
-    """A line for each number that differs, of the cases whose name contains `only`."""
+    """Return a line for each number that differs, of the cases whose name contains `only`."""
     if not importlib.util.find_spec("triton"):
-        raise BadInput("--kernels: there is no triton here")
-    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to compile
+        raise BadInput("--kernels needs triton, which is not installed")
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to compile
     import triton
 
     from bench.compiled import kernel_resources, launches
@@ -26,11 +26,11 @@ def regressions(only: str, jobs: int = 2) -> list[str]:
     recorded = kernel_resources.read(kernel_resources.RECORD)
     if release not in recorded:
         known = ", ".join(recorded) or "none"
-        raise BadInput(f"--kernels: triton {release} is not recorded ({known} are)")
+        raise BadInput(f"--kernels needs a recorded release of triton ({known}), got {release}")
     chosen = kernel_resources.chosen(list(kernel_resources.ARCHS), re.escape(only))
     calls = launches.named(only)
     if not chosen and not calls:
-        raise BadInput(f"--kernels {only!r}: no kernel and no case has this in its name")
+        raise BadInput(f"--kernels: no kernel and no case has a name that contains {only!r}")
     rows = launches.compare(only)
     now = kernel_resources.all_measured(chosen, jobs)
     rows += kernel_resources.differences(recorded[release], now, re.escape(only))

@@ -1,11 +1,11 @@
-"""`python -m bench check`: is anything slower than the baseline says?
+"""`python -m bench check`: find calls that are slower than in a baseline.
 
 Every call is timed in several fresh processes, in turns with its yardstick. Other programs on the
-machine only ever add time, so what a process says is its fastest sample of the call over that of
-the yardstick: the speed of the machine cancels, and the medians of a busy machine scatter several
-times as much. A call whose ratio has grown beyond the tolerance is suspicious and measured again,
-in other processes; only if these alone show it (decision.py) is it a regression. So a busy minute
-is no alarm.
+machine only ever add time, so that the result of a process is its fastest sample of the call over
+that of the yardstick: the speed of the machine cancels, and medians would scatter several times as
+much on a busy machine. A call whose ratio has grown beyond the tolerance is suspicious and measured
+again, in other processes; it is a regression only if these alone show it (decision.py). So a busy
+minute raises no alarm.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ BASELINES = ROOT / "bench" / "baselines"
 RECORD_PROCESSES = 12
 CHECK_PROCESSES = 6
 WRONG = 3  # exit code of a process that found a wrong result
-# glibc keeps what is freed. Else it depends on the layout of a process's heap whether a tensor's
-# memory goes back to the system in every call, and then page faults are most of what is measured.
+# These make glibc keep freed memory. Otherwise the layout of a process's heap decides whether a
+# tensor's memory returns to the system in every call, and page faults then dominate the time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
-Process = dict[str, dict[str, float]]  # call -> ratio, us: what one process measured
+Process = dict[str, dict[str, float]]  # the result of one process: call -> "ratio", "us"
 
 
 # ---------------------------------------------------------------- one process
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Prints what one process measures, as a line of JSON."""
+    """Measure in this process, and print the result as a line of JSON."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = machine.device()
@@ -58,15 +58,18 @@ def sample(options: argparse.Namespace) -> int:
     wanted = options.exactly
     names = [n for n in suite if (n in wanted if wanted else options.only in n)]
     if not names:
-        raise BadInput(f"--only {options.only!r}: no call of the suite: {', '.join(suite)}")
+        raise BadInput(
+            f"--only: no call has a name that contains {options.only!r}, the suite has "
+            f"{', '.join(suite)}"
+        )
     turn = options.turn % len(names)  # so that no call is always the first
-    calls = one_process({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
+    calls = time_suite({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
     print(json.dumps({"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}))
     return 0
 
 
-def one_process(suite: gate.Suite, seconds: float) -> Process:
-    """Times every call beside its yardstick."""
+def time_suite(suite: gate.Suite, seconds: float) -> Process:
+    """Time every call beside its yardstick, in this process."""
     clock = timing.clock(machine.device())
     found = {}
     for name, (call, yardstick) in suite.items():
@@ -88,7 +91,7 @@ def _indexed(call: Any) -> Any:
 def measure(
     options: argparse.Namespace, processes: int, progress: Progress, names: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], list[Process]]:
-    """The machine, and what each of so many processes measured of the named calls, or of all."""
+    """Measure the named calls, or all, in fresh processes; return the machine and the results."""
     command = [sys.executable, "-m", "bench", "sample", "--threads", str(options.threads)]
     command += ["--seconds", str(options.seconds), "--only", options.only]
     command += ["--suite", str(options.suite.resolve())] if options.suite else []
@@ -127,7 +130,7 @@ def by_call(processes: list[Process], key: str = "ratio") -> dict[str, list[floa
 
 
 def record(options: argparse.Namespace) -> int:
-    """Writes a baseline of this machine."""
+    """Write a baseline of this machine."""
     count = options.processes or RECORD_PROCESSES
     with Progress(count) as progress:
         facts, processes = measure(options, count, progress)
@@ -138,17 +141,17 @@ def record(options: argparse.Namespace) -> int:
     calls = {name: {"ratio": ratios[name], "us": us[name]} for name in ratios}
     store.write(out, {**about, "suite": suite, "seconds": options.seconds, "calls": calls})
     print(f"wrote {out}: {len(calls)} calls, {count} processes")
-    print(f"What {CHECK_PROCESSES} processes of a check can see, with the noise of these:")
+    print(f"Smallest slowdown that {CHECK_PROCESSES} processes of a check can show, at this noise:")
     level = decision.level(len(calls))
     for name, found in ratios.items():
         factor = decision.visible(found, CHECK_PROCESSES, level)
-        about = f"from {factor:g} times slower on" if math.isfinite(factor) else "no slowdown"
+        about = f"{factor:g} times" if math.isfinite(factor) else "none"
         print(f"  {name:{max(map(len, ratios))}}  {about}")
     return 0
 
 
 def slug(facts: dict[str, Any]) -> str:
-    """A file name of a device: cpu-amd-epyc-avx2."""
+    """Return a device's file name, such as cpu-amd-epyc-avx2."""
     parts = (facts["kind"], facts["device"], facts["instruction_set"])
     return re.sub(r"[^a-z0-9]+", "-", " ".join(p for p in parts if p).lower()).strip("-")
 
@@ -157,9 +160,9 @@ def slug(facts: dict[str, Any]) -> str:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Exit code 1 for a regression: of time where a baseline is given, of kernels by --kernels."""
+    """Compare times with --baseline and kernels with --kernels; exit code 1 for a regression."""
     if not options.baseline and options.kernels is None:
-        raise BadInput("nothing to check: --baseline FILE, --kernels, or both")
+        raise BadInput("check needs --baseline FILE, --kernels, or both, got neither")
     regressions = []
     if options.baseline:
         regressions += _timed(options, _baseline(options))
@@ -174,30 +177,36 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _baseline(options: argparse.Namespace) -> dict[str, list[float]]:
-    """The ratios of a baseline, if it is one of this machine and suite and has enough of them."""
+    """Read a baseline's ratios; raise BadInput if its machine, suite or calls do not fit."""
     path = options.baseline
     content = store.read(path, "baseline")
     torch.set_num_threads(options.threads)
     if gap := machine.difference(content["machine"], machine.facts(machine.device())):
-        raise BadInput(f"{path}: cannot be compared with: it is of {gap}")
+        raise BadInput(f"{path}: cannot be compared: it was measured with {gap}")
     suite = options.suite.name if options.suite else None
     if content["suite"] != suite:
-        raise BadInput(f"{path}: is of suite {content['suite']}, not of {suite}")
+        raise BadInput(
+            f"{path}: cannot be compared: it was measured with suite {content['suite']}, here it "
+            f"is {suite}"
+        )
     calls = {name: c["ratio"] for name, c in content["calls"].items() if options.only in name}
     if not calls:
-        raise BadInput(f"--only {options.only!r}: no call of {path}: {', '.join(content['calls'])}")
+        raise BadInput(
+            f"--only: no call has a name that contains {options.only!r}, {path} has "
+            f"{', '.join(content['calls'])}"
+        )
     before = min(map(len, calls.values()))
     count = options.processes or CHECK_PROCESSES
     if not decision.enough(before, count, len(calls)):
         raise BadInput(
             f"{before} processes of the baseline and {count} now cannot tell a regression of "
-            f"{len(calls)} calls from chance: more --processes, or a baseline with more"
+            f"{len(calls)} calls from chance: give more --processes, or a baseline with more"
         )
     return calls
 
 
 def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[str]:
-    """The calls that have become slower; a table of all is printed."""
+    """Return a line for each slower call, and print a table of all calls."""
     count = options.processes or CHECK_PROCESSES
     with Progress(count) as progress:
         facts, processes = measure(options, count, progress)
@@ -215,7 +224,7 @@ def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[
     if first:
         _show(first, second, slower, by_call(processes, "us"))
     if new := sorted(now.keys() - before.keys()):
-        print(f"not in the baseline, and not compared: {', '.join(new)}")
+        print(f"not compared, because the baseline lacks them: {', '.join(new)}")
     found = [
         f"{name}: {second[name].factor:.2f} times the baseline's time "
         f"(at least {second[name].low:.2f} times; {options.tolerance:.0%} more are allowed)"
@@ -241,8 +250,8 @@ def _as_json(
         for name, s in first.items()
     }
     about = {"what": "check", "format": store.FORMAT, "date": store.today(), "machine": facts}
-    told = {"baseline": str(options.baseline), "tolerance": options.tolerance}
-    return {**about, **told, "regressions": found, "shifts": shifts, "processes": processes}
+    given = {"baseline": str(options.baseline), "tolerance": options.tolerance}
+    return {**about, **given, "regressions": found, "shifts": shifts, "processes": processes}
 
 
 def _show(
@@ -252,7 +261,7 @@ def _show(
     us: dict[str, list[float]],
 ) -> None:
     width = max(map(len, first))
-    print(f"{'call':{width}}  {'time':>8}  over the baseline, both over their yardsticks")
+    print(f"{'call':{width}}  {'time':>8}  ratio to the baseline, both as multiples of yardsticks")
     for name, shift in first.items():
         text = _interval(shift)
         if name in second:

@@ -1,1 +1,1 @@
-"""What the Triton kernels compile to and launch, without a GPU."""
+"""Machine code and launches of the Triton kernels, without a GPU."""

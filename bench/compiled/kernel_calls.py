@@ -1,16 +1,16 @@
 """The calls whose kernels are compiled and counted.
 
-What is compiled is what the package launches: each entry is a call of `backends.triton.launch`
-with tensors on the CPU, in front of a driver that claims to be a GPU of the architecture. Triton's
-own binder makes types and alignments, parameters.py the launch parameters; launches are noted, not
-run. So kernels and parameters have no entry here: what needs one is a new way to call. (Launch
-code may tell devices apart by `arch` and `shared_memory` alone, which are answered here.)
+Each entry is a call of `backends.triton.launch` with tensors on the CPU, in front of a driver that
+claims to be a GPU of the architecture; the kernels that it would launch are compiled. Triton's own
+binder makes types and alignments, parameters.py the launch parameters; launches are noted, not run.
+So a new kernel or parameter needs no entry here, but a new kind of call does. (Launch code may tell
+devices apart by `arch` and `shared_memory` alone, which are answered here.)
 
-A compilation takes up to 20 s, nearly all of it Triton's own layout pass, so not every call is
-compiled for every architecture. sm_90, where the kernels are tuned and measured, has every D, and
-every option at a small D and those that cost registers at 16384, the largest that must not spill.
-The others share Triton's front and differ in what comes after, so they have every kernel, in three
-or four sizes: the smallest, a small one with options, the largest that fits gfx942, a large one.
+A compilation takes up to 20 s, nearly all of it in Triton's own layout pass, so that not every call
+is compiled for every architecture. sm_90, where the kernels are tuned and measured, has every D,
+every option at a small D, and those that cost registers at 16384, the largest D that must not
+spill. The other architectures share Triton's front end, so that they have every kernel in three or
+four sizes only: the smallest, a small one with options, the largest that fits gfx942, a large one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class KernelCall:
         return " ".join([self.task, f"D={self.dimension}", *extra])
 
     def run(self, batch: int = 2) -> None:
-        """Allocates and launches."""
+        """Allocate the inputs and launch the call's kernels."""
         from gaussreg_fast.backends.triton import launch
 
         seed = torch.zeros(1, dtype=torch.int64)
@@ -84,7 +84,7 @@ class KernelCall:
             launch.loss(x, draw, LossSpec(self.orders, *options, "none"), gradient=gradient)
 
     def _path(self, launch: Any, batch: int) -> None:
-        """Path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
+        """Launch path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
         dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
         sigma = torch.ones(50, 1)
         if self.task == "path_backward":
@@ -93,7 +93,7 @@ class KernelCall:
             launch.path_kl(dmu, sigma, gradient=self.task == "path_both")
 
     def _drift(self) -> None:
-        """A list of two tensors; of "mixed" types, also one whose base is bfloat16."""
+        """Launch drift of two tensors; with "mixed" types one has a bfloat16 base."""
         from gaussreg_fast.backends.triton import launch
 
         dtype = torch.float32 if self.dtype == "mixed" else getattr(torch, self.dtype)
@@ -108,7 +108,7 @@ class KernelCall:
 
 
 ALL_ORDERS = tuple(range(1, 9))
-# Every kernel, in the sizes that differ in kind and with the options that change most.
+# Every kernel, in sizes that take different paths and with the options that change most.
 EVERYWHERE = (
     *(KernelCall(dimension) for dimension in (64, 1024, 16384, 65536)),
     *(KernelCall(1024, task=task) for task in ("statistics", "pullback")),
@@ -155,5 +155,5 @@ SM_90 = (
 
 
 def calls(arch: str) -> list[KernelCall]:
-    """What is compiled for an architecture."""
+    """Return the calls that are compiled for an architecture."""
     return list(dict.fromkeys([*EVERYWHERE, *(SM_90 if arch == "sm_90" else ())]))

@@ -1,13 +1,13 @@
-"""Registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
+"""Measure registers, spills, shared memory and instructions of the Triton kernels, without a GPU.
 
     python -m bench resources                 measure and show
-    python -m bench resources --check         exit 1 where the committed numbers differ
+    python -m bench resources --check         compare with the committed numbers
     python -m bench resources --out FILE      write the numbers into FILE
-    ... [--arch sm_90] [--only REGEX] [--jobs 2]      some of them
+    ... [--arch sm_90] [--only REGEX] [--jobs 2]      measure some of them
 
-Compilers differ from release to release, so numbers are kept per Triton release, and one that has
-none is no failure: exit code 2. A kernel over a limit is a failure whatever is recorded: see
-`broken_limits`.
+Exit codes: 0 as recorded, 1 numbers differ or a kernel is over a limit, 2 there is no triton or no
+record of its release. Compilers differ from release to release, so that numbers are recorded for
+each. Limits hold whatever is recorded.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ RECORD = ROOT / "bench" / "results" / "kernel_resources.json"
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 
 
-# ---------------------------------------------------------------- what is compiled
+# ---------------------------------------------------------------- compiling
 
 
 def launches(call: KernelCall, arch: str) -> list[Variant]:
-    """What a call launches, in order; the same compilation once."""
+    """Return the compilations that a call launches, in order and each once."""
     notes = Notes(arch, str(call), call.dimension)
-    # Nothing runs, so nobody reads these zeros: up to GiB of them, that it takes seconds to write.
+    # Nothing runs and reads the zeros, of which there are up to GiB, so that writing them is saved.
     with (
         pretended(arch, notes.hook),
         mock.patch.object(torch, "zeros", torch.empty),
@@ -56,7 +56,7 @@ def launches(call: KernelCall, arch: str) -> list[Variant]:
 
 
 def variants(arch: str) -> list[Variant]:
-    """What is compiled for an architecture, without what another call compiles as well."""
+    """Return the compilations for an architecture, each once."""
     found: dict[str, Variant] = {}
     for call in calls(arch):
         for variant in launches(call, arch):
@@ -68,15 +68,15 @@ def _timed(variant: Variant) -> tuple[Variant, dict[str, int], float]:
     begin = time.perf_counter()
     try:
         numbers = measured(variant)
-    except Exception as error:  # whatever Triton, LLVM or ptxas raise; the others go on
+    except Exception as error:  # whatever Triton, LLVM or ptxas raise; other variants still compile
         print(f"{variant.arch} {variant.name} does not compile: {error}", file=sys.stderr)
         numbers = {"failed": 1}
     return variant, numbers, time.perf_counter() - begin
 
 
 def all_measured(chosen: list[Variant], jobs: int) -> Table:
-    """The numbers of all variants, with progress on stderr."""
-    # The longest first, so that none is left over for one process at the end.
+    """Compile and measure all variants, with progress on stderr."""
+    # The longest come first, so that no process works alone at the end.
     queue = sorted(chosen, key=lambda variant: variant.dimension, reverse=True)
     results: dict[tuple[str, str], dict[str, int]] = {}
     with Progress(len(queue), stream=sys.stderr) as progress:
@@ -98,14 +98,17 @@ def all_measured(chosen: list[Variant], jobs: int) -> Table:
     return table
 
 
-# ---------------------------------------------------------------- what must hold
+# ---------------------------------------------------------------- limits and comparison
 
 
 def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
-    """Limits that hold whatever is recorded: it compiles, shared memory, no spills on sm_90."""
+    """Check limits that hold whatever is recorded; return a line for each that is broken.
+
+    A kernel must compile, fit into shared memory, and, on sm_90, mostly have no spills.
+    """
     found = ["does not compile"] if "failed" in numbers else []
     if (shared := numbers.get("shared", 0)) > ARCHS[variant.arch][1]:
-        found.append(f"{shared} bytes of shared memory, there are {ARCHS[variant.arch][1]}")
+        found.append(f"shared memory must be at most {ARCHS[variant.arch][1]} bytes, got {shared}")
     room = variant.module.rpartition(".")[2]
     unspilled = (
         room in ("loss_large_columns", "loss_large_rows")
@@ -120,7 +123,7 @@ def broken_limits(variant: Variant, numbers: dict[str, int]) -> list[str]:
 
 
 def changes(recorded: Table, now: Table) -> list[tuple[str, str, str, str, str]]:
-    """(arch, variant, what, recorded, now) for all that differs."""
+    """Return (arch, variant, number, recorded, now) for all that differ."""
     found = []
     for arch in sorted(recorded.keys() | now.keys()):
         before, after = recorded.get(arch, {}), now.get(arch, {})
@@ -129,27 +132,27 @@ def changes(recorded: Table, now: Table) -> list[tuple[str, str, str, str, str]]
                 states = ("-", "new") if name not in before else ("recorded", "gone")
                 found.append((arch, name, "variant", *states))
                 continue
-            for what in dict.fromkeys([*before[name], *after[name]]):
-                old, new = before[name].get(what, 0), after[name].get(what, 0)
+            for number in dict.fromkeys([*before[name], *after[name]]):
+                old, new = before[name].get(number, 0), after[name].get(number, 0)
                 if old != new:
-                    found.append((arch, name, what, str(old), str(new)))
+                    found.append((arch, name, number, str(old), str(new)))
     return found
 
 
 def chosen(archs: list[str], only: str) -> list[Variant]:
-    """The variants of some architectures whose name matches."""
+    """Return the variants of some architectures whose name matches."""
     return [v for arch in archs for v in variants(arch) if re.search(only, v.name)]
 
 
 def failures(of: list[Variant], now: Table) -> list[str]:
-    """Limits that are broken now."""
+    """Return a line for each limit that is broken now."""
     return [line for v in of for line in broken_limits(v, now[v.arch][v.name])]
 
 
 def differences(
     recorded: Table, now: Table, only: str, archs: list[str] | None = None
 ) -> list[tuple[str, str, str, str, str]]:
-    """`changes` of the variants whose name matches."""
+    """Return the `changes` of the variants whose name matches."""
     kept = {
         arch: {name: n for name, n in table.items() if re.search(only, name)}
         for arch, table in recorded.items()
@@ -159,12 +162,12 @@ def differences(
 
 
 def read(path: Path) -> dict[str, Table]:
-    """Triton release -> arch -> variant -> numbers."""
+    """Read a record: Triton release -> arch -> variant -> numbers."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def merge(path: Path, release: str, now: Table, only: str) -> None:
-    """Puts what is measured now into a file: of the variants whose name matches, nothing else."""
+    """Write the numbers of the variants whose name matches into a file, and keep the others."""
     record = read(path)
     table = record.setdefault(release, {})
     for arch, numbers in now.items():
@@ -175,7 +178,7 @@ def merge(path: Path, release: str, now: Table, only: str) -> None:
 
 
 def write(path: Path, record: dict[str, Table]) -> None:
-    """One line per variant, so that a change of a kernel reads well."""
+    """Write one line per variant, so that a diff shows the changed kernels."""
 
     def order(release: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", release)]
@@ -190,32 +193,38 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
-    parser.add_argument("--out", type=Path, help="write the numbers of this release into a file")
-    parser.add_argument("--arch", action="append", choices=list(ARCHS), help="this one; repeatable")
-    parser.add_argument("--only", default="", help="variants whose name matches this")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    add = parser.add_argument
+    add("--check", action="store_true", help=f"Compare with {RECORD.name}.")
+    add("--out", type=Path, help="File to write the numbers of this release into.")
+    add(
+        "--arch",
+        action="append",
+        choices=list(ARCHS),
+        help="Architecture. May be given several times. By default all.",
+    )
+    add("--only", default="", metavar="REGEX", help="Measure only variants whose name matches.")
+    add("--jobs", type=int, default=2, help="Number of processes. Default: 2.")
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> int:
     args = arguments(given)
-    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to compile
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to compile
     try:
         import triton
     except ImportError:
-        print("there is no triton here", file=sys.stderr)
+        print("resources needs triton, which is not installed", file=sys.stderr)
         return 2
     release = triton.__version__
     if args.check and release not in read(RECORD):
         known = ", ".join(read(RECORD)) or "none"
-        print(f"triton {release} is not recorded ({known} are): nothing to compare with")
+        print(f"nothing is compared: triton {release} is not recorded, only {known}")
         return 2
 
     archs = args.arch or list(ARCHS)
     picked = chosen(archs, args.only)
     if not picked:
-        print(f"no variant matches {args.only!r}", file=sys.stderr)
+        print(f"--only: no variant has a name that matches {args.only!r}", file=sys.stderr)
         return 1
     now = all_measured(picked, args.jobs)
     failed = failures(picked, now)
@@ -223,14 +232,14 @@ def main(given: list[str] | None = None) -> int:
         merge(args.out, release, now, args.only)
     if args.check:
         if rows := differences(read(RECORD)[release], now, args.only, archs):
-            print(f"triton {release}: not as recorded in {RECORD.name}")
+            print(f"triton {release}: numbers differ from {RECORD.name}")
             print(columns([("arch", "variant", "", "recorded", "now"), *rows]))
-            print("If that is wanted: make record-resources, and commit the file with the kernel.")
+            print("To accept them: make record-resources, and commit the file with the kernel.")
             failed.append(f"{len(rows)} numbers changed")
     elif not args.out:
         found = [(a, n, json.dumps(v)) for a, table in now.items() for n, v in table.items()]
         print(columns(found))
     for line in failed:
         print(line, file=sys.stderr)
-    print(f"triton {release}: {len(picked)} variants, {'failed' if failed else 'as they must be'}")
+    print(f"triton {release}: {len(picked)} variants, {'failed' if failed else 'ok'}")
     return 1 if failed else 0

@@ -1,15 +1,15 @@
-"""Kernel launches of a call, and the bytes and operations they say they need.
+"""Count a call's kernel launches, and the bytes and operations that these report.
 
-`recorded` lists the launches of whatever is called within. In front of a pretended device nothing
-of it runs, so that the counts of every call can be kept in a file and compared exactly:
+`recorded` lists the launches in its body. In front of a pretended device none of them runs, so that
+the counts of every call can be recorded in a file and compared exactly:
 
-    python -m bench launches --check      exit 1 where the committed numbers differ
+    python -m bench launches --check      compare with the committed numbers; exit 1 if they differ
     python -m bench launches --out FILE   write them
 
 Bytes and operations are the kernels' own launch metadata (kernels/metadata.py). torch's operators
-are counted beside them: on a device each is a launch, and the memory that they return is what a
-call allocates; those that make the call's own inputs are among them. Drawing the seed and the mean
-over the batch are not: they are torch's as well, and happen above `gaussreg_fast.backends.triton`.
+are counted too, because on a device each is a launch and their results are a call's allocations;
+the ones that make the call's own inputs are included. Drawing the seed and the mean over the batch
+are not included, because they happen above `gaussreg_fast.backends.triton`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from bench.harness.text import columns
 RECORD = ROOT / "bench" / "results" / "launches.json"
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
 SIZES = (1024, 4096, 16384, 32768, 36864, 65536, 131072, 262144)
-# With their batches. What differs in kind: paths, pieces of a batch, tables per sample.
+# Calls with their batches, one for each kind: paths, pieces of a batch, tables per sample.
 CALLS = (
     *((KernelCall(size), batch) for size in SIZES for batch in (1, 64)),
     *((KernelCall(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),
@@ -67,7 +67,7 @@ class Launch:
 
 @dataclass
 class Recording(TorchDispatchMode):
-    """What happens within: launches in order, torch's operators, the bytes these return."""
+    """The launches in order, torch's operators, and the bytes that these return."""
 
     launches: list[Launch] = field(default_factory=list)
     operators: Counter[str] = field(default_factory=Counter)
@@ -90,7 +90,7 @@ class Recording(TorchDispatchMode):
 
 @contextlib.contextmanager
 def recorded(run: bool) -> Iterator[Recording]:
-    """Records what is called within; with `run` the kernels run as well."""
+    """Record the launches and operators in the body; with `run` the kernels also run."""
     from triton.runtime.jit import JITFunction
 
     found = Recording()
@@ -114,7 +114,7 @@ def recorded(run: bool) -> Iterator[Recording]:
 
 
 def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
-    """The numbers of one call on an architecture; what only a first call does is left out."""
+    """Return the numbers of one call on an architecture, without the work of a first call."""
     with pretended(arch):
         with recorded(run=False):
             call.run(1)
@@ -131,7 +131,7 @@ def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
 
 
 def named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
-    """The calls whose name contains a text."""
+    """Return the calls whose name contains a text."""
     names = {f"{call} B={batch}": (call, batch) for call, batch in CALLS}
     return {name: pair for name, pair in names.items() if only in name}
 
@@ -142,7 +142,7 @@ def table(only: str = "") -> Table:
 
 
 def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
-    """(arch, call, what, recorded, now) for all that differs from the file."""
+    """Return (arch, call, number, recorded, now) for all that differ from the file."""
     recorded: Table = store.read(RECORD, "launches")["archs"]
     kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
     return changes(kept, table(only))
@@ -154,10 +154,10 @@ def main(given: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--check", action="store_true", help=f"compare with {RECORD.name}")
-    parser.add_argument("--out", type=Path, help="write the numbers here")
+    parser.add_argument("--check", action="store_true", help=f"Compare with {RECORD.name}.")
+    parser.add_argument("--out", type=Path, help="File to write the numbers to.")
     options = parser.parse_args(given)
-    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to record
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to record
     if options.out:
         about = {"what": "launches", "format": store.FORMAT}
         store.write(options.out, {**about, "archs": table()})
@@ -167,9 +167,9 @@ def main(given: list[str]) -> int:
             print(columns(found))
         return 0
     if rows := compare():
-        print(f"not as recorded in {RECORD.name}:")
+        print(f"numbers differ from {RECORD.name}:")
         print(columns([("arch", "call", "", "recorded", "now"), *rows]))
-        print("If that is wanted: make record-launches, and commit the file with the code.")
+        print("To accept them: make record-launches, and commit the file with the code.")
         return 1
     print(f"launches: {len(CALLS)} calls on {len(ARCHS)} architectures, as recorded")
     return 0

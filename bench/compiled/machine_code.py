@@ -1,4 +1,4 @@
-"""What one launch of a Triton kernel compiles to: registers, memory, instructions."""
+"""Compile one launch of a Triton kernel, and count registers, memory and instructions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.compiled.pretended import ARCHS
 
 @dataclass(frozen=True)
 class Variant:
-    """One launch of one kernel: all that its compilation depends on."""
+    """One launch of one kernel: everything that its compilation depends on."""
 
     name: str
     arch: str
@@ -33,10 +33,13 @@ class Variant:
 
 @dataclass
 class Notes:
-    """The variants that launches would compile: `hook` is Triton's before a compilation.
+    """The variants that launches would compile; `hook` serves Triton's hook before a compilation.
 
-    `label` and `dimension` are those of the launches that follow. `needed` has the keys of
-    `found` that the launches of a label need, also where an earlier label needed them.
+    Attributes:
+        arch: architecture of the launches.
+        label, dimension: given to the launches that follow.
+        found: key -> variant, each once.
+        needed: label -> keys in `found` that its launches need, also if an earlier label does.
     """
 
     arch: str
@@ -46,7 +49,7 @@ class Notes:
     needed: dict[str, set[str]] = field(default_factory=dict)
 
     def hook(self, *, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
-        """Notes what is about to be compiled, the same once, and says that it is done."""
+        """Note a compilation, each once, and return True, so that Triton skips it."""
         key = f"{fn.module}.{fn.name} {key}"
         self.needed.setdefault(self.label, set()).add(key)
         names = [v.name.partition(": ")[0] for v in self.found.values() if v.kernel == fn.name]
@@ -69,7 +72,8 @@ class Notes:
         return True
 
 
-# Instructions by their names up to a dot; those of gfx942 go by the names of their counterparts.
+# Instructions are counted by their names up to a dot. Those of gfx942 count under the names of
+# their counterparts.
 CUDA = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)")
 CUDA_CLASSES = ("FFMA", "FADD", "FMUL", "FFMA2", "FADD2", "FMUL2", "MUFU", "SHFL", "BAR")
 CUDA_CLASSES += ("LDS", "STS", "LDG", "STG", "LDL", "STL")
@@ -88,7 +92,7 @@ HIP_CLASSES = {
     "LDL": r"scratch_load",
     "STL": r"scratch_store",
 }
-# Of the vector registers, accumulators take spilled numbers before memory does.
+# Accumulators are vector registers that take spilled numbers before memory does.
 HIP_METADATA = {
     "registers": "vgpr_count",
     "accumulators": "agpr_count",
@@ -100,7 +104,7 @@ HIP_METADATA = {
 
 
 def compiled(variant: Variant) -> Any:
-    """What Triton compiles it to. It lies in Triton's cache then, where a launch finds it."""
+    """Compile a variant. The result stays in Triton's cache, where a launch finds it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -112,7 +116,7 @@ def compiled(variant: Variant) -> Any:
 
 
 def measured(variant: Variant) -> dict[str, int]:
-    """Compiles a launch and counts. Zeros are left out, but for the stack."""
+    """Compile a launch and count; zeros are left out, except for the stack."""
     result = compiled(variant)
     if ARCHS[variant.arch][0][0] == "cuda":
         numbers, instructions = cuda_code(result.asm["cubin"])
@@ -134,7 +138,7 @@ def measured(variant: Variant) -> dict[str, int]:
 
 
 def cuda_code(cubin: bytes) -> tuple[dict[str, int], list[str]]:
-    """A binary's registers and stack, and the names of its instructions in order."""
+    """Return a binary's registers and stack, and the names of its instructions in order."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

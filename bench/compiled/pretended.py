@@ -1,7 +1,7 @@
-"""A device that is not there: Triton's launch path runs to the driver, and this is the driver.
+"""A driver that stands in for a GPU's, at the end of Triton's launch path.
 
-Launches end at a hook instead of a compilation (their parameters are all that is wanted), at a
-function that executes them elsewhere (bench/simulator), or nowhere.
+A launch ends at a hook before its compilation (if only its parameters are needed), or it is
+compiled and goes to a function that executes it elsewhere (bench/simulator), or to none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-# Architecture -> what Triton calls it, and the bytes of shared memory that a program may have.
+# Architecture -> Triton's name of it, and the bytes of shared memory that a program may have.
 ARCHS = {
     "sm_80": (("cuda", 80, 32), 163 * 1024),
     "sm_90": (("cuda", 90, 32), 227 * 1024),
@@ -29,8 +29,8 @@ class Loaded:
     """A compiled kernel that a launch loads.
 
     Attributes:
-        name: the kernel's.
-        files: where Triton keeps what it compiled, by their endings.
+        name: the kernel's name.
+        files: Triton's compiled files by their endings.
         shared: bytes of shared memory.
     """
 
@@ -39,16 +39,21 @@ class Loaded:
     shared: int
 
     def text(self, ending: str) -> str:
-        """A file in text form, "ptx" for example."""
+        """Read a file in text form, such as "ptx"."""
         return self.files[ending].read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a launch hands to the driver; `arguments` are those that the binary takes, by name.
+    """A launch as the driver gets it.
 
-    `source` is the file of the kernel's function: the compiled one may name another, since Triton
-    keeps what it compiled for a checkout that has moved.
+    Attributes:
+        kernel: the compiled kernel.
+        source: file of the kernel's function. The compiled code may name another, because Triton's
+            cache survives a checkout that moves.
+        grid: number of programs along each axis.
+        arguments: the binary's arguments by name.
+        constants: the kernel's constant arguments by name.
     """
 
     kernel: Loaded
@@ -59,7 +64,7 @@ class Call:
 
 
 class Driver:
-    """A GPU's driver, as far as a launch asks it."""
+    """The part of a GPU's driver that a launch uses."""
 
     def __init__(self, arch: str, execute: Callable[[Call], None] | None = None):
         from triton.backends.compiler import GPUTarget
@@ -85,21 +90,21 @@ class Driver:
         return self.target
 
     def get_benchmarker(self) -> Any:
-        """What triton.autotune asks for."""
+        """Raise, because `triton.autotune` needs a device to time on."""
         raise RuntimeError("triton.autotune times its configurations: it needs a device")
 
     def announced(self, module: Any, function: Any, name: str, files: Any, key: str) -> None:
-        """Triton's hook before a kernel is loaded: the driver itself is not told of its files."""
+        """Note a kernel's files; Triton's hook gets them, but the driver does not."""
         self._files = dict(files)
 
     def _load(self, name: str, binary: bytes, shared: int, device: str) -> tuple[Any, ...]:
-        """-> module, function, registers, spills, threads at most."""
+        """Load a kernel: return module, function, registers, spills, and the most threads."""
         files = {Path(path).suffix.removeprefix("."): Path(path) for path in self._files.values()}
         return object(), Loaded(name, files, shared), 0, 0, 1024
 
 
 class Launcher:
-    """What Triton makes of a compiled kernel once; called for every launch of it."""
+    """The launcher that Triton makes once per compiled kernel and calls for every launch."""
 
     def __init__(self, source: Any, metadata: Any):
         self.signature: dict[str, str] = dict(source.signature)
@@ -115,12 +120,12 @@ class Launcher:
         for name, kind in self.signature.items():
             split[kind == "constexpr"][name] = values[name]
         if x * y * z == 0:
-            return  # as Triton's own launcher does
+            return  # an empty grid launches nothing, like with Triton's own launcher
         if max(y, z) > 65535:
             raise ValueError(
-                f"{function.name}: a grid of {(x, y, z)}: CUDA has 65535 along y and z"
+                f"{function.name}: a grid must be at most 65535 along y and z, got {(x, y, z)}"
             )
-        # Kernels outlive the driver that was there when they were loaded: ask the one of now.
+        # Asks the present driver, because kernels outlive the one that loaded them.
         execute = driver.active.execute
         if execute is not None:
             execute(Call(function, self.source, (x, y, z), *split))
@@ -132,9 +137,9 @@ def pretended(
     hook: Callable[..., bool] | None = None,
     execute: Callable[[Call], None] | None = None,
 ) -> Iterator[None]:
-    """Launches within are for `arch`.
+    """Make launches in the body target `arch`.
 
-    With `hook` they end there, before compilation; else they are compiled and go to `execute`.
+    With `hook` they end there, before compilation; otherwise they are compiled and go to `execute`.
     """
     from triton import knobs
     from triton.runtime import driver
@@ -153,6 +158,6 @@ def pretended(
         stack.enter_context(
             mock.patch.object(knobs.runtime, "kernel_load_start_hook", here.announced)
         )
-        # Not `set_active`, which could not take back that there was none.
+        # Patched, because `set_active` could not restore that there was none.
         stack.enter_context(mock.patch.object(driver, "_active", here))
         yield

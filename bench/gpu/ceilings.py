@@ -1,7 +1,7 @@
-"""Rates that bound every kernel, each by a kernel that does nothing else.
+"""Measure the rates that bound every kernel, each by a kernel that does nothing else.
 
-Fused multiply-adds a second; bytes a second out of the L2 cache; wavefronts of shared memory a
-second, 128 bytes each without bank conflicts.
+The rates are fused multiply-adds a second, bytes a second out of the L2 cache, and wavefronts of
+shared memory a second, 128 bytes each without bank conflicts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from bench.gpu.stage import Row
 from bench.harness import timing
 
 BLOCK = 1024  # numbers that a program holds
-CHAINS = 8  # independent multiply-adds, so that none waits for the one before
+CHAINS = 8  # independent multiply-adds, so that none waits for its predecessor
 LANES = 32
 
 
 @triton.jit
 def multiply_adds(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr, CHAINS: tl.constexpr):
-    """BLOCK x CHAINS numbers, STEPS multiply-adds each."""
+    """Compute STEPS multiply-adds of each of BLOCK x CHAINS numbers."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = start + tl.arange(0, CHAINS)[None, :] * 1e-3 + at[:, None] * 1e-6
     factor = 1.0 - start * 1e-6
@@ -34,7 +34,7 @@ def multiply_adds(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr, CHAINS: 
 
 @triton.jit
 def read_again(x, out, STEPS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr):
-    """Every program reads STEPS of PIECES blocks, past the first cache."""
+    """Read STEPS of PIECES blocks in every program, past the first cache."""
     program = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
     for k in range(STEPS):
@@ -45,9 +45,9 @@ def read_again(x, out, STEPS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def shuffled(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr):
-    """A block whose numbers change warps STEPS times, through shared memory.
+    """Move a block's numbers between warps STEPS times, through shared memory.
 
-    The lanes of a warp have neighbours, and get neighbours: no two of them in a bank.
+    A warp's lanes store and load neighbouring numbers, so that no two of them share a bank.
     """
     at = tl.arange(0, BLOCK)
     x = start + at * 1e-6
@@ -57,7 +57,7 @@ def shuffled(out, start, STEPS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def _timed(call: Callable[[int], Any]) -> float:
-    """Microseconds, the least of some samples."""
+    """Return the microseconds of a call, the least of its samples."""
     return min(timing.GpuClock.timed({"": call}, 1, 1.0).samples[""])
 
 
@@ -88,7 +88,7 @@ def _cache(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
 
 
 def _shared(small: bool, steps: int) -> tuple[Callable[[int], Any], float]:
-    """With the wavefronts: a store and a load of every number, 32 numbers in each."""
+    """Return the call and its wavefronts: a store and a load of every number, 32 to a wavefront."""
     programs = _programs(small)
     out = torch.empty(programs * BLOCK, device="cuda")
 

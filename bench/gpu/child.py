@@ -1,7 +1,7 @@
-"""One stage in a process of its own: its rows go to the run, a line each, as they come.
+"""Run one stage in a process of its own; its rows go to the run at once, a line each.
 
-What a part does to the device ends with the process: after an error that leaves the device
-unusable it ends, and the run starts another for the parts that are left.
+After an error that leaves the device unusable the process ends, because a new process gets a usable
+device; the run starts one for the remaining parts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bench.gpu import programs
 from bench.gpu.record import LATE
 from bench.gpu.stage import LeftOut, Part, Row
 
-UNUSABLE, TOLD = 3, 143  # exit codes: the device does not answer any more; told to end
-SPARE, MORE = 2.0, 10.0  # a part may take so many times what it is expected to, and so much more
-LEAST = 1.5  # and so many times in any case, if they are left
+UNUSABLE, TERMINATED = 3, 143  # exit codes: the device fails; 128 + SIGTERM
+SPARE, MORE = 2.0, 10.0  # a part may take SPARE times its expected seconds, plus MORE seconds
+LEAST = 1.5  # it may take LEAST times its expected seconds even if later parts lose time
 
 
 @contextlib.contextmanager
 def device(rehearse: bool) -> Iterator[Any]:
-    """The GPU, which yields None, or one that is not there."""
+    """Yield None for the real GPU, or the pretended device of a rehearsal."""
     if not rehearse:
         yield None
         return
@@ -52,10 +52,11 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def main(given: list[str]) -> int:
-    """Measures the parts of a stage that are not in `--skip`, as far as the seconds allow."""
+    """Measure the parts of a stage that are not in `--skip`, as far as the seconds allow."""
     options = arguments(given)
     programs.end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TOLD))  # so that programs of parts end, too
+    # An orderly exit, so that the programs that parts have started end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     end = time.monotonic() + options.seconds
     os.environ.pop("TRITON_INTERPRET", None)
     import torch
@@ -67,33 +68,33 @@ def main(given: list[str]) -> int:
     queue.finished_in = options.finished
     with os.fdopen(options.pipe, "w", encoding="utf-8") as pipe:
 
-        def tell(**message: Any) -> None:
+        def send(**message: Any) -> None:
             pipe.write(json.dumps(message) + "\n")
             pipe.flush()
 
         with device(options.rehearse):
             parts = chosen(options.plan, [options.stage])[0].parts()
-        tell(parts=[part.name for part in parts])
+        send(parts=[part.name for part in parts])
         todo = [part for part in parts if part.name not in options.skip]
         for number, part in enumerate(todo):
             left = end - time.monotonic()
             if part.seconds > left:
                 reason = f"{LATE}: {left:.0f} s left, {part.seconds:.0f} s expected"
-                tell(row={"part": part.name, "status": "not measured", "reason": reason})
+                send(row={"part": part.name, "status": "not measured", "reason": reason})
                 continue
             allowed, cut = allowance(part, todo[number + 1 :], left)
-            tell(begin=part.name, allowed=allowed, cut=cut)
-            row = measured(part, allowed, options.rehearse, cut)
-            tell(row=row)
+            send(begin=part.name, allowed=allowed, cut=cut)
+            row = measure_part(part, allowed, options.rehearse, cut)
+            send(row=row)
             if row["status"] == "FAILED" and not usable():
                 return UNUSABLE
     return 0
 
 
 def allowance(part: Part, others: list[Part], left: float) -> tuple[float, bool]:
-    """Seconds that a part may take, and whether they are fewer than usual.
+    """Return the seconds that a part may take, and whether they are fewer than usual.
 
-    Far beyond its own it does not get the expected seconds of those after it that still fit.
+    A part that takes far too long must not use up the expected seconds of the parts after it.
     """
     usual, rest = SPARE * part.seconds + MORE, 0.0
     for other in others:
@@ -103,8 +104,8 @@ def allowance(part: Part, others: list[Part], left: float) -> tuple[float, bool]
     return allowed, allowed < usual
 
 
-def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
-    """A part's row, whatever happens in it. `cut`: it has less time than it may take."""
+def measure_part(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
+    """Run a part; return its row whatever happens. `cut`: it has less time than usual."""
     import torch
 
     from bench.harness import timing
@@ -112,7 +113,7 @@ def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
     begin = time.monotonic()
     row: Row = {"part": part.name, "status": "FAILED"}
     torch.manual_seed(0)
-    missed = _compilations()
+    missed = _watch_compilations()
     try:
         with device(rehearse) as pretended, timing.limit(allowed):
             torch.cuda.empty_cache()
@@ -120,12 +121,12 @@ def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
             if pretended is not None:
                 found["rehearsed_launches"] = pretended.launches
                 if errors := pretended.errors():
-                    raise RuntimeError(f"the simulator has found: {'; '.join(errors)}")
+                    raise RuntimeError(f"the simulator found errors: {'; '.join(errors)}")
             row |= found
     except (LeftOut, torch.OutOfMemoryError) as reason:
         row |= {"status": "not measured", "reason": str(reason)[:500]}
     except timing.OutOfTime as error:
-        row |= late(str(error), cut)
+        row |= timeout(str(error), cut)
         traceback.print_exc(file=sys.stderr)
     except Exception as error:
         row["reason"] = f"{type(error).__name__}: {error}"[:500]
@@ -136,15 +137,15 @@ def measured(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
     return row
 
 
-def late(how: str, cut: bool) -> Row:
-    """What a part is that took too long: a failure, unless the run's time was up."""
+def timeout(reason: str, cut: bool) -> Row:
+    """Return the entries of a part that took too long: a failure, unless its time was cut."""
     if cut:
-        return {"status": "not measured", "reason": f"{LATE}: {how}"}
-    return {"status": "FAILED", "reason": how}
+        return {"status": "not measured", "reason": f"{LATE}: {reason}"}
+    return {"status": "FAILED", "reason": reason}
 
 
-def _compilations() -> list[str]:
-    """Kernels that this process compiles from now on: those that were not compiled ahead."""
+def _watch_compilations() -> list[str]:
+    """Return a list that collects the kernels compiled here, which were not compiled ahead."""
     from triton import knobs
 
     missed: list[str] = []
@@ -158,7 +159,7 @@ def _compilations() -> list[str]:
 
 
 def usable() -> bool:
-    """Whether the device still does what it is asked."""
+    """Return whether the device still computes correctly."""
     import torch
 
     if not torch.cuda.is_available():

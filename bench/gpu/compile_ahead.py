@@ -1,4 +1,4 @@
-"""The kernels of a run compiled: by themselves, to fill a cache, or in a process beside the run."""
+"""Compile the kernels of a run: alone, to fill a cache, or in a process beside the run."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from bench.gpu.queue import (
     Finished,
     compile_all,
     estimates,
-    held,
     jobs,
-    known,
+    note_worker,
     ordered,
+    workers_file,
 )
 from bench.gpu.stage import Stage
 from bench.harness import store
 
 
 def ahead(stages: Sequence[Stage], record: bool) -> int:
-    """Compiles the kernels of some stages for sm_90; `record`: writes what each has taken."""
+    """Compile the kernels of some stages for sm_90; `record` writes the seconds of each."""
     import triton
 
     arch, release = "sm_90", triton.__version__
     found = ordered(jobs(stages, arch), estimates(release, arch))
     workers = len(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
-        if record:  # read by the workers as they start
+        if record:  # set before the workers start, because they read it then
             os.environ["TRITON_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         begin = time.monotonic()
         results = compile_all(found, workers)
@@ -58,7 +58,7 @@ def ahead(stages: Sequence[Stage], record: bool) -> int:
 
 
 def _record(release: str, arch: str, seconds: dict[str, float]) -> None:
-    """Writes what was measured over what was known, and forgets what no stage needs any more."""
+    """Write the measured seconds over the known ones, without kernels that no stage needs."""
     from bench.gpu.plan import FULL
 
     needed = {job.variant.name for job in jobs(FULL, arch)}
@@ -82,7 +82,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def main(given: list[str]) -> int:
-    """The process that compiles beside the stages; commands that fill other caches go first."""
+    """Compile beside the stages; commands that fill other caches start first."""
     options = arguments(given)
     programs.end_with_parent()
     os.environ.pop("TRITON_INTERPRET", None)
@@ -96,7 +96,7 @@ def main(given: list[str]) -> int:
         for words in stage.jobs() if stage.jobs else []:
             command = [sys.executable, "-m", "bench", *words, *more]
             running.append((stage.name, subprocess.Popen(command, cwd=ROOT, env=env)))
-            known(held(options.finished), running[-1][1].pid)
+            note_worker(workers_file(options.finished), running[-1][1].pid)
     import triton
 
     found = ordered(jobs(stages, options.arch), estimates(triton.__version__, options.arch))
@@ -104,7 +104,7 @@ def main(given: list[str]) -> int:
     for name, _ in running:
         finished.left[name] += 1
     for stage in stages:
-        finished.one_less(stage.name, 0)  # tells of those that need nothing
+        finished.one_less(stage.name, 0)  # reports stages that need nothing
 
     def wait(name: str, process: subprocess.Popen[bytes]) -> None:
         process.wait()

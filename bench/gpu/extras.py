@@ -1,4 +1,4 @@
-"""If time is left: the drift of 1e9 parameters, a kernel under Nsight Compute, the digits loop."""
+"""The last stage: the drift of 1e9 parameters, a kernel under Nsight Compute, the digits loop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bench.gpu.stage import LeftOut, Part, Row
 from bench.harness import timing
 from bench.simulator import records
 
-# Numbers of a list, and its tensors.
+# (numbers, tensors) of a list.
 FULL_LIST, SMALL_LIST = (10**9, 40), (4000, 3)
-# Of a launch: what Nsight Compute calls it, and what the simulator counts.
+# Nsight Compute's metric of a launch -> the simulator's count of the same, if it has one.
 METRICS = {
     "smsp__inst_executed.sum": "machine",
     "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": "wavefronts",
@@ -51,7 +51,7 @@ def parts(small: bool) -> list[Part]:
 
 
 def _lists(numbers: int, tensors: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Parameters and their base, in bfloat16."""
+    """Make parameters and their base, in bfloat16."""
     size = numbers // tensors
 
     def made(at: float) -> list[torch.Tensor]:
@@ -63,7 +63,7 @@ def _lists(numbers: int, tensors: int) -> tuple[list[torch.Tensor], list[torch.T
 
 def _calls(params: list[torch.Tensor], base: list[torch.Tensor]) -> timing.Calls:
     def foreach(_: int) -> Any:
-        """What users write with torch's functions for lists."""
+        """Compute value and gradients as users do, with torch's functions for lists."""
         gaps = torch._foreach_sub(params, base)
         value = torch.stack(torch._foreach_norm(gaps)).float().square().sum()
         torch._foreach_mul_(gaps, 2.0)
@@ -88,7 +88,7 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
     value, grads = calls["value_and_grad"](0)
     want = 0.0625 * (numbers // tensors * tensors)  # the sum of (0.5 - 0.25)^2
     if not abs(float(value) / want - 1) < 1e-4:
-        return {"status": "FAILED", "reason": f"value {float(value):.6g}"}
+        return {"status": "FAILED", "reason": f"value {float(value):.6g}, expected {want:.6g}"}
     memory = {name: timing.GpuClock.extra_memory(call) for name, call in calls.items()}
     del grads
     samples = timing.GpuClock.timed(calls, 1, min(4.0, allowed / 3)).samples
@@ -104,7 +104,7 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
 
 
 def _profile(case: str, allowed: float) -> Row:
-    """The fused kernel's counters beside those of the simulator."""
+    """Profile the fused kernel; put its counters beside the simulator's."""
     words = ["ncu", "--csv", "--page", "raw", "--print-units", "base"]
     words += ["--kernel-name", "regex:^fused", "--metrics", ",".join(METRICS)]
     words += ["--target-processes", "all", "--launch-count", "1"]
@@ -123,7 +123,7 @@ def _profile(case: str, allowed: float) -> Row:
 
 
 def simulated(case: str, launch: str) -> dict[str, int]:
-    """The committed counts of a launch, with this Triton or else the newest."""
+    """Return the committed counts of a launch, for this release of Triton, else for the newest."""
     import triton
 
     releases = records.read(records.RECORD)
@@ -133,7 +133,7 @@ def simulated(case: str, launch: str) -> dict[str, int]:
 
 
 def metrics(printed: str) -> dict[str, float]:
-    """Those of `METRICS` in what `ncu --csv --page raw` prints: a line of names, of units, rows."""
+    """Parse `METRICS` from `ncu --csv --page raw`, which prints names, units and rows."""
     start = next((k for k, x in enumerate(printed.splitlines()) if x.startswith('"ID"')), None)
     if start is None:
         raise RuntimeError(f"ncu printed no table: {printed.strip()[-400:]}")
@@ -151,7 +151,7 @@ def metrics(printed: str) -> dict[str, float]:
 
 
 def _digits(device: str, allowed: float) -> Row:
-    """The latent-optimisation loop with the embedded model."""
+    """Run the latent-optimisation loop with the embedded model."""
     if missing := [name for name in DIGITS if importlib.util.find_spec(name) is None]:
         raise LeftOut(f"the digits model needs {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -159,6 +159,7 @@ def _digits(device: str, allowed: float) -> Row:
         words += ["--out", str(Path(folder) / "run"), "--device", device, "--seeds", "2"]
         words += ["--prompt", "a handwritten three", "--reward", "digits-ink", "--guard", "mpgr"]
         words += ["--held-out", "digits-class-a", "--iterations", "5"]
-        threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # others want the cores, too
+        # In a rehearsal one thread, because compilers use the other cores.
+        threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}
         printed = programs.output(words, allowed - 1, **threads)
     return {"printed": printed.splitlines()[-12:]}

@@ -1,4 +1,4 @@
-"""The table that users look at first: ours against the others, in one run."""
+"""The main table: ours against the peers, in one run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bench.report import measure
 from bench.subjects import prepare
 from bench.subjects.cases import Case, named
 
-# The most telling first. Those with the others under torch.compile take longest.
+# The most telling come first. Cases with peers under torch.compile take longest.
 COMPILED = named("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 flux-1")
 OTHERS = named(
     "d16384-1-growth sd-4096-bfloat16 sd-4096-per_sample d4096-1-growth d1024-4096 sd-256 sd768-64 "
     "sd-1-guards d1024-1-growth d65536-1-growth d262144-1-growth sd-64-guards"
 )
 SMALL_COMPILED, SMALL_OTHERS = named("d64-4"), named("d64-1 d256-1-growth d64-1-guards")
-SECONDS = {True: 14.0, False: 4.0}  # with the others compiled, and without
-SAMPLING = 3.0  # seconds of samples of a case
-REST = 10.0  # seconds of a case for all but compilation, which a compiler does not get
+SECONDS = {True: 14.0, False: 4.0}  # expected for a case with compiled peers, and without
+SAMPLING = 3.0  # seconds for a case's samples
+REST = 10.0  # seconds of a case that are kept from its compilation
 
 
 def parts(small: bool) -> list[Part]:
@@ -35,12 +35,12 @@ def parts(small: bool) -> list[Part]:
 
 
 def jobs(small: bool) -> list[list[str]]:
-    """Commands that compile the others ahead."""
+    """Return the commands that compile the peers ahead."""
     return [["prepare", c.name, "--compile"] for c in (SMALL_COMPILED if small else COMPILED)]
 
 
 def _kernels(case: Case) -> None:
-    """Kernels do not depend on the size of the batch, but for one sample."""
+    """Launch a case's kernels on a small batch: they depend only on whether it has one sample."""
     prepare.ours(replace(case, batch=min(2, case.batch)))
 
 

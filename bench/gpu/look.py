@@ -1,4 +1,4 @@
-"""The machine: versions, what nvidia-smi says, and the ceilings that nothing can beat."""
+"""Look at the machine: versions, nvidia-smi, and the ceilings that bound every call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _machine(_: float) -> Row:
 
 
 def _text(words: list[str]) -> list[str]:
-    """The lines that a program prints; none if it is not there or fails."""
+    """Return the first lines that a program prints; none if it is missing or fails."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=4, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Tables for the pages, made of the committed runs: one device to a table, no figure by hand."""
+"""Make the pages' tables from the committed runs, one device to a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = dict[str, Any]
 
 
 def runs(folder: Path = RESULTS) -> list[Run]:
-    """The committed runs, a device each."""
+    """Read the committed runs, one for each device."""
     found = [record.read(path.parent) for path in sorted(folder.glob(f"*/{record.NAME}"))]
     return [run for run in found if run["machine"]["device"] != record.REHEARSAL]
 
@@ -34,7 +34,7 @@ def _where(run: Run) -> str:
 
 
 def _each(text: Any, folder: Path) -> str:
-    """A text for each run, under its device; or that there is none."""
+    """Return a text for each run under its device's name, or say that there is none."""
     found = [f"\n{_where(run)}:\n\n{text(run)}" for run in runs(folder)]
     return "".join(found) + "\n" if found else NOTHING
 
@@ -43,7 +43,7 @@ def _each(text: Any, folder: Path) -> str:
 
 
 def readme(folder: Path = RESULTS) -> str:
-    """Value and gradient of the cases with targets, six columns."""
+    """Return the short table of value and gradient."""
     return _each(_short, folder)
 
 
@@ -69,7 +69,7 @@ def _shape(name: str) -> str:
 
 
 def _memory(row: Row) -> str:
-    """What a call adds at its peak, its gradient among it, as a multiple of the input."""
+    """Format a call's peak of extra memory, its gradient included, as a multiple of the input."""
     extra = row["extra_memory_bytes"].get("value_and_grad")
     return "" if extra is None else f"{extra / parse(row['case']).nbytes:.2f}x the input"
 
@@ -78,7 +78,7 @@ def _memory(row: Row) -> str:
 
 
 def stages() -> str:
-    """The stages of a run, their expected and their largest times, and what they are made of."""
+    """Return the table of a run's stages: expected and largest times, rows, compiled calls."""
     lines = []
     for stage in plan.FULL:
         parts = stage.parts()
@@ -89,22 +89,22 @@ def stages() -> str:
 
 
 def compilation() -> str:
-    """What the kernels of a run take to compile, and the longest."""
+    """Return the seconds that the kernels of a run take to compile, and the longest."""
     content = store.read(queue.ESTIMATES, queue.WHAT)
     text = ""
     for release, archs in content["releases"].items():
         for arch, seconds in archs.items():
             longest = sorted(seconds.items(), key=lambda pair: -pair[1])[:3]
-            told = ", ".join(f"`{name}` {s:.0f} s" for name, s in longest)
+            named = ", ".join(f"`{name}` {s:.0f} s" for name, s in longest)
             text += (
                 f"Triton {release}, {arch}: {len(seconds)} kernels, {sum(seconds.values()):.0f} s "
-                f"on one core, {content['date']}; the longest are {told}.\n"
+                f"on one core, {content['date']}; the longest are {named}.\n"
             )
     return text
 
 
 def details(folder: Path = RESULTS) -> str:
-    """Everything that a run says, in tables."""
+    """Return all tables of a run."""
     return _each(lambda run: "\n".join(part for part in _sections(run) if part), folder)
 
 
@@ -115,7 +115,7 @@ def _sections(run: Run) -> list[str]:
         _headline(run),
         _latency(run),
         table(["call", "O(n²) covariance", "PRNO", "naive"], _others(run)),
-        _right(run),
+        _worst_error(run),
         table(["D", "best launch parameters", "ns a sample", "of the time of those in use"],
               _tuned(run)),
         table(["Nsight Compute", "measured", "simulated"], _profiled(run)),
@@ -149,7 +149,8 @@ def _headline(run: Run) -> str:
             continue
         ours = us["value_and_grad"]
         against = [f"{digits(us[c] / ours)}x" if c in us else "not measured" for c in calls]
-        missed = [f"{t} {said}" for t, said in row.get("targets", {}).items() if "MISSED" in said]
+        targets = row.get("targets", {}).items()
+        missed = [f"{name} {result}" for name, result in targets if "MISSED" in result]
         shown = [_shape(name), time_text(ours), f"{row['ns_per_sample']:.1f}"]
         lines.append([*shown, *against, "; ".join(missed) or "none"])
     return table(head, lines)
@@ -178,7 +179,7 @@ def _others(run: Run) -> list[list[str]]:
     return lines
 
 
-def _right(run: Run) -> str:
+def _worst_error(run: Run) -> str:
     compared = errors(run)
     if not compared:
         return ""
@@ -225,7 +226,7 @@ def _missing(run: Run) -> list[str]:
 
 
 def measured(case: str, run: Run) -> dict[str, float]:
-    """The figures of a prediction as a run has them."""
+    """Return a run's values of a prediction's figures."""
     row = rows(run, "headline").get(case)
     if row is None:
         return {}
@@ -242,13 +243,13 @@ def measured(case: str, run: Run) -> dict[str, float]:
 
 
 def predicted(folder: Path = RESULTS) -> str:
-    """What was predicted; and a table for each device with what was measured, over that."""
+    """Return the predictions, and for each device the measurements as multiples of them."""
     text = "".join(_predictions(rows_) for rows_ in (BATCHES, ONES))
     found = runs(folder)
     if not found:
         return text + "\nMeasured: nothing yet.\n"
     for run in found:
-        text += f"\nMeasured on {_where(run)}; in brackets over the prediction:\n"
+        text += f"\nMeasured on {_where(run)}; the multiple of the prediction in brackets:\n"
         text += "".join(_measured(rows_, run) for rows_ in (BATCHES, ONES))
     return text
 

@@ -1,4 +1,4 @@
-"""Each path and task once against float64, and the ways to call the loss that a GPU adds."""
+"""Compare each path and task once with float64, also under CUDA graphs and torch.compile."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CASES = (
     *(Case(d, task="permutation") for d in (1000, 65536)),
     *(Case(1000, task=task) for task in ("kl", "moments")),
 )
-SECONDS = 0.5  # of a case with its kernels compiled; most of it is float64 on the CPU
+SECONDS = 0.5  # for a case with its kernels compiled; most of it is float64 on the CPU
 
 
 class OnDevice:
-    """Where a case's tensors go: the GPU."""
+    """Puts a case's tensors on the GPU; see `bench.simulator.calls.Home`."""
 
     indirect = False
 
@@ -66,9 +66,9 @@ def parts(small: bool) -> list[Part]:
 
 
 def poison_memory() -> None:
-    """Frees memory full of NaN, in which outputs land, so that what is not written shows.
+    """Free memory full of NaN, in which outputs land, so that unwritten numbers show.
 
-    The allocator keeps requests of up to a mebibyte apart from larger ones.
+    Sizes are below and above a mebibyte, because the allocator keeps these requests apart.
     """
     sizes = [2**k for k in range(7, 19)] * 4 + [2**20, 2**22, 2**23] * 2
     poison = [torch.full((size,), torch.nan, device="cuda") for size in sizes]
@@ -85,7 +85,7 @@ def _case(case: Case, _: float) -> Row:
     errors = compare.errors(case, got)
     for name, error in errors.items():
         if not error <= (most := compare.limit(case, name)):
-            raise Wrong(f"{name}: error {error:.3g}, at most {most:.3g}")
+            raise Wrong(f"{name}: error {error:.3g}, allowed {most:.3g}")
     return {"errors": errors}
 
 
@@ -95,14 +95,14 @@ def _loss(dimension: int) -> Any:
     return gf.gaussianity_value_and_grad(x.detach(), seed=torch.tensor([3], device="cuda"))
 
 
-def _same(what: str, got: Tensor, want: Tensor) -> None:
-    """Raises Wrong unless two results have the same bits."""
+def _same(name: str, got: Tensor, want: Tensor) -> None:
+    """Raise Wrong unless two results have the same bits."""
     if not torch.equal(got, want):
-        raise Wrong(f"{what}: largest difference {float((got - want).abs().max()):.3g}")
+        raise Wrong(f"{name}: largest difference {float((got - want).abs().max()):.3g}")
 
 
 def _graph(dimension: int) -> Row:
-    """A replay is the eager call of its seed and its input."""
+    """Check that a replay gives the bits of the eager call with its seed and input."""
     x, seed = torch.randn(2, dimension, device="cuda"), torch.tensor([0], device="cuda")
     found = GpuClock.captured(lambda _: gf.gaussianity_value_and_grad(x, seed=seed))
     for number in range(1, 4):

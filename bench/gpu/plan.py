@@ -13,10 +13,10 @@ from bench.harness.errors import BadInput
 
 
 def _stages(small: bool) -> tuple[Stage, ...]:
-    """Expected seconds are estimates until a run has measured them.
+    """Return the stages with their expected and largest seconds.
 
-    They are the sum of what the parts are expected to take; of the last two stages, which get
-    what is left, those of their first part.
+    Expected seconds are the sum of the parts' and estimates until a run has measured them. Of the
+    last two stages, which get the remaining time, they are those of the first part.
     """
     return (
         Stage(
@@ -36,8 +36,8 @@ def _stages(small: bool) -> tuple[Stage, ...]:
     )  # fmt: skip
 
 
-def _unhurried(stage: Stage) -> Stage:
-    """With time enough for the simulator on a busy machine."""
+def _with_time_for_simulator(stage: Stage) -> Stage:
+    """Return a stage with enough time for the simulator on a busy machine."""
     most = 600.0
 
     def parts() -> list[Part]:
@@ -47,19 +47,19 @@ def _unhurried(stage: Stage) -> Stage:
 
 
 FULL = _stages(small=False)
-SMALL = tuple(map(_unhurried, _stages(small=True)))
+SMALL = tuple(map(_with_time_for_simulator, _stages(small=True)))
 
 
 def chosen(plan: str, names: Sequence[str]) -> list[Stage]:
-    """The stages of MODULE:NAME with these names, all if there are none, in the plan's order.
+    """Return the stages of a plan MODULE:NAME with these names, or all, in the plan's order.
 
     Raises:
-        BadInput: a name is of no stage.
+        BadInput: no stage has one of the names.
     """
     module, _, attribute = plan.partition(":")
     stages: Sequence[Stage] = getattr(importlib.import_module(module), attribute)
     known = [stage.name for stage in stages]
     for name in names:
         if name not in known:
-            raise BadInput(f"--stages: {name!r} is no stage; these are: {', '.join(known)}")
+            raise BadInput(f"--stages must name some of {', '.join(known)}, got {name!r}")
     return [stage for stage in stages if not names or stage.name in names]

@@ -1,4 +1,4 @@
-"""What was predicted of an H200 before anything had run on one; bench/NOTES.md says why."""
+"""Predictions for an H200, made before anything had run on one; bench/NOTES.md has the reasons."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ DEVICE = "H200"
 
 @dataclass(frozen=True)
 class Batch:
-    """Device time of value and gradient in ns a sample, and ratios of times.
+    """Predicted device time of value and gradient, and of the peers.
 
-    `fft` is the FFT pair alone; `naive` and `compiled` are how many times as long those take.
+    Attributes:
+        fft, ours: ns a sample; `fft` is the FFT pair alone.
+        naive, compiled: multiples of our time.
     """
 
     case: str
@@ -25,7 +27,7 @@ class Batch:
 
     @property
     def figures(self) -> dict[str, float]:
-        """By the names of `bench.subjects.cases.TARGETS`, and the two times."""
+        """The figures by the names in `bench.subjects.cases.TARGETS`, and the two times."""
         return {
             "FFT pair ns": self.fft,
             "ours ns": self.ours,
@@ -37,7 +39,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class One:
-    """What the caller of one latent waits, in us, and ratios of these waits."""
+    """Predicted waiting time for one latent.
+
+    Attributes:
+        eager, graph: us, for an eager call and for the replay of a CUDA graph.
+        naive, compiled: multiples of our eager time.
+    """
 
     case: str
     shape: str
@@ -48,7 +55,7 @@ class One:
 
     @property
     def figures(self) -> dict[str, float]:
-        """By the names of `bench.subjects.cases.TARGETS`."""
+        """The figures by the names in `bench.subjects.cases.TARGETS`."""
         return {
             "eager us": self.eager,
             "graph us": self.graph,
@@ -77,12 +84,12 @@ ONES = (
 
 
 def target(case: str, figure: str) -> tuple[str, float] | None:
-    """(relation, bound) of a figure, where one is set."""
+    """Return the (relation, bound) of a figure; None if it has no target."""
     return TARGETS.get(case, {}).get(figure)
 
 
 def misses(case: str, figure: str, value: float) -> bool:
-    """Whether a value is on the wrong side of its target."""
+    """Return whether a value misses its target."""
     found = target(case, figure)
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""A stage's process, as the run sees it: its rows as they come, and how it ends."""
+"""The run's handle on a stage's process: start it, take its rows, end it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from bench import ROOT
 from bench.gpu import programs
-from bench.gpu.child import late
+from bench.gpu.child import timeout
 from bench.gpu.summary import line
 
 if TYPE_CHECKING:
     from bench.gpu.run import Run
     from bench.gpu.stage import Row
 
-GRACE = 5.0  # seconds beyond a part's time, which its own process should keep
+GRACE = 5.0  # seconds beyond a part's time limit, which its own process should keep
 
 
 class Process:
-    """A stage's process, as the run sees it."""
+    """The run's handle on a stage's process."""
 
     def __init__(self, run: Run, stage: str, skip: list[str], end: float) -> None:
         self.run, self.stage, self.end = run, stage, end
         self.parts: list[str] | None = None
-        self.ended: list[str] = []  # parts of which there is a row now
+        self.ended: list[str] = []  # parts that have a row now
         self.now, self.until, self.begun = "", end, time.monotonic()
         self.how, self.late, self.cut = "", False, False
         read, write = os.pipe()
@@ -50,7 +50,7 @@ class Process:
         self.rest = b""
 
     def listen(self) -> None:
-        """Takes its rows until it ends, or has taken too long."""
+        """Take rows until the process ends or has taken too long."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.pipe, selectors.EVENT_READ)
             while True:
@@ -66,25 +66,25 @@ class Process:
                     break
                 *whole, self.rest = (self.rest + data).split(b"\n")
                 for text in whole:
-                    self._heard(json.loads(text))
+                    self._receive(json.loads(text))
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         if "parts" in message:
             self.parts = message["parts"]
         elif "begin" in message:
             self.now, self.begun = message["begin"], time.monotonic()
             self.until, self.cut = self.begun + message["allowed"], message["cut"]
         else:
-            self._row(message["row"])
+            self._add_row(message["row"])
 
-    def _row(self, row: Row) -> None:
+    def _add_row(self, row: Row) -> None:
         self.ended.append(row["part"])
         self.now, self.until = "", self.end
         self.run.record.add(self.stage, row | self.run.about)
         print(f"  {line(self.stage, row)}", flush=True)
 
     def close(self) -> str:
-        """Ends it; a part that was not finished gets its row. Returns what it printed."""
+        """End the process, add a row for an unfinished part, and return the printed text."""
         if not self.how and not self.run.interrupted:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
@@ -92,11 +92,11 @@ class Process:
             programs.kill(self.process, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(2)
-        self.how = self.how or programs.ending(self.process.returncode)
+        self.how = self.how or programs.describe_exit(self.process.returncode)
         if self.now:
             cut = (self.late and self.cut) or self.run.interrupted
             how = "the run was interrupted" if self.run.interrupted else self.how
-            self._row({"part": self.now, **late(f"its process: {how}", cut)})
+            self._add_row({"part": self.now, **timeout(f"its process: {how}", cut)})
         self.pipe.close()
         self.log.seek(0)
         with self.log:

@@ -1,4 +1,4 @@
-"""Other processes: the programs that parts run, and how a process ends with its parent."""
+"""Run other programs with a time limit, and end processes together with their parent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def output(words: list[str], seconds: float, **environment: str) -> str:
-    """What a program prints. When its time is up it is stopped, with all that it started.
+    """Run a program and return its output. After `seconds` it is killed with all that it started.
 
     Raises:
         LeftOut: there is no such program here.
-        RuntimeError: it failed; the end of what it printed is in the message.
-        subprocess.TimeoutExpired: it took longer; what it had printed is the `output`.
+        RuntimeError: the program failed; the message ends with its last output.
+        subprocess.TimeoutExpired: the program took longer; `output` has what it printed.
     """
     try:
         process = subprocess.Popen(
@@ -37,31 +37,31 @@ def output(words: list[str], seconds: float, **environment: str) -> str:
         kill(process, signal.SIGKILL)
         printed, _ = process.communicate()
         raise subprocess.TimeoutExpired(words, seconds, printed) from None
-    finally:  # also when this process is told to end
+    finally:  # also when this process is terminated
         kill(process, signal.SIGKILL)
     if process.returncode:
-        ended = ending(process.returncode)
-        raise RuntimeError(f"{Path(words[0]).name}: {ended}: {printed.strip()[-400:]}")
+        how = describe_exit(process.returncode)
+        raise RuntimeError(f"{Path(words[0]).name}: {how}: {printed.strip()[-400:]}")
     return printed
 
 
 def end_with_parent() -> None:
-    """This process is killed when the one that started it ends, even if it is stopped then.
+    """Make the system kill this process when its parent ends, even while it is stopped.
 
-    Linux alone can do that; elsewhere nothing happens.
+    Only Linux can do so; elsewhere this does nothing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Sends a signal to a process that still runs, and to all of its session."""
+    """Send a signal to a process that still runs, and to all of its session."""
     if process.poll() is None:
         os.killpg(process.pid, number)
 
 
-def ending(code: int | None) -> str:
-    """A return code in words."""
+def describe_exit(code: int | None) -> str:
+    """Return a return code in words."""
     if code is None:
         return "it does not end"
     return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"

@@ -1,8 +1,8 @@
-"""The kernels of a run, compiled ahead by many processes, the longest first.
+"""Compile the kernels of a run ahead, in many processes, the longest first.
 
 Compilation needs no GPU: launches are noted in front of a pretended device (`bench.compiled`)
-and compiled into Triton's cache on disk, where a stage's process finds them. What each takes is
-estimated from `bench/results/compile_seconds.json`.
+and compiled into Triton's cache on disk, where a stage's process finds them. Expected seconds come
+from `bench/results/compile_seconds.json`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from bench.harness import store
 
 ESTIMATES = ROOT / "bench" / "results" / "compile_seconds.json"
 WHAT = "compile seconds"
-UNKNOWN = 5.0  # seconds of a kernel that nothing like it was measured of
-finished_in: Path | None = None  # where this process reads what is compiled
+UNKNOWN = 5.0  # seconds expected of a kernel without measured namesakes
+finished_in: Path | None = None  # file in which this process finds the compiled labels
 
 
-# ---------------------------------------------------------------- what is to be compiled
+# ---------------------------------------------------------------- kernels to compile
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
 
 
 def jobs(stages: Sequence[Stage], arch: str) -> list[Job]:
-    """The kernels of the stages, each once, for the first stage that needs it."""
+    """Return the kernels of the stages, each once, for the first stage that needs it."""
     from bench.gpu.rehearsal import noting
 
     notes, first = Notes(arch), {}
@@ -66,7 +66,7 @@ def jobs(stages: Sequence[Stage], arch: str) -> list[Job]:
                 for label, launch in [pair for p in stage.parts() for pair in p.kernels.items()]:
                     notes.label = label
                     launch()
-        except Exception:  # the stage itself will say what is wrong; the others' are compiled
+        except Exception:  # the stage itself reports it; the other stages' kernels still compile
             traceback.print_exc()
         first |= {key: stage.name for key in notes.found if key not in first}
     needing: dict[str, list[str]] = {key: [] for key in notes.found}
@@ -77,16 +77,16 @@ def jobs(stages: Sequence[Stage], arch: str) -> list[Job]:
 
 
 def estimates(release: str, arch: str) -> dict[str, float]:
-    """Seconds that each kernel took to compile, by its name; none for a release not measured."""
+    """Return the seconds that each kernel took to compile; none for an unmeasured release."""
     if not ESTIMATES.exists():
         return {}
     return store.read(ESTIMATES, WHAT)["releases"].get(release, {}).get(arch, {})
 
 
 def ordered(found: Sequence[Job], known: dict[str, float]) -> list[tuple[Job, float]]:
-    """With their expected seconds: stage by stage, the longest first.
+    """Order jobs stage by stage, the longest first, and add their expected seconds.
 
-    A kernel that is not known counts as the median of its namesakes.
+    A kernel without known seconds counts as the median of its namesakes.
     """
     namesakes: dict[str, list[float]] = {}
     for name, seconds in known.items():
@@ -103,19 +103,19 @@ def ordered(found: Sequence[Job], known: dict[str, float]) -> list[tuple[Job, fl
 def _worker(workers: Path | None) -> None:
     programs.end_with_parent()
     if workers is not None:
-        known(workers, os.getpid())
+        note_worker(workers, os.getpid())
     os.environ.pop("TRITON_INTERPRET", None)
-    os.nice(5)  # the stages' own processes go first
+    os.nice(5)  # the stages' own processes have priority
 
 
-def known(path: Path, pid: int) -> None:
-    """Notes a process that can be held: the run's own clock does not stop for the others."""
+def note_worker(path: Path, pid: int) -> None:
+    """Note the process id of a worker, which the run pauses while it measures the host's time."""
     with path.open("a", encoding="ascii") as file:
         file.write(f"{pid}\n")
 
 
 def _compiled(variant: Variant) -> tuple[float, str]:
-    """Seconds, and why it failed or ""."""
+    """Compile a kernel; return the seconds, and the error or ""."""
     begin = time.perf_counter()
     try:
         compiled(variant)
@@ -124,17 +124,17 @@ def _compiled(variant: Variant) -> tuple[float, str]:
     return time.perf_counter() - begin, ""
 
 
-def held(finished: Path) -> Path:
-    """The file with the processes that compile, beside the one with what is done."""
+def workers_file(finished: Path) -> Path:
+    """Return the file with the workers' process ids, which is beside the file of results."""
     return finished.with_name("workers")
 
 
 class Finished:
-    """A file with a line for each kernel, label and stage that is done; it is read as it grows."""
+    """A growing file with a line for each kernel, label and stage that is done."""
 
     def __init__(self, path: Path, found: Sequence[Job], stages: Sequence[str]) -> None:
         self.file = path.open("a", encoding="utf-8")
-        self.workers = held(path)
+        self.workers = workers_file(path)
         self.lock = threading.Lock()
         self.missing: dict[str, set[str]] = {}
         self.errors: dict[str, str] = {}
@@ -145,32 +145,32 @@ class Finished:
                 self.missing.setdefault(label, set()).add(job.variant.name)
 
     def kernel(self, job: Job, seconds: float, error: str) -> None:
-        """One is compiled, or failed."""
+        """Note that a kernel is compiled, or that it failed."""
         name, error = job.variant.name, error[:300]
-        self._tell(kernel=name, seconds=round(seconds, 2), error=error)
+        self._write(kernel=name, seconds=round(seconds, 2), error=error)
         for label in job.labels:
             self.missing[label].discard(name)
             self.errors[label] = self.errors.get(label, "") or error
             if not self.missing[label]:
-                self._tell(label=label, error=self.errors[label])
+                self._write(label=label, error=self.errors[label])
         self.one_less(job.stage)
 
     def one_less(self, stage: str, number: int = 1) -> None:
-        """Something that a stage waits for is done."""
+        """Subtract from the number of things that a stage waits for; note the stage at 0."""
         with self.lock:
             self.left[stage] -= number
             done = self.left[stage] == 0
         if done:
-            self._tell(stage=stage)
+            self._write(stage=stage)
 
-    def _tell(self, **line: Any) -> None:
+    def _write(self, **line: Any) -> None:
         with self.lock:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """What is in such a file so far; a line that is not whole yet is left out."""
+    """Read the complete lines of a `Finished` file."""
     if not path.exists():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
@@ -178,7 +178,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def ready() -> dict[str, str] | None:
-    """Labels whose kernels are compiled, with "" or what failed; None: nobody compiles ahead."""
+    """Return the compiled labels with their errors or ""; None if nothing is compiled ahead."""
     if finished_in is None:
         return None
     return {line["label"]: line["error"] for line in lines(finished_in) if "label" in line}
@@ -187,7 +187,7 @@ def ready() -> dict[str, str] | None:
 def compile_all(
     found: Sequence[tuple[Job, float]], workers: int, finished: Finished | None = None
 ) -> dict[str, tuple[float, str]]:
-    """Compiles in this order. By name: seconds, and the error or ""."""
+    """Compile in this order; return each kernel's seconds, and the error or ""."""
     results = {}
     context = get_context("spawn")
     path = finished.workers if finished else None
@@ -207,7 +207,7 @@ def compile_all(
 
 
 class Background:
-    """The process that compiles, as the run sees it."""
+    """The run's handle on the process that compiles."""
 
     def __init__(self, plan: str, stages: Sequence[str], arch: str, rehearse: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="gpu-run-")
@@ -223,7 +223,7 @@ class Background:
         )  # fmt: skip
 
     def wait(self, stage: str, seconds: float) -> float:
-        """Waits until a stage's kernels are there, or until the seconds are over; those taken."""
+        """Wait for a stage's kernels, at most `seconds`; return the seconds waited."""
         begin = time.monotonic()
         while time.monotonic() - begin < seconds and self.process.poll() is None:
             if any(line.get("stage") == stage for line in lines(self.finished)):
@@ -232,21 +232,21 @@ class Background:
         return time.monotonic() - begin
 
     def pause(self) -> None:
-        """Nothing is compiled until `resume`."""
+        """Stop compiling until `resume`."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the processes that compile, not to those that would have to end with this one."""
-        path = held(self.finished)
+        """Send a signal to the workers, not to the process that has to end with this one."""
+        path = workers_file(self.finished)
         for pid in path.read_text(encoding="ascii").split() if path.exists() else []:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), number)
 
     def report(self) -> dict[str, Any]:
-        """What was compiled, and what the process printed last if it failed."""
+        """Return the compiled kernels' seconds and errors, and the last output of a failure."""
         done = [line for line in lines(self.finished) if "kernel" in line]
         failed = {line["kernel"]: line["error"] for line in done if line["error"]}
         found: dict[str, Any] = {"seconds": {line["kernel"]: line["seconds"] for line in done}}
@@ -259,7 +259,7 @@ class Background:
         return found
 
     def stop(self) -> None:
-        """Ends it, with all that it started."""
+        """End the process, with all that it started."""
         programs.kill(self.process, signal.SIGKILL)
         self.process.wait()
         self.log.close()

@@ -1,4 +1,4 @@
-"""The file of a run: every row as soon as there is one, and what became of each stage."""
+"""The file of a run: every row, saved at once, and the state of each stage."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from bench.harness.errors import BadInput
 
 NAME = "run.json"
 WHAT = "gpu run"
-REHEARSAL = "rehearsal"  # the device's name where there is none
-# A second command may meet another driver: each row has its own. These must agree.
+REHEARSAL = "rehearsal"  # the device's name in a rehearsal
+# Facts that must agree to resume a run. The driver may differ, because each row names its own.
 SAME = ("device", "python", "torch", "triton", "gaussreg_fast")
-DONE = "done"  # the state of a stage of which nothing is left to do
-LATE = "out of time"  # how the reason of a row begins that may be had in a second run
+DONE = "done"  # the state of a finished stage
+LATE = "out of time"  # start of the reason of a row that a second run may still measure
 
 
 def slug(device: str) -> str:
-    """A device's name as a folder: nvidia-h200."""
+    """Return the name of a device's folder, such as nvidia-h200."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
 
 
 def source() -> str:
-    """Which kernels and package are measured: twelve digits of a hash of their files."""
+    """Identify the measured sources by twelve digits of a hash of their files."""
     digest = hashlib.sha256()
     for folder in ("kernels", "gaussreg_fast"):
         for path in sorted((ROOT / folder).rglob("*")):
@@ -47,14 +47,14 @@ class Record:
 
     @classmethod
     def begin(cls, folder: Path, facts: dict[str, Any], restart: bool = False) -> Record:
-        """A new run.
+        """Start a new run.
 
         Raises:
-            BadInput: there is one in this folder already, and it is not to be replaced.
+            BadInput: the folder has a run already, and `restart` is False.
         """
         if (folder / NAME).exists() and not restart:
             raise BadInput(
-                f"{folder / NAME}: a run is there already: --resume measures what it lacks, "
+                f"{folder / NAME}: holds a run already: --resume measures its missing rows, "
                 "--restart replaces it"
             )
         about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
@@ -62,10 +62,10 @@ class Record:
 
     @classmethod
     def resume(cls, before: Path, folder: Path, facts: dict[str, Any]) -> Record:
-        """The run in `before`, continued in `folder`.
+        """Resume the run in `before`, and write it into `folder`.
 
         Raises:
-            BadInput: there is no such file, or it is of another device or of other versions.
+            BadInput: there is no such run, or its device or versions differ.
         """
         content = store.read(before / NAME, WHAT)
         for name in SAME:
@@ -78,10 +78,10 @@ class Record:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, no other run writes this file.
+        """Lock the file against other runs.
 
         Raises:
-            BadInput: another one is writing it.
+            BadInput: another run holds the lock.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         path = self.path.with_suffix(".lock")
@@ -89,8 +89,8 @@ class Record:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BadInput(f"{self.path}: another run is writing it") from None
-            except OSError:  # a file system without locks: one run at a time is up to the user
+                raise BadInput(f"{self.path}: another run writes this file") from None
+            except OSError:  # a file system without locks, where users must avoid a second run
                 pass
             try:
                 yield
@@ -98,21 +98,21 @@ class Record:
                 path.unlink(missing_ok=True)
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What is known of a stage."""
+        """Return the entry of a stage."""
         return self.content["stages"].setdefault(name, {"state": "", "seconds": 0.0, "rows": []})
 
     def done(self, name: str) -> bool:
-        """Whether nothing of a stage is left to do."""
+        """Return whether a stage is finished."""
         return bool(self.stage(name)["state"] == DONE)
 
     def failed(self, name: str) -> bool:
-        """Whether something in a stage is wrong."""
+        """Return whether a stage or one of its rows failed."""
         stage = self.stage(name)
         rows = any(row["status"] == "FAILED" for row in stage["rows"])
         return rows or bool(stage["state"].startswith("FAILED"))
 
     def state(self, name: str) -> str:
-        """What the rows of a stage say that has come to its end."""
+        """Return the state of a stage that has ended, from its rows."""
         rows = self.stage(name)["rows"]
         bad = [row["part"] for row in rows if row["status"] == "FAILED"]
         late = [row for row in rows if row.get("reason", "").startswith(LATE)]
@@ -121,25 +121,25 @@ class Record:
         return f"{LATE} for {len(late)} of {len(rows)} parts" if late else DONE
 
     def start(self, name: str) -> list[str]:
-        """Begins a stage, anew if it was done: the parts that need not be measured again.
+        """Begin a stage, or begin it again if it was done; return the parts to skip.
 
-        Rows of before stay until there are new ones.
+        Earlier rows stay until new ones replace them.
         """
         stage = self.stage(name)
         kept = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
         stage.pop("log", None)
-        stage["state"] = "interrupted"  # what it is if nothing ends it
+        stage["state"] = "interrupted"  # stays if nothing ends the stage
         self.save()
         return kept
 
     def add(self, name: str, row: Row) -> None:
-        """Keeps a row, on disk, in the place of an earlier one of its part."""
+        """Save a row, in place of an earlier one of its part."""
         stage = self.stage(name)
         stage["rows"] = [r for r in stage["rows"] if r["part"] != row["part"]] + [row]
         self.save()
 
     def end(self, name: str, state: str, seconds: float, log: str) -> None:
-        """Says what became of a stage; the log of one that went well is not kept."""
+        """Save the state of a stage, and its log unless it is done."""
         stage = self.stage(name)
         stage["state"] = state
         stage["seconds"] = round(stage["seconds"] + seconds, 1)
@@ -152,23 +152,23 @@ class Record:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The content of a run's file."""
+    """Read a run's file."""
     return store.read(folder / NAME, WHAT)
 
 
 def errors(content: dict[str, Any]) -> list[float]:
-    """The errors of all results that were compared with float64."""
+    """Return the errors of all results that were compared with float64."""
     return [e for row in rows(content, "paths").values() for e in row.get("errors", {}).values()]
 
 
 def best(row: Row) -> tuple[Row, float] | None:
-    """The fastest candidate of a tuning row, and its time over that of the parameters in use."""
+    """Return a tuning row's fastest candidate, and its time over that of the one in use."""
     timed = [c for c in row["candidates"] if "median" in c]
     used = next((c for c in timed if c["in_use"]), None)
     return (timed[0], timed[0]["median"] / used["median"]) if used else None
 
 
 def rows(content: dict[str, Any], stage: str) -> dict[str, Row]:
-    """The rows of a stage that were measured, by their parts."""
+    """Return the measured rows of a stage, by their parts."""
     found = content["stages"].get(stage, {}).get("rows", [])
     return {row["part"]: row for row in found if row["status"] == "ok"}

@@ -1,9 +1,9 @@
-"""A GPU that is not there: `torch.cuda` as a run asks it, on CPU tensors.
+"""A pretended GPU: a replacement of `torch.cuda` on CPU tensors, as far as a run uses it.
 
-Tensors that are asked for on "cuda" are made on the CPU. Kernels are compiled and then executed by
-the simulator (bench/simulator). Streams have nothing to order, events tell the host's time, and a
-CUDA graph replays what was called while it was captured. So a run can be rehearsed from its first
-line to its last; its times say nothing about a GPU.
+Tensors on "cuda" are made on the CPU. Kernels are compiled and then executed by the simulator
+(bench/simulator). Streams have nothing to order, events give the host's time, and a CUDA graph
+replays the calls that it captured. So a run can be rehearsed from its first line to its last; its
+times say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from bench.simulator import Simulation
 
 ARCH = "sm_90"
-MEMORY = 2**33  # bytes that the device says it has
+MEMORY = 2**33  # bytes that the device claims to have
 EMPTY, EMPTY_LIKE, NEW_EMPTY = torch.empty, torch.empty_like, torch.Tensor.new_empty
 FACTS = {"name": REHEARSAL, "major": 9, "minor": 0, "multi_processor_count": 132}
 
 
 class OnCpu(TorchFunctionMode):
-    """Takes "cuda" for the CPU wherever a function of torch is given a device.
+    """Replaces "cuda" by the CPU wherever a function of torch gets a device.
 
-    What is made or moved there goes to `place`.
+    Tensors that are made there or moved there pass through `place`.
     """
 
     def __init__(self, place: Callable[[Tensor], Tensor]) -> None:
@@ -65,7 +65,7 @@ def _is_gpu(device: Any) -> bool:
 
 
 class Tape(TorchDispatchMode):
-    """What was called during a capture, in order; `replay` calls it again, into the same memory."""
+    """Records the calls of a capture in order; `replay` repeats them, into the same memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,31 +75,31 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         if name in ("_local_scalar_dense", "nonzero", "is_nonzero"):
-            raise RuntimeError(f"{name}: the device is asked for a number while a graph captures")
+            raise RuntimeError(f"{name} reads a number from the device while a graph captures")
         result = func(*args, **kwargs)
         if not func.is_view and not name.startswith(("empty", "full", "detach")):
-            self.calls.append(lambda: _again(result, func(*args, **kwargs)))
+            self.calls.append(lambda: _overwrite(result, func(*args, **kwargs)))
         return result
 
     def replay(self) -> None:
-        """Does it all again."""
+        """Repeat all calls."""
         with torch.no_grad():
             for call in self.calls:
                 call()
 
 
-def _again(before: Any, now: Any) -> None:
-    """Puts results where the captured ones lie."""
+def _overwrite(before: Any, now: Any) -> None:
+    """Copy results into the memory of the captured ones."""
     if isinstance(before, Tensor):
         if now is not before and before.numel():
             before.copy_(now)
     elif isinstance(before, tuple | list):
         for old, new in zip(before, now, strict=True):
-            _again(old, new)
+            _overwrite(old, new)
 
 
 class Graph:
-    """torch.cuda.CUDAGraph."""
+    """Replacement of torch.cuda.CUDAGraph."""
 
     def __init__(self) -> None:
         self.tape = Tape()
@@ -112,7 +112,7 @@ class Graph:
 
 
 class Event:
-    """torch.cuda.Event: tells the host's time."""
+    """Replacement of torch.cuda.Event, with the host's time."""
 
     def __init__(self, enable_timing: bool = False) -> None:
         self.at = 0.0
@@ -127,12 +127,12 @@ class Event:
         pass
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds."""
+        """Return the milliseconds from this event to `end`."""
         return max(1e-6, (end.at - self.at) * 1e3)
 
 
 class Stream:
-    """torch.cuda.Stream."""
+    """Replacement of torch.cuda.Stream."""
 
     def wait_stream(self, other: Any) -> None:
         pass
@@ -142,7 +142,7 @@ class Stream:
 
 
 class Device:
-    """The state of the device that is not there: who captures, and the launches so far."""
+    """The state of the pretended device: the graph that captures, and the launches so far."""
 
     def __init__(self, simulation: Simulation | None) -> None:
         self.launches = 0
@@ -150,7 +150,7 @@ class Device:
         self._capturing: Tape | None = None
 
     def execute(self, call: Call) -> None:
-        """Runs a launch; one after the other, also from several threads."""
+        """Run a launch; launches from several threads run one after the other."""
         with self._lock:
             self.launches += 1
             if self._capturing is not None:
@@ -160,18 +160,18 @@ class Device:
     def _run(self, call: Call) -> None:
         if self._simulation is not None:
             memory = self._simulation.memory
-            memory.indirect = "drift" in call.kernel.name  # it reads a table of addresses
+            memory.indirect = "drift" in call.kernel.name  # drift reads a table of addresses
             with torch.utils._python_dispatch._disable_current_modes():
                 self._simulation.execute(call)
 
     def place(self, x: Tensor) -> Tensor:
-        """A tensor on the device: in watched memory, unless it is there or has a history."""
+        """Copy a tensor into watched memory, unless it is there already or has a history."""
         if self._simulation is None or x.requires_grad or self._simulation.memory.holds(x):
             return x
         return self._simulation.memory.placed(x)
 
     def errors(self) -> list[str]:
-        """Races, accesses out of bounds and reads of memory that nothing has written, so far."""
+        """Return the races, accesses out of bounds and reads of unwritten memory so far."""
         launches = self._simulation.launches if self._simulation else []
         found: dict[str, str] = {}
         for launch in launches:
@@ -180,7 +180,7 @@ class Device:
 
     @contextlib.contextmanager
     def graph(self, graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
-        """torch.cuda.graph."""
+        """Replace torch.cuda.graph."""
         self._capturing = graph.tape
         try:
             with graph.tape:
@@ -189,7 +189,10 @@ class Device:
             self._capturing = None
 
     def answers(self) -> dict[str, Any]:
-        """What replaces the functions of `torch.cuda`. No two are one, as torch.compile asks."""
+        """Return the replacements in `torch.cuda`, each a function of its own.
+
+        torch.compile needs them to differ.
+        """
 
         def number(value: Any) -> Callable[..., Any]:
             return lambda *_, **__: value
@@ -225,7 +228,7 @@ class Device:
 
 
 def _compile(real: dict[str, Any]) -> Callable[..., Any]:
-    """torch.compile, for which all is as it was: it asks and traces more than can be answered."""
+    """Wrap torch.compile to see the real `torch.cuda`, because it uses more than is replaced."""
     compiler = torch.compile
 
     def compile(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -247,7 +250,7 @@ def _compile(real: dict[str, Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def torch_cuda(device: Device) -> Iterator[None]:
-    """`torch.cuda` is this device within, and the package's "auto" is its triton backend."""
+    """Replace `torch.cuda` by this device, and the package's "auto" by its triton backend."""
     from gaussreg_fast.backends import choice
 
     def automatic(_: torch.device, dtype: torch.dtype | None) -> str:
@@ -267,11 +270,11 @@ def torch_cuda(device: Device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rehearsed() -> Iterator[Device]:
-    """Within, all launches are executed by the simulator.
+    """Execute all launches in the body in the simulator.
 
     Raises:
-        Unsupported: an instruction that the simulator does not know.
-        CompilerMissing: there is no C++ compiler to build it.
+        Unsupported: the simulator does not know an instruction.
+        CompilerMissing: there is no C++ compiler to build the simulator.
     """
     from bench.simulator import Schedule, simulated
 
@@ -283,6 +286,6 @@ def rehearsed() -> Iterator[Device]:
 
 @contextlib.contextmanager
 def noting(hook: Callable[..., bool], arch: str) -> Iterator[None]:
-    """Within, launches end at Triton's hook before compilation: see `bench.compiled.pretended`."""
+    """End launches at Triton's hook before compilation: see `bench.compiled.pretended`."""
     with pretended(arch, hook), torch_cuda(Device(None)):
         yield

@@ -1,4 +1,4 @@
-"""The same bits again and again: repeated runs, graph replays, streams, threads."""
+"""Check that results repeat to the bit: over runs, graph replays, streams and threads."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def _drawn(dimension: int) -> tuple[Tensor, ...]:
     return gf.gaussianity_value_and_grad(torch.randn(2, dimension, device="cuda"))
 
 
-def _equal(what: str, got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
+def _equal(name: str, got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
     for a, b in zip(got, want, strict=True):
         if not torch.equal(a, b):
-            raise Wrong(f"{what}: other bits, {int((a != b).sum())} of {a.numel()} numbers")
+            raise Wrong(f"{name}: {int((a != b).sum())} of {a.numel()} numbers have other bits")
 
 
 def _runs(call: Callable[[int], tuple[Tensor, ...]], batch: int, runs: int) -> Row:
@@ -73,7 +73,7 @@ def _runs(call: Callable[[int], tuple[Tensor, ...]], batch: int, runs: int) -> R
 
 
 def _replays(dimension: int) -> Row:
-    """Each replay draws a permutation of its own, and its loss is still that of noise."""
+    """Check that each replay draws a permutation of its own, and that its loss is that of noise."""
     x = torch.randn(2, dimension, device="cuda")
     graph = GpuClock.captured(lambda _: gf.gaussianity_value_and_grad(x))
     value, grad = graph.result
@@ -83,11 +83,11 @@ def _replays(dimension: int) -> Row:
         values.append(float(value))
         grads.append(grad.clone())
     if len(set(values)) < 6 or torch.equal(grads[0], grads[1]):
-        raise Wrong(f"replays repeat themselves: {values}")
+        raise Wrong(f"replays repeat their permutation: {values}")
     eager = sum(float(gf.gaussianity_value_and_grad(x)[0]) for _ in range(8)) / 8
     replayed = sum(values) / 8
     if not abs(eager - replayed) < 0.4 * eager:
-        raise Wrong(f"replays: mean loss {replayed:.4g}, of eager calls {eager:.4g}")
+        raise Wrong(f"replays have the mean loss {replayed:.4g}, eager calls {eager:.4g}")
     return {"values": values, "eager": eager}
 
 

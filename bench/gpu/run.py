@@ -1,18 +1,18 @@
-"""Measure everything that a GPU can say in ten minutes, in stages with a clock.
+"""Measure a GPU in ten minutes, in stages with a clock.
 
-    python -m bench gpu --seconds 540 --out DIR     everything, into DIR/<device>/run.json
-    python -m bench gpu --stages paths,headline     some stages
-    python -m bench gpu --resume                    what the run in --out lacks
-    python -m bench gpu --resume OLD --out NEW      the same, where OLD cannot be written
-    python -m bench gpu --rehearse                  all of it without a GPU
-    python -m bench gpu --show DIR/<device>         the table of a run
+    python -m bench gpu --seconds 540 --out DIR     measure everything, into DIR/<device>/run.json
+    python -m bench gpu --stages paths,headline     measure some stages
+    python -m bench gpu --resume                    measure what the run in --out lacks
+    python -m bench gpu --resume OLD --out NEW      do the same if OLD cannot be written
+    python -m bench gpu --rehearse                  go through everything without a GPU
+    python -m bench gpu --show DIR/<device>         print the table of a run
 
-A stage starts only if it fits into what is left of the seconds. Rows are written as they come, so
-a run that is cut off loses what it was just measuring, and no more. A stage that fails is recorded,
-and the next begins. The table is printed in any case.
+A stage starts only if it fits into the remaining seconds. Every row is saved at once: a run that is
+killed loses only the row that it was measuring. A stage that fails is recorded, and the next one
+begins. The table is printed in any case.
 
 Exit codes: 0 everything was measured and is right, 1 something failed or is wrong, 2 bad input,
-3 nothing failed, but time was up: --resume, 130 interrupted.
+3 nothing failed, but time was up (use --resume), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bench.gpu.record import Record
     from bench.gpu.stage import Stage
 
-RESERVE = 6.0  # seconds at the end: the last stage is stopped, the table printed
+RESERVE = 6.0  # seconds at the end, to stop the last stage and print the table
 FULL, SMALL = "bench.gpu.plan:FULL", "bench.gpu.plan:SMALL"
 RESULTS = ROOT / "bench" / "results" / "gpu"
 LEFT = 3  # exit code
@@ -49,25 +49,31 @@ def arguments(given: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--seconds", type=positive, default=540, help="time for everything (540)")
-    add("--out", type=Path, help="folder of results (bench/results/gpu; build if --rehearse)")
-    add("--stages", default="", metavar="A,B", help="only these stages; a finished one is redone")
+    add("--seconds", type=positive, default=540, help="Time for everything. Default: 540.")
+    add(
+        "--out",
+        type=Path,
+        help="Folder of results. Default: bench/results/gpu, or build with --rehearse.",
+    )
+    add(
+        "--stages", default="", metavar="A,B", help="Measure only these stages, even finished ones."
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume", type=Path, nargs="?", const=Path(), metavar="DIR",
-        help="measure what the run in DIR lacks (default: the one in --out)",
+        help="Measure what the run in DIR lacks. Default: the run in --out.",
     )  # fmt: skip
-    again.add_argument("--restart", action="store_true", help="replace the run that is in --out")
-    add("--install", action="store_true", help="pip install this checkout first")
-    add("--rehearse", action="store_true", help="go through it without a GPU, on small inputs")
-    add("--show", type=Path, metavar="DIR", help="print the table of a run and stop")
+    again.add_argument("--restart", action="store_true", help="Replace the run in --out.")
+    add("--install", action="store_true", help="Install this checkout with pip first.")
+    add("--rehearse", action="store_true", help="Go through it without a GPU, on small inputs.")
+    add("--show", type=Path, metavar="DIR", help="Print the table of a run and stop.")
     add(
         "--compile", action="store_true",
-        help="fill Triton's cache (TRITON_CACHE_DIR) with all kernels and stop; needs no GPU",
+        help="Fill Triton's cache (TRITON_CACHE_DIR) with all kernels and stop. Needs no GPU.",
     )  # fmt: skip
     add(
         "--record", action="store_true",
-        help="with --compile: empty the cache first, and write results/compile_seconds.json",
+        help="With --compile, use an empty cache and write results/compile_seconds.json.",
     )  # fmt: skip
     add("--plan", default="", help=argparse.SUPPRESS)
     return parser.parse_args(given)
@@ -77,10 +83,10 @@ def main(given: list[str]) -> int:
     begin = time.monotonic()
     options = arguments(given)
     if options.record and not options.compile:
-        raise BadInput("--record goes with --compile")
+        raise BadInput("--record needs --compile")
     names = [name for name in options.stages.split(",") if name]
     if options.stages and not names:
-        raise BadInput(f"--stages: {options.stages!r} names no stage")
+        raise BadInput(f"--stages must name at least one stage, got {options.stages!r}")
     installed = install() if options.install else None
     os.environ.pop("TRITON_INTERPRET", None)
     from bench.gpu import record, summary
@@ -117,7 +123,7 @@ def measure(
     todo: list[Stage],
     end: float,
 ) -> int:
-    """Runs the stages and prints the table, whatever happens; the exit code."""
+    """Run the stages, print the table whatever happens, and return the exit code."""
     from bench.gpu import summary
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -143,10 +149,10 @@ def _interrupted(*_: Any) -> None:
 
 
 def install() -> dict[str, Any]:
-    """Builds and installs this checkout, with what is there: its seconds, and why it failed.
+    """Build and install this checkout with installed tools; return its seconds and any failure.
 
-    Where it fails, the Python sources and the kernels are put together in a folder instead: that
-    is all that a GPU needs.
+    After a failure the Python sources and the kernels are copied into a folder instead, which is
+    all that a GPU needs.
     """
     begin = time.monotonic()
     words = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "."]
@@ -154,13 +160,13 @@ def install() -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": round(time.monotonic() - begin, 1)}
     if done.returncode:
         found["failed"] = (done.stdout + done.stderr).strip()[-500:]
-        print(f"install failed, Python sources are used as they are: {found['failed']}")
-        _put_together(Path(tempfile.mkdtemp(prefix="gaussreg-fast-")))
+        print(f"install failed, Python sources are used without it: {found['failed']}")
+        _copy_package(Path(tempfile.mkdtemp(prefix="gaussreg-fast-")))
     return found
 
 
-def _put_together(folder: Path) -> None:
-    """A folder first on the path, of this process and of those it starts, with the package."""
+def _copy_package(folder: Path) -> None:
+    """Copy the package to a folder, first on the path of this process and of those it starts."""
     import shutil
 
     shutil.copytree(ROOT / "gaussreg_fast", folder / "gaussreg_fast")
@@ -171,7 +177,7 @@ def _put_together(folder: Path) -> None:
 
 
 def device_facts(rehearse: bool) -> dict[str, Any]:
-    """What is measured on.
+    """Return facts about the device and the machine.
 
     Raises:
         BadInput: there is no GPU, and this is no rehearsal.
@@ -183,8 +189,8 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
 
     if not rehearse and not torch.cuda.is_available():
         raise BadInput(
-            "gpu measures on a GPU: torch.cuda.is_available() is False; "
-            "--rehearse goes through it without one"
+            "gpu needs a GPU, but torch.cuda.is_available() is False; --rehearse goes through the "
+            "run without one"
         )
     with device(rehearse):
         from gaussreg_fast.backends.triton import _device
@@ -195,7 +201,7 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
 
 
 class Run:
-    """The stages one after the other, each in a process; kernels are compiled beside them."""
+    """Runs the stages one after the other, each in a process, and compiles kernels beside them."""
 
     def __init__(
         self,
@@ -214,7 +220,7 @@ class Run:
         self.compiling = queue.Background(options.plan, names, facts["arch"], options.rehearse)
 
     def close(self) -> None:
-        """Ends what runs beside, and keeps what it has done."""
+        """End the compiling process, and save its results."""
         found, before = self.compiling.report(), self.record.content.get("compiled", {})
         self.record.content["compiled"] = found | {
             "seconds": before.get("seconds", {}) | found["seconds"]
@@ -226,7 +232,7 @@ class Run:
         return self.end - RESERVE - time.monotonic()
 
     def stage(self, stage: Stage) -> None:
-        """One stage, if it fits into what is left."""
+        """Run one stage, if it fits into the remaining time."""
         if stage.seconds > self.left():
             state = f"not started: {self.left():.0f} s left, {stage.seconds:.0f} s expected"
             if not self.record.stage(stage.name)["rows"]:
@@ -250,7 +256,7 @@ class Run:
         print(f"{stage.name}: {state}, {time.monotonic() - begin:.0f} s", flush=True)
 
     def _processes(self, stage: str, done: list[str], end: float) -> tuple[str, str]:
-        """Runs a stage to its end, in a new process wherever one fails: its state and its log."""
+        """Run a stage to its end, in a new process after each failure; return its state and log."""
         from bench.gpu.process import Process
 
         log = ""

@@ -1,4 +1,4 @@
-"""Memory errors and races in the kernels, by the sanitizers of CUDA, at small sizes."""
+"""Find memory errors and races in the kernels with CUDA's sanitizers, at small sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Row
 from bench.subjects import every_kernel
 
-# The allocator's pools are off for memcheck: they would hide what is out of bounds.
+# The allocator's pools are off for memcheck, because they would hide accesses out of bounds.
 ENVIRONMENT = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, "racecheck": {}}
 DIMENSIONS = {"memcheck": (64, 1024, 16384, 65536, 100, 32768), "racecheck": (64, 1024, 100, 16384)}
 SECONDS = 25.0
@@ -34,12 +34,12 @@ def _run(
     small: bool,
     allowed: float,
 ) -> Row:
-    """In a rehearsal no sanitizer, but the simulator, which finds the same kinds of errors."""
+    """Run a sanitizer; in a rehearsal the simulator, which finds the same kinds of errors."""
     words = [*prefix, sys.executable, "-m", "bench", "sanitize"]
     words += [str(d) for d in dimensions] + (["--rehearse"] if small else [])
     try:
         printed = programs.output(words, allowed - 1, **environment)
-    except subprocess.TimeoutExpired as error:  # slow, which is no error of the kernels
+    except subprocess.TimeoutExpired as error:  # left out, because slowness is no error of kernels
         ran = [line for line in error.output.splitlines() if line.startswith("D = ")]
         raise LeftOut(f"stopped after {allowed:.0f} s; {'; '.join(ran) or 'nothing ran'}") from None
     return {"printed": printed.splitlines()[-20:]}

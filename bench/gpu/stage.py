@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""The units of a run: stages and their parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Part:
     """One row of the result.
 
     Attributes:
-        name: of the row, unique within its stage.
-        run: measures, and returns the row's content; what it raises makes the row FAILED.
-            It is told the seconds that it may take.
-        seconds: that it is expected to take with its kernels compiled.
-        kernels: by a label, launches of every Triton kernel that `run` needs, on small inputs.
-            They are compiled ahead, by many processes.
+        name: the row's name, unique within its stage.
+        run: measures, and returns the row's content; it gets the seconds that it may take. An
+            exception makes the row FAILED.
+        seconds: expected seconds with its kernels compiled.
+        kernels: label -> launch on small inputs, for every Triton kernel that `run` needs. Many
+            processes compile them ahead.
     """
 
     name: str
@@ -30,16 +30,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run.
+    """A section of a run.
 
     Attributes:
-        name: as `--stages` takes it.
-        title: what it does, for the table.
-        parts: makes its parts, the most telling first.
-        seconds: that it is expected to take; it does not start if less is left.
-        at_most: it is stopped after so many seconds, or when the run's time is up.
-        quiet: no kernels are compiled beside it, because it measures the host's time.
-        jobs: makes commands (`python -m bench ...`) that fill compilers' caches on disk ahead.
+        name: the stage's name for `--stages`.
+        title: short description for the table.
+        parts: makes the parts, the most telling first.
+        seconds: expected seconds; the stage does not start if less is left.
+        at_most: seconds after which it is stopped, unless the run's time ends earlier.
+        quiet: compile no kernels beside it, because it measures the host's time.
+        jobs: makes the `python -m bench` commands that fill compilers' caches on disk ahead.
     """
 
     name: str
@@ -52,4 +52,4 @@ class Stage:
 
 
 class LeftOut(Exception):
-    """A part that cannot be had here, with the reason: "not measured", and no failure."""
+    """A part cannot be measured here, which is no failure; the message is the reason."""

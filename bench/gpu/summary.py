@@ -1,4 +1,4 @@
-"""A run in a table of at most sixty lines: the stages, and the figures that count."""
+"""Summarise a run in at most sixty lines: the stages and the main figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 118
 
 
 def line(stage: str, row: Row) -> str:
-    """A row in one line, for the screen."""
+    """Format a row in one line, for the screen."""
     name, status = row["part"], row["status"]
     if status != "ok":
         return _cut(f"{name}: {status}: {row.get('reason', '')}")
@@ -39,7 +39,7 @@ def _cut(text: str) -> str:
 
 
 def _best(row: Row) -> str:
-    """The fastest parameters, against those in use."""
+    """Format the fastest launch parameters, against those in use."""
     found = best(row)
     if found is None:
         return "nothing was timed"
@@ -52,7 +52,7 @@ def _best(row: Row) -> str:
 
 
 def text(content: dict[str, Any]) -> str:
-    """The table. Failures and the headline come first, where lines run short."""
+    """Return the table; failures and the headline come first, because lines are limited."""
     about = content["machine"]
     words = ("driver", "torch", "triton", "python")
     named = (f"{word} {about.get(word)}" for word in words)
@@ -61,7 +61,7 @@ def text(content: dict[str, Any]) -> str:
     found += [*_headline(content), *_rest(content)]
     if len(found) > LINES:
         left = len(found) - LINES + 1
-        found = [*found[: LINES - 1], f"... {left} lines more are in the file"]
+        found = [*found[: LINES - 1], f"... the file has {left} more lines"]
     return "\n".join(found)
 
 
@@ -90,7 +90,7 @@ def _failures(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _headline(content: dict[str, Any]) -> Iterator[str]:
-    """Each row with its ratios; a target that is missed has a !"""
+    """Yield each row with its ratios; "!" marks missed targets."""
     found = rows(content, "headline")
     if not found:
         return
@@ -104,7 +104,7 @@ def _headline(content: dict[str, Any]) -> Iterator[str]:
             continue
         cells = [time_text(ours)]
         cells += [f"{digits(us[c] / ours)}x" if c in us else "-" for c in calls]
-        missed = [t for t, said in row.get("targets", {}).items() if "MISSED" in said]
+        missed = [t for t, result in row.get("targets", {}).items() if "MISSED" in result]
         flag = f"  ! {', '.join(missed)}" if missed else ""
         yield f"{name:22}" + "".join(f"{cell:>12}" for cell in cells) + flag
     graphs = {n: r for n, r in found.items() if "graph wall" in r.get("us", {})}
@@ -112,7 +112,7 @@ def _headline(content: dict[str, Any]) -> Iterator[str]:
         shown = (f"{c} {time_text(us)}" for c, us in typical(row, "graph wall").items())
         yield _cut(f"{name} as a CUDA graph: {', '.join(shown)}")
     targets = [s for r in found.values() for s in r.get("targets", {}).values()]
-    met = sum("(met" in said for said in targets)
+    met = sum("(met" in result for result in targets)
     if targets:
         yield f"targets: {met} met of {sum(map(len, TARGETS.values()))}"
 
@@ -130,9 +130,9 @@ def _rest(content: dict[str, Any]) -> Iterator[str]:
                 yield _cut(f"not measured: {name}, {row['part']}: {row.get('reason', '')}")
     sources = {row.get("source") for stage in content["stages"].values() for row in stage["rows"]}
     if len(sources) > 1:
-        yield f"rows are of {len(sources)} states of the source: each names its own"
+        yield f"rows come from {len(sources)} states of the source, which each row names"
     if any(stage["state"] != DONE for stage in content["stages"].values()):
-        yield "python -m bench gpu --resume measures what is left"
+        yield "python -m bench gpu --resume measures the rest"
 
 
 def _detail(stage: str, row: Row) -> str:

@@ -1,7 +1,7 @@
-"""Launch parameters: every combination worth a try, checked, then timed in turns.
+"""Tune launch parameters: check candidates, then time them in turns.
 
-What is best goes by hand into `TUNED` and `TUNED_LARGE` of backends/triton/parameters.py, with the
-run that says so.
+The best ones go by hand into `TUNED` and `TUNED_LARGE` of backends/triton/parameters.py, with a
+reference to the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gaussreg_fast import gaussianity_value_and_grad
 from gaussreg_fast.backends.triton import parameters
 
 DIMENSIONS = (16384, 4096, 32768, 65536, 262144)
-NUMBERS, SMALL_NUMBERS = 2**26, 2**11  # of a batch; in full several times the cache
+NUMBERS, SMALL_NUMBERS = 2**26, 2**11  # numbers in a batch; the first is several times the cache
 SECONDS = 12.0
 Parameters = parameters.Fused | parameters.Large
 
@@ -37,7 +37,7 @@ def parts(small: bool) -> list[Part]:
     return [
         Part(
             f"D={d}",
-            partial(_swept, d, max(2, numbers // d), 2 if small else None),
+            partial(_sweep_dimension, d, max(2, numbers // d), 2 if small else None),
             4.0 if small else SECONDS,
             {label(d, c): partial(_launch, d, c) for c in candidates(d)[: 2 if small else None]},
         )
@@ -45,22 +45,22 @@ def parts(small: bool) -> list[Part]:
     ]
 
 
-# ---------------------------------------------------------------- what is tried
+# ---------------------------------------------------------------- candidates
 
 
 def candidates(dimension: int) -> list[Parameters]:
-    """The parameters in use first, then others."""
+    """Return the parameters in use, then others worth a try."""
     if dimension in parameters.FUSED:
         return list(_fused(dimension))
     return list(_large(dimension))
 
 
 def _fused(dimension: int) -> dict[Parameters, None]:
-    """Radices, warps, and whether x is read again.
+    """Vary radices, warps, and whether x is read again.
 
     A thread holds 16 to 64 numbers of a sample; the radices are 8 to 32, the last one from 2, and
     at most half of a transform's numbers lie in another thread. Reading x again saves registers
-    where a thread holds 64.
+    if a thread holds 64.
     """
     found: dict[Parameters, None] = {parameters.FUSED[dimension]: None}
     for r1, r2 in itertools.product((8, 16, 32), repeat=2):
@@ -76,7 +76,7 @@ def _fused(dimension: int) -> dict[Parameters, None]:
 
 
 def _large(dimension: int) -> dict[Parameters, None]:
-    """What is in use with one thing changed: width, warps, radices, or D split another way."""
+    """Change one of the parameters in use: width, warps, radices, or the split of D."""
     base = parameters.LARGE[dimension]
     found: dict[Parameters, None] = {base: None}
     for factor in (0.5, 2.0):
@@ -96,7 +96,7 @@ def _large(dimension: int) -> dict[Parameters, None]:
 
 
 def label(dimension: int, p: Parameters) -> str:
-    """Parameters in a few words."""
+    """Return a short name of parameters."""
 
     def by(radices: tuple[int, ...]) -> str:
         return "x".join(map(str, radices))
@@ -109,16 +109,16 @@ def label(dimension: int, p: Parameters) -> str:
 
 
 @contextlib.contextmanager
-def used(dimension: int, p: Parameters, arch: str) -> Iterator[None]:
-    """The package launches with these parameters in the body."""
+def using(dimension: int, p: Parameters, arch: str) -> Iterator[None]:
+    """Make the package launch with these parameters in the body."""
     fused = isinstance(p, parameters.Fused)
     tables: Any = parameters.TUNED if fused else parameters.TUNED_LARGE
-    asked: Callable[[int, str], Any] = parameters.fused if fused else parameters.large
+    look_up: Callable[[int, str], Any] = parameters.fused if fused else parameters.large
     table = tables.setdefault(arch, {})
     before = table.get(dimension)
     table[dimension] = p
     try:
-        if asked(dimension, arch) != p:
+        if look_up(dimension, arch) != p:
             raise RuntimeError("the package does not follow parameters.TUNED")
         yield
     finally:
@@ -134,7 +134,7 @@ def architecture() -> str:
 
 
 def _launch(dimension: int, p: Parameters) -> None:
-    with used(dimension, p, architecture()):
+    with using(dimension, p, architecture()):
         gaussianity_value_and_grad(torch.randn(2, dimension, device="cuda"), seed=1)
 
 
@@ -142,17 +142,17 @@ def _launch(dimension: int, p: Parameters) -> None:
 
 
 def check(case: Case, device: str, backend: str = "triton") -> float:
-    """The gradient's error; raises Wrong."""
+    """Return the gradient's error on fresh inputs; raise Wrong if it is too large."""
     errors: Errors = {}
     for _ in range(4):
         x, seed, rows = fresh(case, device)
         index = permutations(case, device, seed, rows)
         poison = torch.full_like(x, torch.nan)
-        del poison
+        del poison  # outputs land in this memory, so that an unwritten number is NaN
         losses, grads = gaussianity_value_and_grad(x, seed=seed, reduction="none", backend=backend)
         if against_reference(case, x[rows], index, losses[rows], grads[rows], errors):
             return errors["gradient"]
-    raise Wrong("no row without a kink was drawn")
+    raise Wrong("no gradient was compared: every drawn row has a kink")
 
 
 def sweep(
@@ -166,51 +166,72 @@ def sweep(
     device: str = "cuda",
     backend: str = "triton",
 ) -> list[Row]:
-    """A row for each: best first, then those that are wrong, do not compile, were not tried.
+    """Check and time candidates; return a row for each, the fastest first, untimed ones last.
 
-    The seconds are for checking, and again for timing. `ready` has the labels that are compiled,
-    with "" or what failed; None: compile what is not.
+    Args:
+        case: the batch.
+        tried: the candidates; the first is in use.
+        arch: architecture of the device.
+        ready: the labels of compiled candidates, with the error or ""; None compiles here.
+        seconds: time for checking, and again for timing.
+        clock: clock class.
+        device: device of the batch.
+        backend: backend of the loss.
     """
-    begin = time.monotonic()
+    deadline = time.monotonic() + seconds
     rows: list[Row] = []
     fit: dict[str, Parameters] = {}
     for p in tried:
-        name = label(case.dimension, p)
-        row: Row = {"name": name, "in_use": p == tried[0]}
-        rows.append(row)
-        if reason := "" if ready is None else ready.get(name, "not compiled in time"):
-            row["reason"] = reason
-            continue
-        if time.monotonic() - begin > seconds:
-            row["reason"] = "not checked in time"
-            continue
-        try:
-            with used(case.dimension, p, arch):
-                row["error"] = check(case, device, backend)
-        except Exception as error:
-            row["reason"] = f"{type(error).__name__}: {error}"[:300]
-        else:
-            fit[name] = p
+        row: Row = {"name": label(case.dimension, p), "in_use": p == tried[0]}
+        rows.append(row | _checked(case, p, arch, ready, deadline, device, backend))
+        if "error" in rows[-1]:
+            fit[row["name"]] = p
     if not fit:
         return rows
     xs = [x.detach() for x in inputs(case, device, 2)]
     seed = torch.tensor([1], device=device)
 
     def call(p: Parameters, i: int) -> Any:
-        with used(case.dimension, p, arch):
+        with using(case.dimension, p, arch):
             return gaussianity_value_and_grad(xs[i], seed=seed, backend=backend)
 
     calls = {name: partial(call, p) for name, p in fit.items()}
     samples = clock.timed(calls, len(xs), seconds, rounds=9).samples
-    for row in rows:
-        if row["name"] in samples:
-            row["us"] = samples[row["name"]]
-            row |= timing.summary(row["us"])
-            row["ns_per_sample"] = row["median"] / case.batch * 1e3
-    return sorted(rows, key=lambda row: row.get("median", float("inf")))
+    timed = [
+        row | _times(samples[row["name"]], case.batch) for row in rows if row["name"] in samples
+    ]
+    untimed = [row for row in rows if row["name"] not in samples]
+    return [*sorted(timed, key=lambda row: row["median"]), *untimed]
 
 
-def _swept(dimension: int, batch: int, most: int | None, allowed: float) -> Row:
+def _checked(
+    case: Case,
+    p: Parameters,
+    arch: str,
+    ready: dict[str, str] | None,
+    deadline: float,
+    device: str,
+    backend: str,
+) -> Row:
+    """Return a candidate's "error" against float64, or the "reason" why it cannot be timed."""
+    name = label(case.dimension, p)
+    if reason := "" if ready is None else ready.get(name, "not compiled in time"):
+        return {"reason": reason}
+    if time.monotonic() > deadline:
+        return {"reason": "not checked in time"}
+    try:
+        with using(case.dimension, p, arch):
+            return {"error": check(case, device, backend)}
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {error}"[:300]}
+
+
+def _times(samples: list[float], batch: int) -> Row:
+    summary = timing.summary(samples)
+    return {"us": samples, **summary, "ns_per_sample": summary["median"] / batch * 1e3}
+
+
+def _sweep_dimension(dimension: int, batch: int, most: int | None, allowed: float) -> Row:
     rows = sweep(
         Case(f"d{dimension}", batch), candidates(dimension)[:most], architecture(),
         ready=queue.ready(), seconds=allowed / 3,

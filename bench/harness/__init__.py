@@ -1,1 +1,1 @@
-"""What every measurement uses: clocks, memory, the machine, result files, words for the screen."""
+"""The parts of every measurement: clocks, memory, the machine, result files, text."""

@@ -1,9 +1,9 @@
-"""What ends a command, and is said in one line."""
+"""Errors that end a command with one line."""
 
 
 class BadInput(ValueError):
-    """One line on stderr, exit code 2."""
+    """An error of the user: one line on stderr, exit code 2."""
 
 
 class Wrong(Exception):
-    """A result that is not the reference's: exit code 1, and nothing is timed."""
+    """A result that differs from the reference: exit code 1, and nothing is timed."""

@@ -1,4 +1,4 @@
-"""Calls on a GPU that go round rotating buffers, or are replayed from a graph."""
+"""Calls on a GPU that rotate over buffers, or are replayed from a CUDA graph."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-SPIN_PER_SECOND = 2e9  # cycles; a device that clocks lower spins longer, which does no harm
+SPIN_PER_SECOND = 2e9  # cycles; a device with a lower clock spins longer, which does no harm
 
 
 class Turns:
-    """A call that goes round the buffers. Each result lives until its buffer's next turn."""
+    """A call that rotates over buffers. Each result lives until its buffer's next turn."""
 
     def __init__(self, call: Callable[[int], Any], buffers: int) -> None:
         self.call, self.buffers, self.turn = call, buffers, 0
         self.kept: list[Any] = [None] * buffers
 
     def __call__(self, repeats: int = 1) -> float:
-        """Seconds until so many calls are queued."""
+        """Queue `repeats` calls; return the seconds until all are queued."""
         begin = time.perf_counter()
         for _ in range(repeats):
             slot = self.turn % self.buffers
@@ -31,7 +31,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Replay:
-    """A captured call, with what its graph reads and writes; `result` is written anew each time."""
+    """A captured call with the memory of its graph; every replay overwrites `result`."""
 
     graph: Any
     call: Callable[[int], Any]
@@ -42,7 +42,7 @@ class Replay:
 
 
 def warm(turn: Turns, seconds: float = 0.5) -> None:
-    """A turn of every buffer, so that memory is there for all; fewer of a slow call."""
+    """Take a turn on every buffer, so that all memory is allocated; fewer turns of a slow call."""
     begin = time.perf_counter()
     for _ in range(max(2, turn.buffers)):
         turn()
@@ -51,7 +51,13 @@ def warm(turn: Turns, seconds: float = 0.5) -> None:
 
 
 def waits(turn: Turns, alone: float, spin: float = 5e-3) -> bool:
-    """Whether a call that takes the host so long alone waits for what the device does before it."""
+    """Return whether a call waits for the device's earlier work.
+
+    Args:
+        turn: the call.
+        alone: seconds that the call takes the host on an idle device.
+        spin: seconds of work to queue before the call.
+    """
     torch.cuda._sleep(int(spin * SPIN_PER_SECOND))
     spent = turn()
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The machine: what identifies it, and the ceilings that it was measured to have."""
+"""Identify the machine, and measure its ceilings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bench.harness.timing import CpuClock, GpuClock
 from gaussreg_fast.backends import native
 
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**31}  # more than any cache
-CACHED_BYTES = 2**16  # a latent of SD, which a processor keeps in its second cache
-GEMM_SIZE = {"cpu": 320, "cuda": 8192}
+CACHED_BYTES = 2**16  # a latent of SD, which fits into a processor's second cache
+GEMM_SIZE = {"cpu": 320, "cuda": 8192}  # large enough for the full rate, and done in milliseconds
 CEILING_SECONDS = 2.0
-# Results can be compared where these agree: everything that makes a time what it is, but us.
+# Results can be compared if these agree: they affect times, and are not under test.
 IDENTITY = ("device", "instruction_set", "threads", "driver", "cuda", "python", "torch", "triton")
 
 
@@ -29,7 +29,7 @@ def device() -> str:
 
 
 def smi(*fields: str) -> dict[str, str | None]:
-    """What nvidia-smi says of the first device; None where it says nothing."""
+    """Ask nvidia-smi for fields of the first device; None for a field that it does not know."""
     command = ["nvidia-smi", "-i", "0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -39,7 +39,7 @@ def smi(*fields: str) -> dict[str, str | None]:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """The machine and the versions on it; None for what does not apply or is not known."""
+    """Return facts about the machine and its versions; None for one that is unknown."""
     triton = None
     if importlib.util.find_spec("triton"):
         import triton as module
@@ -65,7 +65,7 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """The first fact that keeps two machines' results from being compared; "" if none does."""
+    """Return the first fact of `IDENTITY` in which two machines differ; "" if there is none."""
     for name in IDENTITY:
         if a.get(name) != b.get(name):
             return f"{name} {a.get(name)}, here it is {b.get(name)}"
@@ -73,7 +73,7 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def clocks(device: str) -> str | None:
-    """The clock just now, as the system gives it."""
+    """Return the current clock rate as the system reports it; None if it does not."""
     if device == "cuda":
         return smi("clocks.sm")["clocks.sm"]
     value = _cpuinfo("cpu MHz")
@@ -81,9 +81,12 @@ def clocks(device: str) -> str | None:
 
 
 def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, float]:
-    """What nothing here can beat: bytes read and written a second, operations a second, a call.
+    """Measure upper limits: bytes read and written a second, operations a second, a call's time.
 
-    The sizes are of the copy and of the matrix product; 0: the usual ones of the device.
+    Args:
+        device: "cpu" or "cuda".
+        copy_bytes: size of the copy; 0 takes the device's default.
+        gemm_size: side of the matrices; 0 takes the device's default.
     """
     copy_bytes = copy_bytes or COPY_BYTES[device]
     size = gemm_size or GEMM_SIZE[device]
@@ -118,7 +121,7 @@ def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, 
 
 
 def free_memory(device: str) -> int:
-    """Bytes that could be allocated now."""
+    """Return the bytes that can be allocated now."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     try:
@@ -127,7 +130,7 @@ def free_memory(device: str) -> int:
                 return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
-        return 8 * 2**30
+        return 8 * 2**30  # unknown here; a small machine has as much
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The most memory that a call adds while it runs, its results among it."""
+"""Measure the peak of memory that a call adds, its results included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESET = Path("/proc/self/clear_refs")
 
 
 def allocated(call: Callable[[int], Any]) -> int:
-    """On a GPU: the allocator's peak during the call beyond what was allocated before."""
+    """Return the peak of torch's GPU allocator during a call, in bytes beyond the state before."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -26,14 +26,14 @@ def allocated(call: Callable[[int], Any]) -> int:
 
 
 def resident(call: Callable[[int], Any]) -> int | None:
-    """On the CPU: the peak of resident memory during a second call, beyond what was resident.
+    """Return the peak of resident memory during a second call, in bytes beyond the state before.
 
-    It sees what C++ allocates as well, but not what a library kept from an earlier call
-    (workspaces, plans). Linux only: None where the kernel's high-water mark cannot be reset.
+    It includes C++'s allocations, but not memory that a library kept from the first call
+    (workspaces, plans). Linux only: None if the kernel's high-water mark cannot be reset.
     """
     result = call(0)
     del result
-    with contextlib.suppress(AttributeError, OSError):  # glibc's: give free memory back
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone can return free memory
         ctypes.CDLL(None).malloc_trim(0)
     try:
         _RESET.write_text("5", encoding="ascii")

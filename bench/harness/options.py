@@ -6,14 +6,14 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """A number of things."""
+    """Parse a positive integer."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text!r}")
     return int(text)
 
 
 def number(text: str) -> float:
-    """A positive number."""
+    """Parse a positive number."""
     try:
         value = float(text)
     except ValueError:
@@ -24,7 +24,7 @@ def number(text: str) -> float:
 
 
 def tolerance(text: str) -> float:
-    """A share, as in 10% or 0.1."""
+    """Parse a share such as 10% or 0.1."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:

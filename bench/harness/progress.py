@@ -1,4 +1,4 @@
-"""A progress bar where rich is installed and the output is a terminal, else a line per part."""
+"""Show progress: a bar if rich is installed and the output is a terminal, else a line per part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Says what is being measured, and what came out."""
+    """Shows the part that is being measured, and a line about each finished one."""
 
     def __init__(self, total: int, out: Path | None = None, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
@@ -40,8 +40,8 @@ class Progress:
         if self.bar:
             self.bar.stop()
         if kind is KeyboardInterrupt and self.out:
-            kept = f"{self.done} of {self.total} kept in {self.out}"
-            print(f"{kept}: resume with the same command and --resume", file=sys.stderr)
+            kept = f"{self.done} of {self.total} parts are kept in {self.out}"
+            print(f"{kept}: the same command with --resume resumes them", file=sys.stderr)
 
     def begin(self, name: str) -> None:
         if self.bar:

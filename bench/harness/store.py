@@ -1,4 +1,4 @@
-"""Result files: JSON, written whole or not at all, after every row."""
+"""Read and write result files: JSON, written whole or not at all, after every row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gaussreg_fast._files import json_text, write_text
 
 FORMAT = 1
 NAME = "report.json"
-# What a file must hold to be of use.
+# The entries that a file must hold, with their types.
 CONTENT: dict[str, dict[str, Any]] = {
     "report": {"machine": dict, "settings": dict, "rows": list, "complete": bool},
     "launches": {"archs": dict},
@@ -28,7 +28,7 @@ def today() -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to five digits: what is beyond them is noise, and makes the file long."""
+    """Round floats to five digits, because further digits are noise and make the file long."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -37,7 +37,7 @@ def rounded(value: Any) -> Any:
 
 
 def write(path: Path, content: dict[str, Any], step: str = " ") -> None:
-    """Writes strict JSON, floats rounded; what holds no list or dict is one line.
+    """Write strict JSON with rounded floats; a container without containers takes one line.
 
     `step` is the indentation of each level.
     """
@@ -56,7 +56,7 @@ def _compact(value: Any, indent: str, step: str) -> str:
 
 
 def read(path: Path, what: str) -> dict[str, Any]:
-    """The content of a result file of this format; BadInput says why it cannot be used."""
+    """Read a result file of this format; raise BadInput with the reason if it cannot be used."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -69,11 +69,11 @@ def read(path: Path, what: str) -> dict[str, Any]:
         raise BadInput(f"{path}: not a {what}")
     if content.get("format") != FORMAT:
         raise BadInput(
-            f"{path}: a {what} of format {content.get('format')}, this version reads {FORMAT}"
+            f"{path}: the format must be {FORMAT} for this version, got {content.get('format')}"
         )
     for key, kind in CONTENT[what].items():
         if not isinstance(content.get(key), kind):
-            raise BadInput(f"{path}: a broken {what}: {key!r} is missing or not what it should be")
+            raise BadInput(f"{path}: a broken {what}: {key!r} is missing or of the wrong type")
     if what == "baseline" and not all(map(_usable, content["calls"].values())):
         raise BadInput(f"{path}: a broken baseline: every call needs ratios above 0")
     return content
@@ -93,15 +93,17 @@ class Report:
 
     @classmethod
     def begin(cls, folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> Report:
-        """A new one; what an interrupted run left is not overwritten unasked."""
+        """Start a new report; raise BadInput if it would overwrite an interrupted one."""
         path = folder / NAME
         if path.exists() and not read(path, "report")["complete"]:
-            raise BadInput(f"{path}: of an interrupted run: --resume or --restart")
+            raise BadInput(
+                f"{path}: holds an interrupted run; --resume resumes it, --restart replaces it"
+            )
         return cls._new(path, settings, facts)
 
     @classmethod
     def restart(cls, folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> Report:
-        """A new one in any case."""
+        """Start a new report, in place of an earlier one."""
         return cls._new(folder / NAME, settings, facts)
 
     @classmethod
@@ -114,16 +116,25 @@ class Report:
 
     @classmethod
     def resume(cls, folder: Path, settings: dict[str, Any], facts: dict[str, Any]) -> Report:
-        """An interrupted one; BadInput if it was of another machine, or of other settings."""
+        """Resume a report; raise BadInput if its machine, version or settings differ."""
         content = read(folder / NAME, "report")
         if gap := machine.difference(content["machine"], facts):
-            raise BadInput(f"{folder / NAME}: cannot be resumed: it is of {gap}")
-        ours, here = content["machine"]["gaussreg_fast"], facts["gaussreg_fast"]
-        if ours != here:
-            raise BadInput(f"{folder / NAME}: is of gaussreg_fast {ours}, here it is {here}")
+            raise BadInput(f"{folder / NAME}: cannot be resumed: it was measured with {gap}")
+        before, here = content["machine"]["gaussreg_fast"], facts["gaussreg_fast"]
+        if before != here:
+            raise BadInput(
+                f"{folder / NAME}: cannot be resumed: it was measured with gaussreg_fast {before}, "
+                f"here it is {here}"
+            )
         if content["settings"] != settings:
-            told = ", ".join(f"{k} {v}" for k, v in content["settings"].items())
-            raise BadInput(f"{folder / NAME}: was begun with other settings: {told}")
+            before, here = (
+                ", ".join(f"{name} {value}" for name, value in each.items())
+                for each in (content["settings"], settings)
+            )
+            raise BadInput(
+                f"{folder / NAME}: cannot be resumed: its settings are {before}, here they are "
+                f"{here}"
+            )
         content["complete"] = False
         kept = [row for row in content["rows"] if row["status"] == "ok"]
         return cls(folder / NAME, {**content, "rows": kept})
@@ -132,7 +143,7 @@ class Report:
         write(self.path, self.content)
 
     def add(self, row: dict[str, Any], seconds: float) -> None:
-        """Keeps a row, on disk."""
+        """Add a row and write the file."""
         self.content["rows"].append(row)
         self.content["seconds"] += seconds
         self.save()
@@ -146,10 +157,10 @@ class Report:
 
 
 def row(content: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The row of a name, if it was measured."""
+    """Return the row of that name; None if it was not measured."""
     return next((r for r in content["rows"] if r["case"] == name and r["status"] == "ok"), None)
 
 
 def on_topic(content: dict[str, Any], topic: str) -> list[dict[str, Any]]:
-    """The measured rows of a topic's cases."""
+    """Return the measured rows of a topic's cases."""
     return [r for r in content["rows"] if r.get("topic") == topic and r["status"] == "ok"]

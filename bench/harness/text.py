@@ -1,4 +1,4 @@
-"""Numbers and tables as text: Markdown for pages, aligned columns for the screen."""
+"""Format numbers and tables: Markdown for pages, aligned columns for the screen."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text whose columns are aligned."""
+    """Return rows as text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -21,12 +21,12 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def digits(value: float) -> str:
-    """Three digits, or the whole number where it has more."""
+    """Format with three digits, or as a whole number if that has more."""
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def time_text(us: float) -> str:
-    """Microseconds, in the unit that fits."""
+    """Format microseconds in the unit that fits."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):
         if us >= 0.9995 * size:
             return f"{digits(us / size)} {unit}"

@@ -1,10 +1,10 @@
-"""Timing: calls take turns, so that noise and clock changes hit all alike.
+"""Timing: calls take turns, so that noise and clock changes affect all alike.
 
-One core for all machines: `in_turns`. What a sample is depends on the device, and each device has
-one `Clock`. On the CPU a sample is some milliseconds of repeated calls by the host's clock. On a
-GPU it is the device's own time by events, behind a spin that keeps the device busy until all calls
-are queued, with inputs and outputs that rotate over more than the cache; and beside it what a
-caller waits for one call and a synchronize, eager or as the replay of a CUDA graph.
+`in_turns` serves all devices; a sample depends on the device, and each device has one clock class.
+On the CPU a sample is some milliseconds of repeated calls by the host's clock. On a GPU it is the
+device's own time by events, behind a spin that keeps the device busy until all calls are queued,
+with inputs and outputs that rotate over more than the cache. Another kind of GPU sample is the
+host's time for one call and a synchronize, eager or as the replay of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ import torch
 from bench.harness import memory
 from bench.harness.gpu_turns import SPIN_PER_SECOND, Replay, Turns, waits, warm
 
-Calls = dict[str, Callable[[int], Any]]  # name -> call on the buffers of a number
+Calls = dict[str, Callable[[int], Any]]  # name -> call that takes the number of its buffers
 Samples = dict[str, list[float]]  # name -> microseconds
 
 CPU_SAMPLE = 2e-3  # seconds of one sample on the CPU, if a call does not take longer
 CPU_ROUNDS = 30
-CPU_SHORT_SAMPLE = 5e-4  # well below a time slice: some samples escape every other process
+CPU_SHORT_SAMPLE = (
+    5e-4  # seconds; well below a time slice, so that no process disturbs some samples
+)
 
 
 class OutOfTime(BaseException):
-    """Not an Exception: compilers catch those and carry on."""
+    """A time limit was reached. No Exception, because compilers catch those and continue."""
 
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime in the body after so many seconds; a limit around it still holds."""
+    """Raise OutOfTime in the body after `seconds`; an enclosing limit still holds."""
 
     def stop(*_: Any) -> None:
         raise OutOfTime(f"stopped after {seconds:.0f} s")
@@ -57,7 +59,7 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def in_turns(samplers: dict[str, Callable[[], float]], rounds: int | dict[str, int]) -> Samples:
-    """A sample of each in every round; those with fewer rounds have theirs evenly spread."""
+    """Take a sample of each in every round; samples of those with fewer rounds are spread out."""
     each = dict.fromkeys(samplers, rounds) if isinstance(rounds, int) else rounds
     total = max(each.values(), default=0)
     samples: Samples = {name: [] for name in samplers}
@@ -69,20 +71,28 @@ def in_turns(samplers: dict[str, Callable[[], float]], rounds: int | dict[str, i
 
 
 def summary(samples: list[float]) -> dict[str, float]:
-    """Median, and the tenth and ninetieth percentile."""
+    """Return the median, and the tenth and ninetieth percentile."""
     cuts = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
     return {"median": statistics.median(samples), "p10": cuts[0], "p90": cuts[-1]}
 
 
 @dataclass
 class Timed:
-    """What one clock says of several calls."""
+    """The samples of several calls by one clock.
+
+    Attributes:
+        samples: microseconds of each call.
+        queue_us: microseconds that Python takes to queue a call.
+        late: number of samples in which the device may have waited for the host.
+        dropped: calls that were too slow for the given time, with the reason.
+        waiting: calls that synchronise with the device.
+    """
 
     samples: Samples
-    queue_us: dict[str, float] = field(default_factory=dict)  # of Python, until a call is queued
-    late: dict[str, int] = field(default_factory=dict)  # samples that the device may have waited in
-    dropped: dict[str, str] = field(default_factory=dict)  # calls too slow for the time there was
-    waiting: list[str] = field(default_factory=list)  # calls that synchronise with the device
+    queue_us: dict[str, float] = field(default_factory=dict)
+    late: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------- CPU
@@ -97,14 +107,14 @@ class CpuClock:
 
     @staticmethod
     def buffers(nbytes: int) -> int:
-        """One: a small latent stays in the cache in its user's loop too, a big one never fits."""
+        """Return 1: users' loops keep a small latent in the cache too, and a big one never fits."""
         return 1
 
     @classmethod
     def timed(
         cls, calls: Calls, buffers: int = 1, seconds: float = 2.0, patience: float = 3.0
     ) -> Timed:
-        """Samples of calls in turns: up to `CPU_ROUNDS`, as `seconds` allow, but at least 3.
+        """Take samples in turns: up to `CPU_ROUNDS` as `seconds` allow, but at least 3.
 
         A call that takes longer than `patience` times all the seconds is dropped.
         """
@@ -126,7 +136,7 @@ class CpuClock:
 
     @classmethod
     def even(cls, calls: Calls, seconds: float) -> Samples:
-        """Short samples of each in turns, in equal number and at least 5."""
+        """Take short samples in turns, equally many of each call and at least 5."""
         samplers, cost = {}, 0.0
         for name, call in calls.items():
             taken = max(1e-7, min(cls._once(call) for _ in range(3)))
@@ -143,7 +153,7 @@ class CpuClock:
 
     @staticmethod
     def _sample(call: Callable[[int], Any], repeats: int) -> float:
-        for _ in range(repeats // 10):  # after the others' turns the caches are theirs
+        for _ in range(repeats // 10):  # untimed, because the other calls have filled the caches
             call(0)
         begin = time.perf_counter()
         for _ in range(repeats):
@@ -163,14 +173,14 @@ class GpuClock:
 
     @staticmethod
     def buffers(nbytes: int) -> int:
-        """How many buffers of a size make four times the L2 cache."""
+        """Return how many buffers of a size fill four times the L2 cache."""
         return rotated(nbytes, torch.cuda.get_device_properties(0).L2_cache_size)
 
     @staticmethod
     def timed(
         calls: Calls, buffers: int = 1, seconds: float = 2.0, rounds: int = 15, repeats: int = 4
     ) -> Timed:
-        """Device microseconds a call. At least 3 rounds, fewer than 15 where time is short."""
+        """Take samples of a call's device time: `rounds`, or fewer in little time, at least 3."""
         turns = {name: Turns(call, buffers) for name, call in calls.items()}
         host, waiting = {}, []
         taken = 0.0
@@ -205,12 +215,12 @@ class GpuClock:
 
     @classmethod
     def even(cls, calls: Calls, seconds: float) -> Samples:
-        """Samples of each in turns, in equal number."""
+        """Take samples in turns, equally many of each call."""
         return cls.timed(calls, 1, seconds, rounds=100).samples
 
     @staticmethod
     def waited(calls: Calls, rounds: int = 10, repeats: int = 30) -> Samples:
-        """Microseconds of a call and a synchronize by the host's clock, every call a sample."""
+        """Time a call and a synchronize by the host's clock, in microseconds; each is a sample."""
 
         def sample(call: Callable[[int], Any]) -> list[float]:
             found = []
@@ -231,7 +241,7 @@ class GpuClock:
 
     @staticmethod
     def captured(call: Callable[[int], Any]) -> Replay:
-        """A CUDA graph of one call, warmed up as capture asks for it."""
+        """Capture a CUDA graph of one call, after the warm-up that capture needs."""
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -245,16 +255,16 @@ class GpuClock:
 
     @staticmethod
     def recover() -> None:
-        """After a capture that failed: back to the usual stream, where random numbers are drawn."""
+        """Return to the default stream after a failed capture, and draw a random number there."""
         torch.cuda.set_stream(torch.cuda.default_stream())
         torch.rand(1, device="cuda")
 
 
 def rotated(nbytes: int, cache: int) -> int:
-    """How many buffers of a size make four times a cache; at least two."""
+    """Return how many buffers of a size fill four times a cache; at least two."""
     return max(2, -(-4 * cache // nbytes))
 
 
 def clock(device: str) -> Any:
-    """The clock of a device."""
+    """Return the clock class of a device."""
     return GpuClock if device == "cuda" else CpuClock

@@ -1,4 +1,4 @@
-"""What the pytest-benchmark suites share: one benchmark for every call of every case."""
+"""The parts that the pytest-benchmark suites share: one benchmark for every call of every case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPILE_SECONDS = 60.0
 
 
 def every_call(topic: str) -> list[Any]:
-    """pytest parameters (case, call) of a topic on this device."""
+    """Return the pytest parameters (case, call) of a topic on this device."""
     return [
         pytest.param(case, call, id=f"{case.name}-{call}")
         for case in cases.listed(device())
@@ -29,8 +29,8 @@ def every_call(topic: str) -> list[Any]:
 
 
 @cache
-def _verified(case: Case) -> dict[str, float]:
-    """Raises where a result of the case is wrong; once per case."""
+def _verify(case: Case) -> dict[str, float]:
+    """Check a case's results, once per case; raise Wrong if one is wrong."""
     return measure.checked(case, device(), "auto")
 
 
@@ -44,12 +44,12 @@ def _call(case: Case, name: str, buffers: int) -> Callable[[int], Any]:
 
 
 def run(benchmark: Any, case: Case, name: str) -> None:
-    """Checks, then times by the host's clock: what a user waits, on a GPU with a synchronize.
+    """Check a call, then time it by the host's clock, on a GPU with a synchronize.
 
-    On a GPU `device_us` holds the device's own time beside it, on inputs that rotate.
+    On a GPU `device_us` also holds the device's own time, on rotating inputs.
     """
     torch.manual_seed(0)
-    _verified(case)
+    _verify(case)
     clock = timing.clock(device())
     buffers = 1 if case.batch == 1 else clock.buffers(case.nbytes)
     call = _call(case, name, buffers)

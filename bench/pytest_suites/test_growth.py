@@ -1,4 +1,4 @@
-"""How time grows with D and with B, the O(n^2) loss and PRNO among the calls.
+"""The growth of time with D and with B, also of the O(n^2) loss and PRNO.
 
 pytest bench/pytest_suites/test_growth.py --benchmark-enable [-k NAME]
 """

@@ -1,1 +1,1 @@
-"""`python -m bench report` and `profile`: one machine measured, in tables and plots."""
+"""`python -m bench report` and `profile`: measure one machine, in tables and plots."""

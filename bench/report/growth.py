@@ -1,4 +1,4 @@
-"""How time grows with D and with B: exponents, and where one loss overtakes another."""
+"""Fit the growth of time with D and with B, and find where one loss overtakes another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.harness import store
 from bench.report.measure import typical
 
 Curve = list[tuple[int, float]]  # (size, microseconds), by size
-UPPER = 0.6  # of the sizes: below, a call's overhead is most of its time
+UPPER = 0.6  # share of the sizes that is fitted; at the smaller ones a call's overhead dominates
 
 
 def curves(report: dict[str, Any], by: str) -> dict[str, Curve]:
-    """Call -> its curve by "dimension" (one sample) or by "batch" (D = 16384)."""
+    """Return each call's curve by "dimension" (one sample) or by "batch" (D = 16384)."""
     found: dict[str, Curve] = {}
     for row in store.on_topic(report, "growth"):
         one_sample, one_size = row["batch"] == 1, row["dimension"] == 16384
@@ -26,9 +26,9 @@ def curves(report: dict[str, Any], by: str) -> dict[str, Curve]:
 
 
 def exponent(curve: Curve) -> dict[str, float] | None:
-    """The power law of a curve's upper part by least squares on logarithms.
+    """Fit a power law to a curve's upper part by least squares on logarithms.
 
-    None for fewer than three points: a line through two has no error.
+    Return None for fewer than three points, because a line through two has no error.
     """
     used = curve[-max(3, math.ceil(UPPER * len(curve))) :]
     if len(used) < 3:
@@ -42,7 +42,7 @@ def exponent(curve: Curve) -> dict[str, float] | None:
 
 
 def crossing(ours: Curve, other: Curve) -> dict[str, Any]:
-    """Where the other stops being as fast as ours: interpolated on logarithms, or none."""
+    """Find the sizes where two curves cross, interpolated on logarithms, and the end ratios."""
     mine, theirs = dict(ours), dict(other)
     sizes = sorted(mine.keys() & theirs.keys())
     gaps = [math.log(theirs[size] / mine[size]) for size in sizes]
@@ -61,7 +61,7 @@ def crossing(ours: Curve, other: Curve) -> dict[str, Any]:
 
 
 def analysis(report: dict[str, Any]) -> dict[str, Any]:
-    """Exponents of every call by D and by B, and the crossings with ours by D."""
+    """Return the exponents of every call by D and by B, and the crossings with ours by D."""
     found: dict[str, Any] = {}
     for by in ("dimension", "batch"):
         fits = {call: exponent(curve) for call, curve in curves(report, by).items()}

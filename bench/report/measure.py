@@ -1,4 +1,4 @@
-"""One case: checked, then timed, and what it says of ours against the others."""
+"""Measure one case: check it, time it, and compare ours with the peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.subjects import correctness, peers
 from bench.subjects.cases import TARGETS, Case
 from bench.subjects.naive import by_hand
 
-# Ratio -> (its time, over this one); of value and gradient, where nothing else is said.
+# Ratio -> (numerator, denominator), as names of calls; "ours" is value and gradient.
 RATIOS = {
     "ours/fft": ("value_and_grad", "fft"),
     "naive/ours": ("naive", "value_and_grad"),
@@ -29,8 +29,7 @@ RATIOS = {
     "prno/ours": ("prno", "value_and_grad"),
 }
 GRAPH_RATIOS = {"naive/ours graph": ("naive", "ours"), "compile/ours graph": ("compile", "ours")}
-# Most that a call has been seen to need, in bytes per number of the batch.
-NEED = 64
+NEED = 64  # bytes per number of the batch; the most that a call has been seen to need
 GRAPH_SECONDS = 20.0  # to capture a call that is not compiled by torch
 
 
@@ -43,16 +42,16 @@ def ratios(us: dict[str, float], pairs: dict[str, tuple[str, str]]) -> dict[str,
 
 
 def verdicts(case: Case, values: dict[str, float]) -> dict[str, str]:
-    """Each target with what became of it."""
-    said = {}
+    """Return for each target whether it is met, missed or not measured."""
+    results = {}
     for name, (relation, bound) in TARGETS.get(case.name, {}).items():
         value = values.get(name)
         if value is None:
-            said[name] = f"not measured (target {relation} {bound:g})"
+            results[name] = f"not measured (target {relation} {bound:g})"
         else:
             met = value <= bound if relation == "<=" else value >= bound
-            said[name] = f"{value:.3g} ({'met' if met else 'MISSED'}: {relation} {bound:g})"
-    return said
+            results[name] = f"{value:.3g} ({'met' if met else 'MISSED'}: {relation} {bound:g})"
+    return results
 
 
 def run_case(
@@ -63,14 +62,14 @@ def run_case(
     seconds: float = 3.0,
     compile_seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """One row. Whatever is wrong makes it FAILED, and nothing of it is timed.
+    """Measure a row. A wrong result or another error makes it FAILED, and nothing is timed.
 
     Args:
-        case: what to measure.
-        clock: what to measure with, `timing.clock(device)`.
-        backend: of ours.
-        seconds: to spend on samples.
-        compile_seconds: for torch.compile, each of its peers; 0 leaves it out.
+        case: the case to measure.
+        clock: clock class, `timing.clock(device)`.
+        backend: backend of ours.
+        seconds: time for samples.
+        compile_seconds: time for each peer under torch.compile; 0 leaves them out.
     """
     begin = time.monotonic()
     row: dict[str, Any] = {
@@ -97,7 +96,7 @@ def run_case(
 
 
 def checked(case: Case, device: str, backend: str) -> correctness.Errors:
-    """Errors of everything that will be timed; a big batch is drawn once, others twice."""
+    """Check all calls that will be timed; a big batch is drawn once, others twice."""
     errors: correctness.Errors = {}
     if case.topic != "guards":
         rounds = 1 if case.topic == "growth" or case.nbytes > 2**26 else 2
@@ -115,7 +114,7 @@ def _measure(
     compile_seconds: float,
     row: dict[str, Any],
 ) -> None:
-    # One latent stays in the cache, as it does in the loop that optimises it.
+    # A single latent has one buffer: it stays in the cache, as in the loop that optimises it.
     count = 1 if case.batch == 1 else clock.buffers(case.nbytes)
     xs = peers.inputs(case, clock.device, count)
     calls = peers.ours(case, xs, backend) | peers.others(case, xs, clock.device)
@@ -136,7 +135,7 @@ def _measure(
     row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
     graph: dict[str, float] = {}
     if case.batch == 1 and case.topic == "loss" and clock.device == "cuda":
-        row["clock"] = "wall"  # what the loop that optimises one latent waits for
+        row["clock"] = "wall"  # the time that the loop that optimises one latent waits
         waiting = {name: call for name, call in calls.items() if name != "copy"}
         row["us"]["wall"] = clock.waited(waiting)
         graph = _graphs(case, clock, backend, compile_seconds, row)
@@ -148,7 +147,7 @@ def _measure(
 
 
 def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: str) -> None:
-    """Adds what the times say of ours: ratios, time per sample, and on a GPU the targets."""
+    """Add ratios to the row, our time per sample, and on a GPU the targets."""
     us = typical(row)
     row["ratios"] = ratios(us, RATIOS) | ratios(graph, GRAPH_RATIOS)
     if "value_and_grad" in us:
@@ -161,24 +160,25 @@ def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: s
 
 
 def typical(row: dict[str, Any], clock: str = "") -> dict[str, float]:
-    """Microseconds of each call by a row's own clock, or by another.
+    """Return each call's typical microseconds by a row's own clock, or by another.
 
-    On a CPU the tenth percentile: other programs only ever add time. On a GPU the median.
+    On a CPU it is the tenth percentile, because other programs only ever add time. On a GPU it is
+    the median.
     """
     clock = clock or row.get("clock", "")
-    which = "p10" if clock == timing.CpuClock.name else "median"
-    return {call: s[which] for call, s in row.get("summary_us", {}).get(clock, {}).items()}
+    statistic = "p10" if clock == timing.CpuClock.name else "median"
+    return {call: s[statistic] for call, s in row.get("summary_us", {}).get(clock, {}).items()}
 
 
 def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int | None]:
-    """Of each call; the gradient that it leaves in its input counts as its result."""
+    """Measure each call's extra memory; the gradient that it leaves in its input is included."""
 
     def once(call: Callable[[int], Any], slot: int) -> Any:
         result = call(slot), xs[slot].grad
         xs[slot].grad = None
         return result
 
-    slow = "covariance" if clock.device == "cpu" else ""  # a second one takes seconds
+    slow = "covariance" if clock.device == "cpu" else ""  # left out, because a call takes seconds
     return {
         name: clock.extra_memory(partial(once, call))
         for name, call in calls.items()
@@ -189,7 +189,7 @@ def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int 
 def check_compiled(
     errors: correctness.Errors, case: Case, xs: list[Tensor], found: timing.Calls
 ) -> None:
-    """Raises Wrong where torch.compile's peers do not compute what they do without it."""
+    """Raise Wrong if a peer under torch.compile differs from its eager result."""
     eager = peers.turns(peers.naive_of(case), xs[:1])
     hand = partial(by_hand, xs[0].detach(), per_sample=case.permutation == "per_sample")
 
@@ -207,7 +207,10 @@ def check_compiled(
 def _graphs(
     case: Case, clock: Any, backend: str, compile_seconds: float, row: dict[str, Any]
 ) -> dict[str, float]:
-    """Medians by the host's clock of one replay and a synchronize; ours is captured first."""
+    """Capture and time CUDA graphs; return the medians of a replay and a synchronize.
+
+    Ours is captured first.
+    """
     makers: dict[str, Callable[[list[Tensor]], Callable[[int], Any]]] = {
         "ours": lambda xs: peers.ours(case, xs, backend)["value_and_grad"],
         "ours backward": lambda xs: peers.ours(case, xs, backend)["loss_backward"],
@@ -219,7 +222,7 @@ def _graphs(
         )
     replays: timing.Calls = {}
     for name, make in makers.items():
-        try:  # a leaf of its own: its gradient is then accumulated on the stream of the capture
+        try:  # a new leaf, whose gradient is accumulated on the stream of the capture
             with timing.limit(compile_seconds or GRAPH_SECONDS):
                 replays[name] = clock.captured(make(peers.inputs(case, clock.device, 1)))
         except (Exception, timing.OutOfTime) as error:

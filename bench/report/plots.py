@@ -1,4 +1,4 @@
-"""The plots of a report: speed-ups, growth, roofline, memory. Files of their own each."""
+"""Draw the plots of a report, a file each: speed-ups, growth, roofline, memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _ceiling(report: Report, name: str) -> float | None:
 
 
 def speedups(report: Report) -> Figure | None:
-    """Bars: how many times longer than ours the others take."""
+    """Draw bars: the peers' times as multiples of ours."""
     rows = store.on_topic(report, "loss")
     if not rows:
         return None
@@ -88,7 +88,7 @@ def _first(rows: list[dict[str, Any]], call: str) -> int:
 
 
 def growths(report: Report) -> Figure | None:
-    """Time of one sample against D, and of a batch against B, with the memory limit."""
+    """Plot the time of one sample against D, and of a batch against B, with the memory limit."""
     found = {by: growth.curves(report, by) for by in ("dimension", "batch")}
     if not any(found.values()):
         return None
@@ -130,7 +130,7 @@ def _short(size: int) -> str:
 
 
 def rooflines(report: Report) -> Figure | None:
-    """Operations a second against operations per byte, under the measured ceilings."""
+    """Plot operations a second against operations per byte, under the measured ceilings."""
     row, copy, peak = (
         store.row(report, "stages"),
         _ceiling(report, "copy_gb_per_s"),
@@ -147,10 +147,10 @@ def rooflines(report: Report) -> Figure | None:
         return None
     span = [min(points) / 3, max(*points, peak / copy) * 3]
     cached = _ceiling(report, "cached_copy_gb_per_s")
-    for rate, what, style in ((copy, "copy in memory", "k-"), (cached, "copy in cache", "k:")):
+    for rate, name, style in ((copy, "copy in memory", "k-"), (cached, "copy in cache", "k:")):
         if rate:
             line = [min(peak, rate * x) for x in _between(*span)]
-            axes.plot(_between(*span), line, style, lw=1.2, label=f"{what}: {rate:.3g} GB/s")
+            axes.plot(_between(*span), line, style, lw=1.2, label=f"{name}: {rate:.3g} GB/s")
     axes.axhline(peak, color="k", lw=0.6, label=f"matrix product: {peak:.3g} Gflop/s")
     _name_stages(axes, row["stages"])
     axes.set(xscale="log", yscale="log", xlim=span, xlabel="operations per byte moved")
@@ -166,11 +166,11 @@ def rooflines(report: Report) -> Figure | None:
 
 
 Stages = dict[str, dict[str, dict[str, float]]]  # size -> stage -> numbers
-MARKERS = "osD^v<>"  # of the sizes
+MARKERS = "osD^v<>"  # one for each size
 
 
 def _draw_stages(axes: Any, stages: Stages) -> list[float]:
-    """Draws a point for each stage of each size; returns their operations per byte."""
+    """Draw a point for each stage of each size; return their operations per byte."""
     names = list(dict.fromkeys(name for found in stages.values() for name in found))
     points = []
     for found, marker in zip(stages.values(), MARKERS, strict=False):
@@ -184,7 +184,7 @@ def _draw_stages(axes: Any, stages: Stages) -> list[float]:
 
 
 def _name_stages(axes: Any, stages: Stages) -> None:
-    """The legend: a marker for each size, a colour for each stage that has a point."""
+    """Add the legend: a marker for each size, a colour for each stage that has a point."""
     for size, marker in zip(stages, MARKERS, strict=False):
         axes.plot([], [], marker, color="w", mec="k", ms=7, label=f"D = {size}")
     names = list(dict.fromkeys(name for found in stages.values() for name in found))
@@ -198,7 +198,7 @@ def _between(low: float, high: float, steps: int = 60) -> list[float]:
 
 
 def memories(report: Report) -> Figure | None:
-    """Bytes that a call adds at its peak, per number of the batch."""
+    """Draw bars: the bytes that a call adds at its peak, per number of the batch."""
     rows = store.on_topic(report, "loss")
     calls = [
         call
@@ -233,7 +233,7 @@ PLOTS = {"speedup": speedups, "growth": growths, "roofline": rooflines, "memory"
 
 
 def write_all(report: Report, folder: Path) -> list[Path]:
-    """A PNG each, of what the report has."""
+    """Write a PNG of each plot that the report has rows for; return the paths."""
     paths = []
     for name, draw in PLOTS.items():
         if figure := draw(report):

@@ -1,9 +1,9 @@
-"""`python -m bench profile`: where the time of one case goes.
+"""`python -m bench profile`: show where the time of one case goes.
 
-Everywhere a trace by torch.profiler and a table of stages: on the CPU those of the native kernel,
-timed one by one; on a GPU the kernels of a call, with the bytes and operations that they report.
-There it also prints how Nsight Systems and Nsight Compute are to be called; they run this command
-with --bare, which does nothing but the calls, in NVTX ranges, between the profiler's start and
+It writes a trace by torch.profiler and prints a table of stages: on the CPU those of the native
+kernel, timed one by one; on a GPU the kernels of a call, with the bytes and operations that they
+report. On a GPU it also prints commands for Nsight Systems and Nsight Compute; they run this
+command with --bare, which makes only the calls, in NVTX ranges, between the profiler's start and
 stop.
 """
 
@@ -67,12 +67,12 @@ def _call(case: Case, name: str, device: str) -> Callable[[], Any]:
     xs = peers.inputs(case, device, 1)
     calls = peers.ours(case, xs) | peers.others(case, xs, device)
     if name not in calls:
-        raise BadInput(f"--call {name!r}: case {case.name} has {', '.join(calls)}")
+        raise BadInput(f"--call must be one of {', '.join(calls)} for {case.name}, got {name!r}")
     return lambda: calls[name](0)
 
 
 def _timed(run: Callable[[], Any], repeats: int, device: str) -> float:
-    """Microseconds of a call, the best of some rounds by the host's clock."""
+    """Return the microseconds of a call, the best of five rounds by the host's clock."""
     best = float("inf")
     for _ in range(5):
         begin = time.perf_counter()
@@ -85,7 +85,7 @@ def _timed(run: Callable[[], Any], repeats: int, device: str) -> float:
 
 
 def annotated(run: Callable[[], Any], message: str, repeats: int) -> None:
-    """The calls, each an NVTX range; within them lie the package's own, one per launch.
+    """Make the calls, each in an NVTX range, which holds the package's own, one per launch.
 
     Without the package nvtx there are no ranges.
     """
@@ -100,7 +100,7 @@ def annotated(run: Callable[[], Any], message: str, repeats: int) -> None:
 
 @contextmanager
 def profiler_on(device: str) -> Iterator[None]:
-    """An outer profiler collects what happens within, and nothing of the warming up."""
+    """Let an outer profiler collect the body alone, without the warm-up before."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaProfilerStart()
@@ -111,7 +111,7 @@ def profiler_on(device: str) -> Iterator[None]:
 
 
 def outer_profilers(case: Case, call: str, out: Path) -> list[str]:
-    """The commands for Nsight Systems and Nsight Compute."""
+    """Return the commands for Nsight Systems and Nsight Compute."""
 
     def bare(repeats: int) -> str:
         words = [sys.executable, "-m", "bench", "profile", "--case", case.name, "--call", call]
@@ -129,7 +129,7 @@ def outer_profilers(case: Case, call: str, out: Path) -> list[str]:
 def traced(
     run: Callable[[], Any], message: str, repeats: int, device: str, path: Path
 ) -> list[dict[str, Any]]:
-    """A trace into a file, and the operators and kernels in it: microseconds and count a call."""
+    """Write a trace to a file; return its operators and kernels with microseconds and counts."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU]
@@ -155,9 +155,9 @@ def traced(
 
 
 def table(stages: dict[str, dict[str, float]], device: str) -> str:
-    """Stages as text. On the CPU: of one sample alone, on warm data."""
-    what = "kernel" if device == "cuda" else "stage of one sample, warm"
-    lines = [f"{what:34}{'us':>10}{'GB/s':>10}{'Gflop/s':>10}"]
+    """Format stages as text; on the CPU they are those of one sample on warm data."""
+    head = "kernel" if device == "cuda" else "stage of one sample, warm"
+    lines = [f"{head:34}{'us':>10}{'GB/s':>10}{'Gflop/s':>10}"]
     for name, stage in stages.items():
         rates = (f"{stage[k]:.1f}" if k in stage else "" for k in ("gb_per_s", "gflop_per_s"))
         lines.append(f"{name[:33]:34}{stage['us']:10.1f}" + "".join(f"{r:>10}" for r in rates))
@@ -165,7 +165,10 @@ def table(stages: dict[str, dict[str, float]], device: str) -> str:
 
 
 def operator_table(operators: list[dict[str, Any]], most: int = 12) -> str:
-    """The operators that take longest by themselves; with the profiler on, so only for shares."""
+    """Format the operators that take longest by themselves.
+
+    The profiler slows them down, so that only their shares mean something.
+    """
     lines = [f"{'operator':50}{'a call':>8}{'host us':>10}{'device us':>10}"]
     for row in operators[:most]:
         lines.append(

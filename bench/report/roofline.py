@@ -1,8 +1,8 @@
 """Bytes and operations a second, of each stage and of whole calls, for the roofline.
 
-Counts are of what a stage cannot do without: every number of its input and output once, from
-whatever level of memory; 5 N log2 N operations for a transform of N complex points; per bin some
-20 for untangling it and its length, as many back. Integer work (the permutation) counts as none.
+Counts are the least that a stage needs: every number of its input and output once, from whatever
+level of memory; 5 N log2 N operations for a transform of N complex points; per bin some 20 for
+untangling it and its length, and as many back. Integer work (the permutation) counts as none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.subjects.cases import Case
 from gaussreg_fast.backends import native
 
 STAGE_SIZES = (4096, 16384, 65536, 262144)
-PER_BIN = 20
+PER_BIN = 20  # operations, one way
 
 # Stage of the CPU pipeline -> (bytes, operations) of one sample of D numbers.
 CPU_STAGES: dict[str, Callable[[int], tuple[float, float]]] = {
@@ -37,17 +37,17 @@ CPU_STAGES: dict[str, Callable[[int], tuple[float, float]]] = {
 
 
 def _first(dimension: int) -> int:
-    """Points of the transform that are done as a sample is read: 16, from 4096 on 8 times 16."""
+    """Return the points transformed while a sample is read: 16, and 8 times 16 from D = 4096 on."""
     return 16 if dimension < 4096 else 128
 
 
 def _transform(dimension: int, points: float) -> float:
-    """Operations of D / 2 complex numbers' transforms of so many points each."""
+    """Return the operations to transform D / 2 complex numbers, `points` at a time."""
     return 5 * dimension / 2 * log2(points)
 
 
 def loss_and_gradient(dimension: int, itemsize: int = 4) -> tuple[float, float]:
-    """Of one sample: x read, its gradient written; both transforms, bins, moments."""
+    """Return bytes and operations of one sample: x and its gradient; transforms, bins, moments."""
     transforms = 2 * _transform(dimension, dimension / 2)
     return 2 * itemsize * dimension, transforms + (PER_BIN + 7) * dimension
 
@@ -58,7 +58,7 @@ def rates(us: float, needs: tuple[float, float]) -> dict[str, float]:
 
 
 def cpu_stages(dimension: int) -> dict[str, dict[str, float]]:
-    """Each stage of the native kernel on one sample, warm, one thread; best of many runs."""
+    """Time each stage of the native kernel on one sample, warm, one thread, best of many runs."""
     x, grad = torch.randn(dimension), torch.empty(dimension)
     repeats = max(20, 4_000_000 // dimension)
     timed = native.module().time_stages(dimension, x.data_ptr(), grad.data_ptr(), repeats)
@@ -71,7 +71,7 @@ def cpu_stages(dimension: int) -> dict[str, dict[str, float]]:
 
 
 def gpu_kernels(call: Callable[[], Any]) -> dict[str, dict[str, float]]:
-    """Each kernel of one call: device time by the profiler, what it needs by launch metadata."""
+    """Return each kernel of one call: device time by the profiler, rates by launch metadata."""
     from torch.profiler import ProfilerActivity, profile
 
     from bench.compiled.launches import recorded
@@ -101,7 +101,7 @@ def gpu_kernels(call: Callable[[], Any]) -> dict[str, dict[str, float]]:
 
 
 def stages(case: Case, call: Callable[[], Any], device: str) -> dict[str, dict[str, float]]:
-    """The stages of one call on this device; none where the CPU has no compiled pipeline for D."""
+    """Return the stages of one call on this device; none if the CPU has no pipeline for D."""
     if device == "cuda":
         return gpu_kernels(call)
     module, _ = native.load()
@@ -110,7 +110,7 @@ def stages(case: Case, call: Callable[[], Any], device: str) -> dict[str, dict[s
 
 
 def measure(device: str, sizes: tuple[int, ...] = STAGE_SIZES) -> dict[str, Any]:
-    """A row: the stages at several D; on a GPU of a batch that fills it."""
+    """Measure a row: the stages at several D; on a GPU with a batch that fills it."""
     from bench.subjects.peers import inputs, ours
 
     found = {}

@@ -1,4 +1,4 @@
-"""One honest report on whatever machine it is: `python -m bench report`."""
+"""Measure a report on this machine: `python -m bench report`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from bench.report import growth, measure, roofline, tables, toy
 from bench.subjects import cases, prepare
 from bench.subjects.cases import Case
 
-# Seconds for everything. No part is begun in the last of them; what is left out is said.
+# Seconds for everything, by device and --quick. No part starts in the last of them; parts that are
+# left out are reported.
 BUDGET = {("cpu", False): 240.0, ("cpu", True): 42.0, ("cuda", False): 420.0, ("cuda", True): 50.0}
-LAST = 0.03
-SAMPLING = 0.35  # of a case's share of the time left; the rest is checking, memory, warming up
-SECONDS = (0.3, 4.0)  # of a case's samples, at least and at most
+LAST = 0.03  # share of the budget in which no part starts
+SAMPLING = 0.35  # share of a case's time for samples; the rest is for checks, memory and warm-up
+SECONDS = (0.3, 4.0)  # least and most time for a case's samples
 COMPILE_SECONDS = {"cpu": 45.0, "cuda": 60.0}
 CEILINGS = "ceilings"
 
-Part = Callable[[float, float], dict[str, Any]]  # its share of the seconds left, and all -> row
+Part = Callable[[float, float], dict[str, Any]]  # (its share of the seconds left, all) -> row
 
 
 def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
-    """What is measured, by name and in order, where the name contains `only`."""
+    """Return the parts of a report whose name contains `only`, by name and in order."""
 
     def of_case(case: Case) -> Part:
         compiling = cases.compiled(device, quick, case)
@@ -44,13 +45,15 @@ def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
         "toy": lambda *_: toy.measure(device, quick),
     }
     names = list(found)
-    # Before the growth cases, which are the ones that a slow machine can do without.
+    # They come before the growth cases, which a slow machine can leave out most easily.
     at = next(i for i, name in enumerate(names) if name.endswith("growth"))
     ordered = {name: found[name] for name in names[:at]} | early
     ordered |= {name: found[name] for name in names[at:]}
     chosen = {name: part for name, part in ordered.items() if only in name or name == CEILINGS}
     if len(chosen) == 1 and only not in CEILINGS:
-        raise BadInput(f"--only {only!r}: no part has this in its name: {', '.join(ordered)}")
+        raise BadInput(
+            f"--only: no part has a name that contains {only!r}, there are {', '.join(ordered)}"
+        )
     return chosen
 
 
@@ -69,7 +72,7 @@ def _case(case: Case, device: str, compiling: bool, share: float, left: float) -
 
 
 def run(report: Report, todo: dict[str, Part], budget: float, progress: Progress) -> None:
-    """Measures what is to be done, each row kept as soon as there is one."""
+    """Measure the parts in `todo`, and save each row at once."""
     begin = time.monotonic()
     device = report.content["machine"]["kind"]
     if device == "cuda":
@@ -83,7 +86,7 @@ def run(report: Report, todo: dict[str, Part], budget: float, progress: Progress
         if left >= LAST * budget:
             try:
                 row = part(left / (len(todo) - number), left)
-            except Exception as error:  # the other parts go on
+            except Exception as error:  # recorded, so that the other parts still run
                 reason = f"{type(error).__name__}: {error}"[:500]
                 row = {"case": name, "status": "FAILED", "reason": reason}
         row["clock_after"] = machine.clocks(device)
@@ -94,7 +97,7 @@ def run(report: Report, todo: dict[str, Part], budget: float, progress: Progress
 def main(
     out: Path, *, quick: bool, threads: int, only: str, resume: bool, restart: bool, minutes: float
 ) -> int:
-    """Exit code: 1 where a result was wrong, else 0."""
+    """Measure a report; return 1 if a part failed, else 0."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     device = machine.device()
@@ -107,7 +110,7 @@ def main(
     with Progress(len(todo), out) as progress:
         run(report, todo, minutes * 60 or BUDGET[device, quick], progress)
     report.finish(growth=growth.analysis(report.content))
-    # As the file has it, whose figures are rounded: the tables can be made of it again.
+    # Read back, because the file's rounded numbers give the same tables whenever they are redrawn.
     for path in tables.write_all(store.read(report.path, "report"), out):
         print(f"wrote {path}")
     failed = [row["case"] for row in report.content["rows"] if row["status"] == "FAILED"]

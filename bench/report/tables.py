@@ -1,4 +1,4 @@
-"""A report in words and Markdown tables; the same functions fill the tables of docs/."""
+"""Format a report as Markdown tables; the same functions fill the tables of docs/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Report = dict[str, Any]
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row in one line, for the screen."""
+    """Format a row in one line, for the screen."""
     if row["status"] != "ok":
         return f"{row['case']}: {row['status']}: {row['reason']}"
     us = typical(row)
@@ -30,7 +30,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def speed(report: Report) -> str:
-    """Value and gradient: ours, and how many times longer the others take."""
+    """Return the table of value and gradient: ours, and the peers as multiples."""
     head = ["case", "D", "ours", "naive", "torch.compile", "hand gradient, compiled",
             "FFT pair alone", "copy alone"]  # fmt: skip
     rows = []
@@ -46,7 +46,7 @@ def speed(report: Report) -> str:
 
 
 def forms(report: Report) -> str:
-    """The three ways to call ours, and the spread of one."""
+    """Return the table of the three ways to call ours, and the spread of one."""
     head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
     rows = []
     for row in store.on_topic(report, "loss"):
@@ -64,7 +64,7 @@ def forms(report: Report) -> str:
 
 
 def memory(report: Report) -> str:
-    """Bytes that a call adds at its peak, per number of the batch."""
+    """Return the table of bytes that a call adds at its peak, per number of the batch."""
     calls = ("value", "value_and_grad", "loss_backward", "naive", "fft")
     rows = []
     for row in store.on_topic(report, "loss"):
@@ -76,7 +76,7 @@ def memory(report: Report) -> str:
 
 
 def guards(report: Report) -> str:
-    """The regularisers, loss and backward."""
+    """Return the table of the regularisers, loss and backward."""
     rows = store.on_topic(report, "guards")
     calls = list(dict.fromkeys(call for row in rows for call in typical(row)))
     lines = []
@@ -89,7 +89,7 @@ def guards(report: Report) -> str:
 
 
 def exponents(report: Report) -> str:
-    """How time grows: exponents with their standard errors, and over which sizes."""
+    """Return the table of growth exponents with standard errors and the fitted sizes."""
     lines = []
     for by, name in (("dimension", "D"), ("batch", "B")):
         for call, fit in report.get("growth", {}).get(by, {}).items():
@@ -99,7 +99,7 @@ def exponents(report: Report) -> str:
 
 
 def crossings(report: Report) -> str:
-    """A sentence for each peer: where it is overtaken, or that it is not."""
+    """Return a line for each peer: the sizes where its time crosses ours, if any."""
     lines = []
     for call, found in report.get("growth", {}).get("crossings", {}).items():
         span = f"from D = {found['from']} to {found['to']}"
@@ -108,13 +108,13 @@ def crossings(report: Report) -> str:
             f"{digits(found['ratio_at_last'])} times at {found['to']}"
         )
         at = " and ".join(f"{d:.0f}" for d in found["at"])
-        what = f"crosses ours near D = {at} (interpolated)" if at else f"no crossing {span}"
-        lines.append(f"- {LABELS[call]}: {what}; {ends}.\n")
+        text = f"crosses ours near D = {at} (interpolated)" if at else f"no crossing {span}"
+        lines.append(f"- {LABELS[call]}: {text}; {ends}.\n")
     return "".join(lines)
 
 
 def toy(report: Report) -> str:
-    """The paper's hundred iterations."""
+    """Return the table of the paper's hundred iterations."""
     row = store.row(report, "toy")
     if not row:
         return "not measured\n"
@@ -126,7 +126,7 @@ def toy(report: Report) -> str:
 
 
 def stages(report: Report) -> str:
-    """Time and rates of each stage or kernel at the largest D but one that was measured."""
+    """Return the table of each stage's or kernel's time and rates, at D = 16384 if measured."""
     row = store.row(report, "stages")
     sizes = [size for size, found in (row or {}).get("stages", {}).items() if found]
     if not row or not sizes:
@@ -140,7 +140,7 @@ def stages(report: Report) -> str:
 
 
 def latency(report: Report) -> str:
-    """One latent on a GPU: what its caller waits, eager and as the replay of a CUDA graph."""
+    """Return the table of a single latent's waiting times on a GPU, eager and as a CUDA graph."""
     lines = []
     for row in store.on_topic(report, "loss"):
         for clock in ("wall", "graph wall"):
@@ -151,7 +151,7 @@ def latency(report: Report) -> str:
 
 
 def machine(report: Report) -> str:
-    """A line for each fact that is known."""
+    """Return a line for each known fact of the machine."""
     known = {**report["machine"], "date": report["date"]}
     ceilings = (store.row(report, "ceilings") or {}).get("ceilings", {})
     known |= {name: f"{value:.4g}" for name, value in ceilings.items()}
@@ -159,24 +159,24 @@ def machine(report: Report) -> str:
 
 
 def missing(report: Report) -> str:
-    """What failed and what was left out, with the reasons."""
+    """Return a line with the reason for each part that failed or was left out."""
     lines = []
     for row in report["rows"]:
         if row["status"] != "ok":
             lines.append(f"- {row['case']}: {row['status']}: {row['reason']}\n")
-        for what, why in row.get("not_measured", {}).items():
-            lines.append(f"- {row['case']}, {LABELS.get(what, what)}: not measured: {why}\n")
-        for target, said in row.get("targets", {}).items():
-            if "met:" not in said:
-                lines.append(f"- {row['case']}, target {target}: {said}\n")
+        for call, why in row.get("not_measured", {}).items():
+            lines.append(f"- {row['case']}, {LABELS.get(call, call)}: not measured: {why}\n")
+        for target, result in row.get("targets", {}).items():
+            if "met:" not in result:
+                lines.append(f"- {row['case']}, target {target}: {result}\n")
     return "".join(lines) or "- nothing\n"
 
 
 SECTIONS = (
     ("Machine and ceilings", machine),
-    ("Value and gradient: ours, and the others as multiples of it", speed),
+    ("Value and gradient: ours, and the peers as multiples of it", speed),
     ("Ways to call it", forms),
-    ("One latent, waited for", latency),
+    ("Waiting time for one latent", latency),
     ("Regularisers", guards),
     ("Peak memory: bytes added per number", memory),
     ("Growth", exponents),
@@ -188,7 +188,7 @@ SECTIONS = (
 
 
 def sections(report: Report, names: tuple[str, ...] = ()) -> str:
-    """The tables of these names, or all that apply, each with its heading."""
+    """Return the tables of these names, or all that apply, each with its heading."""
     text = []
     for title, section in SECTIONS:
         if section is latency and report["machine"]["kind"] == "cpu":
@@ -200,7 +200,7 @@ def sections(report: Report, names: tuple[str, ...] = ()) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The whole report."""
+    """Return the whole report in Markdown."""
     kind = "quick " if report["settings"]["quick"] else ""
     statistic = "Medians" if report["machine"]["kind"] == "cuda" else "Tenth percentiles"
     state = "" if report["complete"] else " **Interrupted: not all of it was measured.**"
@@ -211,12 +211,15 @@ def markdown(report: Report) -> str:
 
 
 def write_all(report: Report, folder: Path) -> list[Path]:
-    """report.md, and the plots if matplotlib is installed; report.json is there already."""
+    """Write report.md, and the plots if matplotlib is installed; return all paths."""
     paths = [folder / store.NAME, folder / "report.md"]
     write_text(paths[1], markdown(report))
     if importlib.util.find_spec("matplotlib"):
         from bench.report import plots
 
         return paths + plots.write_all(report, folder)
-    print(f"no plots: matplotlib is not installed (python -m bench render {folder}, where it is)")
+    print(
+        f"no plots, because matplotlib is not installed; python -m bench render {folder} draws "
+        "them where it is"
+    )
     return paths

@@ -1,7 +1,7 @@
-"""The paper's toy: a hundred iterations on one checkerboard latent, by MPGR's loss and by PRNO's.
+"""Time the paper's toy: 100 iterations on one checkerboard latent, by MPGR's loss and by PRNO's.
 
 The paper (arXiv 2509.07027) gives 0.26 s and 14.1 s, on its machine. Only the optimisation is
-timed; what becomes of the latent is the demo's subject.
+timed; `gaussreg-fast demo` shows the resulting latents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAPER = {"MPGR": 0.26, "PRNO": 14.1}
 
 
 def seconds(method: checkerboard.Method, device: str) -> float:
-    """One run."""
+    """Time one run, in seconds."""
     x = checkerboard.start(1, 0).to(device).requires_grad_()
     assert method.optimizer
     optimizer = method.optimizer([x])
@@ -34,9 +34,9 @@ def seconds(method: checkerboard.Method, device: str) -> float:
 
 
 def measure(device: str, quick: bool) -> dict[str, Any]:
-    """A row: seconds of every run, ours and PRNO's in turns."""
+    """Measure a row: the seconds of every run, MPGR's and PRNO's in turns."""
     guards = {m.name: m for m in checkerboard.methods() if m.name in PAPER}
-    seconds(guards["MPGR"], device)  # first-call costs
+    seconds(guards["MPGR"], device)  # keeps first-call costs out of the samples
     samples: dict[str, list[float]] = {name: [] for name in PAPER}
     for turn in range(1 if quick else 3):
         for name, method in guards.items():

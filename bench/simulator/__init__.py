@@ -1,13 +1,13 @@
-"""Triton kernels as they are compiled, executed on the CPU behind Triton's own launch path.
+"""Execute compiled Triton kernels on the CPU, behind Triton's own launch path.
 
     with simulated() as simulation:
         gaussreg_fast.gaussianity_value_and_grad(x, backend="triton")
     for launch in simulation.launches:
         print(launch.name, launch.errors(), launch.execution.wavefronts.sum())
 
-The package, Triton's binder, its checks and its compiler run as before a GPU; the driver is one
-that executes the PTX (bench/compiled/pretended.py). What this sees, and what it cannot see, is in
-docs/internals/simulator.md.
+The package, Triton's binder, its checks and its compiler run as in front of a GPU; the driver
+executes the PTX (bench/compiled/pretended.py). docs/internals/simulator.md says which errors this
+finds, and which it cannot find.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Edit = Callable[[str, str], str]  # (PTX, the kernel's name) -> PTX
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor that a launch was given: its place in memory, from `begin` to before `end`."""
+    """A tensor argument of a launch: its place in memory, from `begin` to before `end`."""
 
     name: str
     begin: int
@@ -45,7 +45,7 @@ class Argument:
     floating: bool
 
     def place(self, address: int) -> str:
-        """An address in words: an element, or so many bytes outside."""
+        """Describe an address: an element of the tensor, or a number of bytes outside."""
         if address < self.begin:
             return f"{self.begin - address} bytes before {self.name}"
         if address >= self.end:
@@ -54,13 +54,13 @@ class Argument:
         return f"at {self.name} + {(address - self.begin) // self.width}"
 
     def distance(self, address: int) -> int:
-        """Bytes from an address; 0 inside."""
+        """Return the distance of an address in bytes; 0 inside."""
         return max(self.begin - address, address - self.end + 1, 0)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch that was executed."""
+    """One executed launch."""
 
     kernel: Loaded
     program: Program
@@ -71,32 +71,32 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel's."""
+        """The kernel's name."""
         return self.kernel.name
 
     @property
     def programs(self) -> int:
-        """How many programs ran."""
+        """Number of programs that ran."""
         x, y, z = self.grid
         return x * y * z
 
     def findings(self, severity: str) -> list[Finding]:
-        """What was seen of one severity: "error", "lockstep" or "same value"."""
+        """Return the findings of one severity: "error", "lockstep" or "same value"."""
         return [f for f in self.execution.findings if f.kind.severity == severity]
 
     def errors(self) -> dict[str, str]:
-        """A line for each race, access out of bounds or read of memory that nothing has written.
+        """Return a line for each race, access out of bounds or read of unwritten memory.
 
-        The keys are the same for the same finding of another schedule.
+        A finding has the same key under every schedule.
         """
         text = self.program.text
         return {
-            f"{self.name}{self.grid} {f.kind.name} {text[f.instruction]} {f.other}": self._told(f)
+            f"{self.name}{self.grid} {f.kind.name} {text[f.instruction]} {f.other}": self._line(f)
             for f in self.findings("error")
         }
 
-    def _told(self, finding: Finding) -> str:
-        """A finding in a line, its place by the argument that it is in or next to."""
+    def _line(self, finding: Finding) -> str:
+        """Describe a finding in a line, its place by the argument that it is in or next to."""
         shared, memory = finding.kind.name.startswith("SHARED"), finding.kind.text.split(":")[0]
         where: str | None = f"at byte {finding.address} of shared memory"
         floating = True
@@ -118,7 +118,7 @@ class Simulation:
     memory: Memory = field(default_factory=Memory)
 
     def execute(self, call: Call) -> None:
-        """Runs a launch as the driver is asked to."""
+        """Run a launch in the driver's place, and keep its result."""
         text = _located(call.kernel.text("ptx"), Path(call.source))
         if self.edit is not None:
             text = self.edit(text, call.kernel.name)
@@ -142,7 +142,7 @@ class Simulation:
 
 
 def _located(text: str, source: Path) -> str:
-    """PTX whose source files are those of here: the kernel's, its neighbours and Triton's."""
+    """Replace the source files in PTX by those of this checkout and of the installed Triton."""
     import triton
 
     library = Path(triton.__file__).resolve().parent
@@ -162,32 +162,39 @@ def _located(text: str, source: Path) -> str:
 
 
 def _raw(value: Any, name: str, kernel: str) -> int | float:
-    """An argument as the binary gets it: an address or a number."""
+    """Convert an argument to an address or a number, like the binary gets it."""
     if isinstance(value, Tensor):
         if value.device.type != "cpu":
-            raise Unsupported(f"{kernel}: argument {name!r} is on {value.device}, not on the CPU")
+            raise Unsupported(f"{kernel}: argument {name!r} must be on the CPU, got {value.device}")
         return value.data_ptr()
     if value is None:
         return 0
     if isinstance(value, int | float):
         return value
-    raise Unsupported(f"{kernel}: argument {name!r} is a {type(value).__name__}")
+    raise Unsupported(
+        f"{kernel}: argument {name!r} must be a tensor or a number, got {type(value).__name__}"
+    )
 
 
 @contextlib.contextmanager
 def simulated(
     schedule: Schedule | None = None, arch: str = "sm_90", edit: Edit | None = None
 ) -> Iterator[Simulation]:
-    """Executes all launches of Triton kernels within, on CPU tensors, instead of a GPU.
+    """Execute all launches of Triton kernels in the body on CPU tensors instead of a GPU.
 
-    The package takes CPU tensors for `backend="triton"` then. `edit` changes PTX before it is read.
+    The package then accepts CPU tensors for `backend="triton"`.
+
+    Args:
+        schedule: order and exactness of the execution; by default in the order of barriers.
+        arch: architecture to compile for.
+        edit: changes PTX before it is read.
 
     Raises:
-        Unsupported: an instruction or an argument that the simulator does not know.
+        Unsupported: the simulator does not know an instruction or an argument.
         CompilerMissing: there is no C++ compiler.
     """
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        raise Unsupported("TRITON_INTERPRET is set: Triton compiles nothing")
+        raise Unsupported("TRITON_INTERPRET must be unset, because with it Triton compiles nothing")
     from gaussreg_fast.backends import choice
     from gaussreg_fast.backends.triton import launch  # noqa: F401 - `pretended` answers for it
 

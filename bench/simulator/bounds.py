@@ -1,7 +1,7 @@
-"""What counters say a kernel takes at least on a GPU.
+"""Lower bounds of a kernel's time on a GPU, from its counters.
 
-Figures of the GPUs are in bench/devices.json: multiprocessors and clocks as in data sheets, copy
-rates nine tenths of theirs, L2 rates assumed. A measurement replaces them where there is one.
+bench/devices.json describes the GPUs: multiprocessors and clocks from data sheets, copy rates nine
+tenths of the data sheets', L2 rates assumed. Measured rates are to replace them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECTOR = 32  # bytes
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU by what bounds a kernel on it."""
+    """A GPU's rates and sizes that bound kernels."""
 
     name: str
     arch: str
@@ -37,22 +37,22 @@ class Device:
 
 
 def device(name: str) -> Device:
-    """A device of the table.
+    """Return a device of the table.
 
     Raises:
-        BadInput: there is none of this name.
+        BadInput: no device has this name.
     """
     table = json.loads(DEVICES.read_text(encoding="utf-8"))
     if name not in table:
-        raise BadInput(f"--device: {name!r} is not known, these are: {', '.join(table)}")
+        raise BadInput(f"--device must be one of {', '.join(table)}, got {name!r}")
     return Device(name, **table[name])
 
 
 def bounds(counts: dict[str, Any], gpu: Device) -> dict[str, float]:
-    """Nanoseconds by instruction issue, load/store units and L2 cache, all programs together.
+    """Return bounds in ns by instruction issue, load/store units and L2 cache, for all programs.
 
-    A multiprocessor issues four instructions a cycle; its load/store unit takes one shared-memory
-    wavefront, shuffle or global request.
+    In a cycle a multiprocessor issues four instructions, and its load/store unit takes one
+    shared-memory wavefront, shuffle or global request.
     """
     accesses = counts["wavefronts"] + counts.get("SHFL", 0) + counts["requests"]
     sectors = counts["sectors_read"] + counts["sectors_written"]
@@ -64,9 +64,9 @@ def bounds(counts: dict[str, Any], gpu: Device) -> dict[str, float]:
 
 
 def resident(counts: dict[str, Any], gpu: Device) -> int:
-    """Programs that a multiprocessor holds at a time, by registers, shared memory and warps."""
+    """Return how many programs a multiprocessor holds, by registers, shared memory and warps."""
     warps = counts["warps"]
     registers = -(-counts["registers"] // 8) * 8 * 32 * warps
-    shared = counts["shared"] + 1024  # what the system keeps of each program
+    shared = counts["shared"] + 1024  # bytes that CUDA reserves for each program
     by = [32, gpu.warps // warps, 65536 // max(1, registers), gpu.shared_kib * 1024 // shared]
     return min(by)

@@ -1,4 +1,4 @@
-"""Compiles the interpreter, once for each change, compiler and processor."""
+"""Compile the interpreter, once for each version, compiler and processor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from bench.simulator.instructions import generated_cases, generated_header
 
 SOURCES = Path(__file__).resolve().parent / "interpreter"
-PARTS = 4  # as many as interpreter/arithmetic.h has
-# Without the two of floating point, compilers leave loops with a choice in them unvectorised; with
-# contraction they would fuse what PTX rounds twice.
+PARTS = 4  # the number of parts in interpreter/arithmetic.h
+# Without the two -fno flags for mathematics, compilers do not vectorise loops with a choice; with
+# contraction they would fuse operations that PTX rounds one by one.
 FLAGS = (
     *("-std=c++17", "-O2", "-ftree-vectorize", "-fPIC", "-fno-strict-aliasing", "-Wall"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"),
@@ -26,17 +26,17 @@ FLAGS = (
 
 
 class CompilerMissing(Exception):
-    """There is no C++ compiler to build the simulator with, or it cannot build it."""
+    """There is no C++ compiler for the simulator, or it fails to build it."""
 
 
 def built(fields: str) -> ctypes.CDLL:
-    """Returns the interpreter, built if need be.
+    """Return the interpreter, built if needed.
 
     Args:
         fields: the C++ that describes its structures.
 
     Raises:
-        CompilerMissing: there is none that can build it.
+        CompilerMissing: there is no compiler, or it fails.
     """
     generated = {"generated.h": generated_header(), "fields.inc": fields}
     generated |= {f"cases_{k}.inc": generated_cases(k, PARTS) for k in range(PARTS)}
@@ -53,7 +53,7 @@ def built(fields: str) -> ctypes.CDLL:
 
 
 def cache_folder() -> Path:
-    """Returns the folder that keeps what was built."""
+    """Return the folder of built interpreters."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "gaussreg_fast" / "simulator"
 
@@ -65,7 +65,7 @@ def _compiler() -> tuple[str, ...]:
     for name in ("g++", "c++", "clang++"):
         if found := shutil.which(name):
             return (found,)
-    raise CompilerMissing("the simulator needs a C++ compiler: no g++, c++ or clang++ is found")
+    raise CompilerMissing("the simulator needs a C++ compiler: g++, c++ and clang++ are missing")
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def _version(compiler: Sequence[str]) -> str:
 
 
 def _target() -> tuple[str, ...]:
-    """Returns the flags for the fastest code of this processor."""
+    """Return the flags for the fastest code of this processor."""
     if platform.machine() in ("x86_64", "AMD64"):
         return ("-march=native", "-mprefer-vector-width=512")
     return ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ()
@@ -82,7 +82,7 @@ def _target() -> tuple[str, ...]:
 
 @functools.cache
 def _processor() -> str:
-    """Returns what tells processors apart whose code differs: a cache may be shared by many."""
+    """Identify the processor as far as code depends on it, because machines may share a cache."""
     text = f"{platform.system()} {platform.machine()} {platform.libc_ver()}"
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -104,7 +104,7 @@ def _processor() -> str:
 def _build(
     compiler: Sequence[str], flags: Sequence[str], texts: dict[str, str], path: Path
 ) -> None:
-    """Compiles in a temporary folder beside `path`, which then takes its place whole."""
+    """Compile in a temporary folder beside `path`, and move the result there whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
         folder = Path(name)
@@ -124,12 +124,12 @@ def _build(
 
 
 def _run(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """Runs commands, as many at a time as there are processors."""
+    """Run commands, as many at a time as there are processors."""
     waiting, running = list(commands), []
     failed = ""
     while waiting or running:
         while waiting and not failed and len(running) < max(1, os.cpu_count() or 1):
-            command = waiting.pop()  # the last are the longest
+            command = waiting.pop()  # from the end, because the last ones take longest
             pipe = subprocess.PIPE
             running.append(subprocess.Popen(command, cwd=folder, stderr=pipe, text=True))
         if failed:

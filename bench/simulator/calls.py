@@ -1,4 +1,4 @@
-"""A case's call of a public function, and the numbers that it is given."""
+"""Make a case's call of a public function, and its inputs."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Results = dict[str, Tensor]
 
 
 class Home(Protocol):
-    """Where the tensors of a call go: watched memory (bench/simulator/memory.py), or a device."""
+    """A place for a call's tensors: watched memory (bench/simulator/memory.py), or a device."""
 
     indirect: bool  # whether kernels read addresses from memory
 
     def placed(self, x: Tensor) -> Tensor:
-        """A copy of an input there, to be found if something is written beside it."""
+        """Copy an input there, so that writes beside it are found."""
 
     def moved(self, x: Tensor) -> Tensor:
-        """An input there."""
+        """Move an input there."""
 
 
 @contextlib.contextmanager
 def _in_pieces(case: Case) -> Iterator[None]:
-    """Batches go a sample at a time where the case wants it."""
+    """Process batches one sample at a time if the case has `pieces`."""
     with contextlib.ExitStack() as stack:
         if case.pieces:
             for name in ("table_rows", "large_chunk", "chunk"):
@@ -46,11 +46,11 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ---------------------------------------------------------------- what is called
+# ---------------------------------------------------------------- calls
 
 
 def call(case: Case, home: Home) -> Results:
-    """Runs a case with `backend="triton"`, where launches are simulated or there is a GPU."""
+    """Run a case with `backend="triton"`, with simulated launches or on a GPU."""
     with _in_pieces(case):
         kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
         other = {"drift": _drift, "path": _path, "permutation": _permutation}
@@ -63,7 +63,7 @@ def _input(case: Case, home: Home) -> Tensor:
 
 
 def permutation_of(case: Case) -> tuple[Any, Tensor | None]:
-    """The argument of a call, and the index (B or 1, D) that it stands for."""
+    """Return the permutation argument of a call, and the index (B or 1, D) that it stands for."""
     d, batch = case.dimension, case.batch
     if case.permutation == "none":
         return "none", None
@@ -76,7 +76,7 @@ def permutation_of(case: Case) -> tuple[Any, Tensor | None]:
 
 
 def upstream(case: Case) -> tuple[Tensor, Tensor]:
-    """Gradients by the moments and by the block amplitudes."""
+    """Draw gradients with respect to the moments and the block amplitudes."""
     blocks = -(-(case.dimension // 2) // case.block_size)
     generator = _generator(1)
     return (
@@ -86,7 +86,7 @@ def upstream(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def weights(case: Case) -> Tensor:
-    """Upstream gradients of unreduced losses, none of them 1."""
+    """Return upstream gradients of unreduced losses, none of them 1."""
     return torch.linspace(0.5, 2.0, case.batch)
 
 
@@ -126,7 +126,7 @@ def _sample_call(case: Case, home: Home) -> Results:
 
 
 def _differentiated(function: Any, x: Tensor, case: Case, home: Home) -> Results:
-    """Values (B,) and the gradient for upstream gradients that are not 1."""
+    """Return values (B,), and the gradient for upstream gradients other than 1."""
     z = x.detach().requires_grad_()
     value = function(z)
     value.backward(home.moved(weights(case)))
@@ -135,7 +135,7 @@ def _differentiated(function: Any, x: Tensor, case: Case, home: Home) -> Results
 
 
 def lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Parameters, base, and gradients before the call, of tensors of odd sizes."""
+    """Draw parameters, base, and earlier gradients, with tensors of odd sizes."""
     generator, mixed = _generator(3), case.dtype == "mixed"
     dtype = torch.float32 if mixed else getattr(torch, case.dtype)
     shapes = [case.dimension, 1, case.dimension // 2, 2048, 5]
@@ -151,7 +151,7 @@ def lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
 
 
 def lora_factors(case: Case) -> tuple[Tensor, Tensor]:
-    """A (r, n) and B (m, r)."""
+    """Draw the factors A (r, n) and B (m, r)."""
     generator = _generator(3)
     a = torch.randn(4, case.dimension, generator=generator)
     return a, torch.randn(7, 4, generator=generator)
@@ -173,7 +173,7 @@ def _drift(case: Case, home: Home) -> Results:
     def put(x: Tensor) -> Tensor:
         return home.placed(torch.cat([x[:1].expand(offset), x]))[offset:]
 
-    params, base, grads = ([put(x) for x in some] for some in (params, base, grads))
+    params, base, grads = ([put(x) for x in each] for each in (params, base, grads))
     options: dict[str, Any] = {"backend": "triton"}
     options |= {"weight": 2.0, "reduction": "sum"}
     if task == "value":

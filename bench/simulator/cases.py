@@ -1,4 +1,4 @@
-"""The calls that are simulated: every path, task, permutation, type, form and layout."""
+"""The simulated calls: every path, task, permutation, type, form and layout."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ FILLS = ("zeros", "tiny", "small", "huge", "nan", "inf", "constant")
 
 @dataclass(frozen=True)
 class Case(KernelCall):
-    """A call of a public function with numbers in it; see bench/simulator/calls.py.
+    """A call of a public function with input data; see bench/simulator/calls.py.
 
-    `fill` replaces the numbers of the sample in the middle. `layout` is how x lies in memory:
-    "plain", "rows" of a wider tensor, "transposed", "expanded" or "unaligned". With `pieces`, the
-    batch goes in pieces of one sample.
+    Attributes:
+        batch: number of samples.
+        layout: x in memory: "plain", "rows" of a wider tensor, "transposed", "expanded" or
+            "unaligned".
+        pieces: process the batch in pieces of one sample.
+        fill: replaces the numbers of the middle sample, one of `FILLS`.
     """
 
     batch: int = 2
@@ -110,7 +113,7 @@ def _relatives() -> list[Case]:
 
 
 CASES = tuple(dict.fromkeys([*_losses(), *_options(), *_inputs(), *_relatives()]))
-# Each path once, in the sizes that compile fastest: what `make test` has time for.
+# Each path once, in the sizes that compile fastest, for `make test`.
 QUICK = (
     Case(64),
     Case(1024, permutation="per_sample", layout="rows"),
@@ -124,7 +127,7 @@ QUICK = (
     Case(37, task="permutation"),
     Case(1000, task="kl"),
 )
-# One sample of what differs in kind, at the sizes that are tuned.
+# One sample of each kind of call, at the tuned sizes.
 COUNTED = (
     *(Case(d, batch=1) for d in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
     *(Case(d, batch=1) for d in (65536, 262144, 36864)),
@@ -139,7 +142,7 @@ COUNTED = (
 
 
 def samples(case: Case) -> Tensor:
-    """x (batch, D) of a case, off its mean and scale: no loss is near its minimum."""
+    """Draw x (batch, D) of a case, its mean and scale off those of a loss's minimum."""
     generator = torch.Generator().manual_seed(case.dimension)
     x = torch.randn(case.batch, case.dimension, generator=generator, dtype=torch.float64)
     x = x * torch.linspace(0.8, 1.3, case.batch, dtype=torch.float64)[:, None] + 0.05
@@ -162,7 +165,7 @@ def samples(case: Case) -> Tensor:
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
-    """The numbers of x in another layout; what lies around them is NaN."""
+    """Return x in another layout, with NaN in the memory around it."""
     batch, size = x.shape
     if layout == "plain":
         return x

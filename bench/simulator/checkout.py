@@ -1,4 +1,4 @@
-"""Looks whether launches here are those of this checkout, and whether they can be executed."""
+"""Check that this checkout's kernels are installed and that the interpreter can be built."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bench.simulator.core import CompilerMissing, ready
 
 
 def ready_to_run() -> None:
-    """Builds the interpreter if need be, and compares the installed kernels with the checkout's.
+    """Build the interpreter if needed, and compare the installed kernels with the checkout's.
 
     Raises:
-        BadInput: there is no compiler, or other kernels than those of the checkout are installed.
+        BadInput: there is no compiler, or the installed kernels differ from the checkout's.
     """
     import gaussreg_fast.kernels
 
@@ -24,8 +24,8 @@ def ready_to_run() -> None:
             (f / path.name).is_file() and (f / path.name).read_bytes() == here for f in folders
         ):
             raise BadInput(
-                f"{path} differs from the installed package's ({folders[0] / path.name}): "
-                "install this checkout, pip install --no-deps ."
+                f"{path} differs from the installed package's ({folders[0] / path.name}): install "
+                "this checkout with pip install --no-deps ."
             )
     try:
         ready()

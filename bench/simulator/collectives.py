@@ -1,4 +1,4 @@
-"""Instructions in which lanes of a warp learn from each other."""
+"""Encode the instructions in which lanes of a warp exchange values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _two_results(encoder: Encoder, row: np.ndarray, text: str) -> None:
-    """Encodes `d|p`: a register of 32 bits, and a predicate that may be missing."""
+    """Encode `d|p`: a register of 32 bits, and a predicate that may be missing."""
     first, bar, second = (part.strip() for part in text.partition("|"))
     if first != "_":
         row["results"][0] = encoder.operands.result(first, "u32")
@@ -25,7 +25,7 @@ def _two_results(encoder: Encoder, row: np.ndarray, text: str) -> None:
 
 
 def shuffle(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes shfl.sync."""
+    """Encode shfl.sync."""
     result, *sources = encoder.operands.count(given, 5)
     encoder.number(row, f"shfl.{match[1]}")
     _two_results(encoder, row, result)
@@ -34,7 +34,7 @@ def shuffle(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list
 
 
 def vote(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes vote.sync."""
+    """Encode vote.sync."""
     result, predicate, members = encoder.operands.count(given, 3)
     encoder.number(row, f"vote.{match[1]}")
     kind = "u32" if match[1] == "ballot" else "pred"
@@ -45,14 +45,14 @@ def vote(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[st
 
 
 def active(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes activemask."""
+    """Encode activemask."""
     (result,) = encoder.operands.count(given, 1)
     encoder.number(row, "activemask")
     row["results"][0] = encoder.operands.result(result, "u32")
 
 
 def matching(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes match.sync."""
+    """Encode match.sync."""
     result, value, members = encoder.operands.count(given, 3)
     encoder.number(row, f"match.{match[1]}.{match[2]}")
     _two_results(encoder, row, result)
@@ -61,7 +61,7 @@ def matching(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: lis
 
 
 def elect(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes elect.sync."""
+    """Encode elect.sync."""
     result, members = encoder.operands.count(given, 2)
     encoder.number(row, "elect")
     _two_results(encoder, row, result)
@@ -71,7 +71,7 @@ def elect(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[s
 
 
 def reduction(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes redux.sync."""
+    """Encode redux.sync."""
     result, value, members = encoder.operands.count(given, 3)
     encoder.number(row, f"redux.{match[1]}")
     row["results"][0] = encoder.operands.result(result, "u32")

@@ -1,4 +1,4 @@
-"""What a case must give by the float64 reference, and how far its results are from that."""
+"""Compute a case's results with the float64 reference, and the errors of its own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXACT = ("forward", "inverse")
 
 
 def errors(case: Case, got: Results) -> Errors:
-    """The largest difference of each result over the largest wanted number, row by row."""
+    """Return the largest difference of each result over its largest expected number, by row."""
     want = wanted(case)
     if got.keys() != want.keys():
-        raise ValueError(f"{case}: results {sorted(got)}, wanted {sorted(want)}")
+        raise ValueError(f"{case}: results must be {sorted(want)}, got {sorted(got)}")
     found: Errors = {}
     for name, value in got.items():
         if name.startswith(EXACT):
@@ -34,7 +34,7 @@ def errors(case: Case, got: Results) -> Errors:
 
 
 def limit(case: Case, name: str) -> float:
-    """What float32 arithmetic, and one rounding to the type of the result, may cost."""
+    """Return the allowed error: float32 arithmetic, and one rounding to the result's type."""
     if name.startswith(EXACT):
         return 0.0
     if name.startswith(("value", "moments", "blocks")):
@@ -53,7 +53,7 @@ def _relative(got: Tensor, want: Tensor) -> float:
 
 
 def _by_sample(case: Case, name: str, got: Tensor, want: Tensor) -> Errors:
-    """The sample in the middle apart: it holds what must not touch the others."""
+    """Compare the middle sample apart, because its numbers must not affect the others."""
     others, middle = [0, 2], slice(1, 2)
     found = {name: _relative(got[others], want[others])}
     if case.fill in ("nan", "inf"):
@@ -70,7 +70,7 @@ def _by_sample(case: Case, name: str, got: Tensor, want: Tensor) -> Errors:
 
 
 def wanted(case: Case) -> Results:
-    """What a case gives in float64."""
+    """Compute a case's results in float64."""
     kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
     other = {"drift": _drift, "path": _path, "permutation": _permutation}
     return other[kind](case) if kind in other else _of_samples(case)
@@ -98,7 +98,7 @@ def _of_samples(case: Case) -> Results:
 
 
 def _of_loss(case: Case, rows: Tensor, index: Tensor | None) -> Results:
-    """The loss of moments and power spectrum, and its gradient."""
+    """Compute the loss of moments and power spectrum, and its gradient."""
     options: dict[str, Any] = {
         "orders": () if case.task == "spectrum" else case.orders,
         "form": case.form,

@@ -1,4 +1,4 @@
-"""Runs a kernel's PTX on the CPU, with shadow memory and counters."""
+"""Run a kernel's PTX on the CPU, with shadow memory and counters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "ready",
 ]
 
-STEPS = 100_000_000  # instructions of a program's warps, before it counts as endless
+STEPS = 100_000_000  # instructions of a program's warps after which it counts as endless
 COUNTERS = ("executed", "active", "wavefronts", "conflict_free", "sectors", "lines", "moved")
 _REGION = np.dtype([("address", "u8"), ("size", "u8"), ("unwritten", "u8")])
 _LAUNCH = np.dtype(
@@ -66,14 +66,14 @@ _STRUCTURES = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a launch runs.
+    """The order and exactness of a launch's execution.
 
     Attributes:
-        seed: of all that is random.
-        slice: how many instructions of a warp run in a row, at most; 0: up to its next barrier.
+        seed: seed of all random numbers.
+        slice: most instructions of a warp in a row; 0 runs a warp up to its next barrier.
         shuffled: whether programs and warps run in random order.
-        ulp: which part of their documented error approximate instructions are off by, at most.
-        checked: whether shadow memory looks for races and for shared memory that nobody wrote.
+        ulp: largest error of approximate instructions, as a share of their documented error.
+        checked: whether shadow memory finds races and reads of unwritten shared memory.
     """
 
     seed: int = 1
@@ -88,10 +88,10 @@ class Region:
     """Memory that a kernel may use.
 
     Attributes:
-        address: of the first byte.
-        size: in bytes.
-        unwritten: for each byte whether nobody wrote it, as uint8; updated in place. None: all of
-            it was written.
+        address: address of the first byte.
+        size: size in bytes.
+        unwritten: uint8 per byte, 1 if nothing has written it; updated in place. None means that
+            all is written.
     """
 
     address: int
@@ -101,17 +101,18 @@ class Region:
 
 @dataclass
 class Execution:
-    """What a launch did. The counters have a number for each instruction of the program.
+    """The findings and counters of a launch; arrays have a number per instruction of the program.
 
     Attributes:
-        barriers: how often a program passed one, of all programs together.
-        executed: how often a warp ran it.
+        findings: errors and notes.
+        barriers: number of barriers that all programs together passed.
+        executed: number of warps that ran the instruction.
         active: lanes that took part.
-        wavefronts: what its accesses to shared memory take.
-        conflict_free: what they would take without bank conflicts.
+        wavefronts: wavefronts of its accesses to shared memory.
+        conflict_free: the wavefronts without bank conflicts.
         sectors: pieces of 32 bytes of global memory.
         lines: pieces of 128 bytes of global memory.
-        moved: bytes that lanes asked for.
+        moved: bytes that lanes read or wrote.
     """
 
     findings: list[Finding]
@@ -133,20 +134,20 @@ def execute(
     regions: Sequence[Region],
     schedule: Schedule,
 ) -> Execution:
-    """Runs all programs of a launch.
+    """Run all programs of a launch.
 
     Args:
         program: the kernel.
         grid: the number of programs along each axis.
         shared: bytes of a program's shared memory.
-        arguments: of the kernel's parameters, pointers as addresses. What is missing at the end
-            is 0: Triton passes its scratch memory there.
-        regions: all memory that it may use. They must not overlap.
-        schedule: in which order, and how exactly.
+        arguments: values of the kernel's parameters, pointers as addresses. Missing ones at the
+            end are 0, because Triton passes its scratch memory there.
+        regions: all memory that the kernel may use, without overlaps.
+        schedule: order and exactness of the execution.
 
     Raises:
         CompilerMissing: the interpreter has to be built, and there is no compiler.
-        ValueError: arguments or regions that do not fit.
+        ValueError: arguments or regions do not fit the kernel.
     """
     core = _core()
     image, table = _image(program, grid, arguments), _table(regions)
@@ -174,7 +175,7 @@ def _launch(
     table: np.ndarray,
     schedule: Schedule,
 ) -> np.ndarray:
-    """What the interpreter is told. It has the addresses of the arrays: the caller keeps them."""
+    """Describe a launch to the interpreter. It gets addresses: the caller must keep the arrays."""
     launch = np.zeros(1, _LAUNCH)
     launch["instructions"] = program.instructions.ctypes.data
     launch["instruction_count"] = len(program.instructions)
@@ -193,17 +194,17 @@ def _launch(
 
 
 def ready() -> None:
-    """Builds the interpreter if need be: once, before processes ask for it side by side.
+    """Build the interpreter if needed, once, before several processes need it.
 
     Raises:
-        CompilerMissing: there is no compiler that can.
+        CompilerMissing: there is no compiler, or it fails.
     """
     _core()
 
 
 @functools.cache
 def _core() -> ctypes.CDLL:
-    """Returns the interpreter, after a look at whether its structures are those of Python."""
+    """Return the interpreter, after a check that its structures are those of Python."""
     core = built(_fields())
     pointer = ctypes.c_void_p
     for name, result, arguments in (
@@ -225,7 +226,7 @@ def _core() -> ctypes.CDLL:
 
 
 def _fields() -> str:
-    """Returns the C++ that names the structures' fields: see interpreter/interface.cpp."""
+    """Return the C++ that names the structures' fields: see interpreter/interface.cpp."""
     lines = []
     for name, dtype in _STRUCTURES.items():
         fields = "".join(f"FIELD({name}, {field});\n" for field in dtype.names or ())
@@ -234,7 +235,7 @@ def _fields() -> str:
 
 
 def _layout() -> str:
-    """Returns the structures' sizes and their fields' offsets."""
+    """Return the structures' sizes and their fields' offsets."""
     lines = []
     for name, dtype in _STRUCTURES.items():
         fields = "".join(f" {field} {place[1]}" for field, place in (dtype.fields or {}).items())
@@ -245,9 +246,9 @@ def _layout() -> str:
 def _image(
     program: Program, grid: tuple[int, int, int], arguments: Sequence[int | float]
 ) -> np.ndarray:
-    """Returns a warp's registers at the start of this launch."""
+    """Return a warp's registers at the start of this launch."""
     if min(grid) < 1 or len(grid) != 3:
-        raise ValueError(f"a grid of {grid}")
+        raise ValueError(f"grid must be three positive numbers, got {grid}")
     if len(arguments) > len(program.parameters):
         raise ValueError(
             f"{program.name}: {len(arguments)} arguments for {len(program.parameters)} parameters"
@@ -277,12 +278,12 @@ def _bytes(kind: str, size: int, value: int | float) -> bytes:
     if kind in ("f32", "f64"):
         return np.dtype(kind.replace("32", "4").replace("64", "8")).type(value).tobytes()
     if int(value) != value:
-        raise ValueError(f"{value!r} for a parameter of type {kind}")
+        raise ValueError(f"a parameter of type {kind} must be an integer, got {value!r}")
     return (int(value) & ((1 << (8 * size)) - 1)).to_bytes(size, "little")
 
 
 def _table(regions: Sequence[Region]) -> np.ndarray:
-    """Returns the regions in the order of their addresses."""
+    """Return the regions in the order of their addresses."""
     kept = sorted((region for region in regions if region.size), key=lambda r: r.address)
     for left, right in itertools.pairwise(kept):
         if left.address + left.size > right.address:
@@ -292,6 +293,6 @@ def _table(regions: Sequence[Region]) -> np.ndarray:
         row["address"], row["size"] = region.address, region.size
         if (bits := region.unwritten) is not None:
             if bits.dtype != np.uint8 or not bits.flags.c_contiguous or bits.size != region.size:
-                raise ValueError("a region's unwritten bytes are one contiguous uint8 for each")
+                raise ValueError("a region's unwritten must be contiguous uint8, one per byte")
             row["unwritten"] = bits.ctypes.data
     return table

@@ -1,14 +1,14 @@
-"""What the compiled Triton kernels do when they are executed, without a GPU.
+"""Count what the compiled Triton kernels do when they are executed, without a GPU.
 
-    python -m bench counters                      per kernel, with the bounds that follow on a GPU
-    python -m bench counters --only 'D=16384' --lines 12      ... and the lines that do most
-    python -m bench counters --check              exit 1 where the committed counts differ
+    python -m bench counters                      show counts per kernel, and bounds on a GPU
+    python -m bench counters --only 'D=16384' --lines 12      ... and the costliest source lines
+    python -m bench counters --check              compare with the committed counts
     python -m bench counters --out FILE           write the counts of this Triton into a file
-    python -m bench counters --kernel module:fn   launches of your own
+    python -m bench counters --kernel module:fn   count launches of your own
 
-Counts are exact and the same on every machine, for one release of Triton; they are kept per
-release. Exit code 1: they differ, or a launch did what `simulate` calls an error. Exit code 2: bad
-input. Exit code 3: the file has no counts of this release, so there is nothing to compare with.
+Counts are exact and the same on every machine, for one release of Triton; they are recorded for
+each release. Exit codes: 0 as recorded, 1 counts differ or a launch has an error that `simulate`
+would report, 2 bad input, 3 the file has no counts of this release to compare with.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lin
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     result = parser("counters", __doc__)
-    result.add_argument("--device", default="H200", help="whose bounds are shown (H200)")
-    result.add_argument("--lines", type=int, default=0, metavar="N", help="show N lines a launch")
-    result.add_argument("--check", action="store_true", help="compare with --record")
-    about = f"the file of --check ({RECORD.relative_to(ROOT)})"
-    result.add_argument("--record", type=Path, default=RECORD, help=about)
-    result.add_argument("--out", type=Path, help="write the counts into this file")
+    add = result.add_argument
+    add("--device", default="H200", help="GPU whose bounds are shown. Default: H200.")
+    add("--lines", type=int, default=0, metavar="N", help="Show N source lines of each launch.")
+    add("--check", action="store_true", help="Compare with the file of --record.")
+    about = f"File to compare with. Default: {RECORD.relative_to(ROOT)}."
+    add("--record", type=Path, default=RECORD, help=about)
+    add("--out", type=Path, help="File to write the counts into.")
     return result.parse_args(given)
 
 
@@ -48,7 +49,7 @@ def main(given: Sequence[str]) -> int:
     options = arguments(given)
     if options.triton:
         return other_triton.rerun("counters", given, options.triton)
-    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to execute
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to execute
     gpu = bounds.device(options.device)
     import triton
 
@@ -57,7 +58,7 @@ def main(given: Sequence[str]) -> int:
     recorded = read(options.record) if options.check else {}
     if options.check and release not in recorded:
         known = ", ".join(recorded) or "none"
-        print(f"triton {release} is not recorded ({known} are): nothing to compare with")
+        print(f"nothing is compared: triton {release} is not recorded, only {known}")
         return 3
     only = f"^{re.escape(options.kernel)}$" if options.kernel else options.only
     now = _of_user(options.kernel, gpu.arch) if options.kernel else _of_cases(options, gpu.arch)
@@ -69,21 +70,21 @@ def main(given: Sequence[str]) -> int:
     if options.out:
         write(options.out, release, gpu.arch, now, only)
     if not options.check:
-        _shown(now, gpu, options.lines)
+        _show(now, gpu, options.lines)
         return 0
     before = kept(recorded[release].get(gpu.arch, {}), only)
     if found := changes(before, now):
-        print(f"triton {release}, {gpu.arch}: not as recorded in {options.record.name}")
+        print(f"triton {release}, {gpu.arch}: counts differ from {options.record.name}")
         print("\n".join(found))
-        again = f"--out {options.record}" if options.kernel else "make record-counters"
-        print(f"If that is wanted: {again}, and commit the file with the kernel.")
+        command = f"--out {options.record}" if options.kernel else "make record-counters"
+        print(f"To accept them: {command}, and commit the file with the kernel.")
         return 1
     launches = sum(map(len, now.values()))
     print(f"triton {release}, {gpu.arch}: {len(now)} cases, {launches} launches, as recorded")
     return 0
 
 
-# ---------------------------------------------------------------- what is counted
+# ---------------------------------------------------------------- counting
 
 
 def _of_user(name: str, arch: str) -> Table:
@@ -99,21 +100,21 @@ def _of_user(name: str, arch: str) -> Table:
 
 def _of_cases(options: argparse.Namespace, arch: str) -> Table:
     from bench.simulator.cases import COUNTED
-    from bench.simulator.running import started
+    from bench.simulator.running import start_worker
 
     cases = chosen(COUNTED, options.only)
     if options.jobs == 1:
-        started()
+        start_worker()
         return {str(case): counted(case, arch) for case in cases}
     queue = sorted(cases, key=lambda case: case.dimension, reverse=True)
     context = get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context, initializer=started) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=context, initializer=start_worker) as pool:
         waiting = {str(case): pool.submit(counted, case, arch) for case in queue}
         return {str(case): waiting[str(case)].result() for case in cases}
 
 
 def counted(case: Any, arch: str) -> dict[str, dict[str, Any]]:
-    """The counts and lines of what a case launches."""
+    """Return the counts and source lines of a case's launches."""
     from bench.simulator import simulated
     from bench.simulator.calls import call
     from bench.simulator.core import Schedule
@@ -125,11 +126,11 @@ def counted(case: Any, arch: str) -> dict[str, dict[str, Any]]:
     return table(simulation.launches)
 
 
-# ---------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------- output
 
 
-def _shown(table: Table, gpu: bounds.Device, lines: int) -> None:
-    """Prints a row per launch, and its lines that do most."""
+def _show(table: Table, gpu: bounds.Device, lines: int) -> None:
+    """Print a row per launch, and its costliest source lines."""
     from bench.harness.text import columns
 
     for case, launches in table.items():

@@ -1,4 +1,4 @@
-"""The counters of executed launches, per kernel and per line of source."""
+"""Sum up the counters of executed launches, per kernel and per line of source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from bench.compiled.machine_code import cuda_code
 from bench.simulator import Launch
 
-# Classes of PTX instructions, by how their names begin; the first that fits.
+# Classes of PTX instructions with the beginnings of their names; the first match counts.
 CLASSES = (
     ("LDS", ("ld.shared", "ldmatrix")),
     ("STS", ("st.shared", "stmatrix")),
@@ -26,25 +26,26 @@ CLASSES = (
               "div.full", "div.approx")),
     ("move", ("mov", "ld.param", "cvt", "selp", "slct", "set", "bra", "ret", "exit")),
 )  # fmt: skip
-FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f32x2", "f64")  # FADD/FMUL, where none fits
+# Types of instructions of the class FADD/FMUL, if no other class fits.
+FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f32x2", "f64")
 SPACES = {"shared": ("LDS", "STS"), "global": ("LDG", "STG")}
 BY_LINE = ("instructions", "wavefronts", "sectors")
 
 
 def class_of(mnemonic: str) -> str:
-    """LDS, STS, LDG, STG, SHFL, BAR, FMA, FADD/FMUL, MUFU, move, or INT for what is left."""
-    plain = mnemonic.replace(".volatile", "", 1)
-    rest = "FADD/FMUL" if plain.endswith(FLOATS) else "INT"
-    return next((name for name, starts in CLASSES if plain.startswith(starts)), rest)
+    """Return an instruction's class: one of `CLASSES`, FADD/FMUL, or INT for all others."""
+    name = mnemonic.replace(".volatile", "", 1)
+    rest = "FADD/FMUL" if name.endswith(FLOATS) else "INT"
+    return next((kind for kind, starts in CLASSES if name.startswith(starts)), rest)
 
 
 def counts(launch: Launch) -> dict[str, int]:
-    """What a launch did, all programs together; `machine` are instructions of the machine code.
+    """Return a launch's counts, all programs together; `machine` counts machine instructions.
 
-    Machine code cannot be executed here. Where no warp runs an instruction twice, `machine` is the
-    binary's instructions, once for every warp: a branch forward only leaves some out. Where there
-    is a loop it is an estimate, and `estimated` is 1: see `_machine`. Registers, stack, shared
-    memory and warps are those of one program.
+    Machine code cannot be executed here. If no warp runs an instruction twice, `machine` is the
+    binary's instructions, once for every warp, because a forward branch only skips some. With a
+    loop it is an estimate, and `estimated` is 1: see `_share`. Registers, stack, shared memory and
+    warps are those of one program.
     """
     program, execution = launch.program, launch.execution
     classes = np.array([class_of(m) for m in program.mnemonics])
@@ -79,10 +80,10 @@ def counts(launch: Launch) -> dict[str, int]:
 
 
 def _share(binary: Counter[str], ptx: Counter[str], executed: int) -> float:
-    """How often a binary's instruction runs in a kernel that loops, by how often PTX's do.
+    """Estimate how often a binary's instruction runs in a kernel with loops, from PTX's counts.
 
-    A loop that the binary has unrolled runs its copies less often: it has as many copies as
-    loads and stores for each of PTX.
+    The copies of an unrolled loop run less often; the ratio of the binary's loads and stores to
+    PTX's gives their number.
     """
     accesses = [name for names in SPACES.values() for name in names]
     copies = sum(binary[name] for name in accesses) / max(1, sum(ptx[name] for name in accesses))
@@ -100,14 +101,14 @@ def _triton() -> str:
 
 
 def place(chain: tuple[tuple[str, int], ...]) -> tuple[str, int]:
-    """The innermost line that is not Triton's own."""
+    """Return the innermost line that is not Triton's own."""
     own = [(file, line) for file, line in chain if not file.startswith(_triton())]
     return (own or list(chain) or [("?", 0)])[-1]
 
 
 @functools.cache
 def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
-    """A file's lines, and its functions as (first line, last line, name)."""
+    """Return a file's lines, and its functions as (first line, last line, name)."""
     try:
         text = Path(file).read_text(encoding="utf-8")
         found = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
@@ -117,7 +118,7 @@ def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
 
 
 def label(file: str, line: int) -> str:
-    """A line by its file, function and text: what stays the same when lines above it move."""
+    """Name a line by its file, function and text, which stay the same when lines above move."""
     lines, functions = _source(file)
     while 0 < line <= len(lines) and not lines[line - 1].strip():
         line -= 1  # an empty line within a statement
@@ -127,7 +128,7 @@ def label(file: str, line: int) -> str:
 
 
 def by_line(launch: Launch) -> dict[str, list[int]]:
-    """Line of source -> instructions, shared wavefronts, global sectors."""
+    """Return instructions, shared wavefronts and global sectors of each line of source."""
     execution = launch.execution
     table: dict[str, Counter[str]] = {}
     for k, chain in enumerate(launch.program.sources):
@@ -139,7 +140,7 @@ def by_line(launch: Launch) -> dict[str, list[int]]:
 
 
 def kernel_names(launches: list[Launch]) -> list[str]:
-    """A name for each launch, numbered where a kernel is launched again."""
+    """Return a name for each launch, numbered if a kernel is launched again."""
     seen: Counter[str] = Counter()
     names = []
     for launch in launches:
@@ -150,7 +151,7 @@ def kernel_names(launches: list[Launch]) -> list[str]:
 
 
 def table(launches: list[Launch]) -> dict[str, dict[str, Any]]:
-    """Name of a launch -> its counts and lines."""
+    """Return the counts, lines and errors of each launch, by its name."""
     return {
         name: {
             "counts": counts(launch),

@@ -1,4 +1,4 @@
-"""Turns one PTX instruction into what the interpreter runs."""
+"""Encode a PTX instruction for the interpreter."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Encoder:
         return self.cells["global"]
 
     def encode(self, row: np.ndarray, mnemonic: str, given: list[str]) -> str | None:
-        """Fills in a row. Returns the label that the instruction jumps to, if it does.
+        """Fill in a row. Return the label that the instruction jumps to, if any.
 
         Raises:
-            Unknown: it is not understood.
+            Unknown: the instruction is unknown or malformed.
         """
         row["results"] = row["sources"] = -1
         row["pieces"] = 1
@@ -58,7 +58,7 @@ class Encoder:
             self.number(row, "bra")
             row["variant"] = mnemonic == "bra.uni"
             if len(given) != 1:
-                raise Unknown("a branch has one label")
+                raise Unknown(f"a branch must have one label, got {len(given)}")
             return given[0]
         for pattern, method in _FORMS:
             if match := re.fullmatch(pattern, mnemonic):
@@ -71,15 +71,15 @@ class Encoder:
         return None
 
     def number(self, row: np.ndarray, name: str) -> None:
-        """Writes down which instruction it is."""
+        """Set the number of the instruction."""
         row["opcode"] = NUMBERS[name]
 
     def narrow(self, space: str, width: int) -> None:
-        """Notes the width of an access."""
+        """Note the width of an access."""
         self.cells[space] = min(self.cells[space], width)
 
     def arithmetic(self, row: np.ndarray, mnemonic: str, given: list[str]) -> None:
-        """Encodes what the tables of instructions have."""
+        """Encode an instruction of the tables."""
         name = self.variant(mnemonic, given)
         operation = OPERATIONS.get(name)
         if operation is None:
@@ -87,14 +87,14 @@ class Encoder:
             raise Unknown(_LATER.get(first, "an unknown PTX instruction"))
         kinds = (operation.result, *operation.operands)
         if len(given) != len(kinds):
-            raise Unknown(f"{len(given)} operands, not {len(kinds)}")
+            raise Unknown(f"must have {len(kinds)} operands, got {len(given)}")
         self.number(row, name)
         row["results"][0] = self.operands.result(given[0], kinds[0])
         for k, (kind, text) in enumerate(zip(kinds[1:], given[1:], strict=True)):
             row["sources"][k] = self.operands.source(text, SIZES[kind], kind)
 
     def variant(self, mnemonic: str, given: list[str]) -> str:
-        """Returns the name in the tables: some depend on how many or how wide operands are."""
+        """Return the name in the tables, which may depend on the number or width of operands."""
         if len(given) == 4 and re.match(r"(min|max)\b", mnemonic):
             return f"{mnemonic}@3"
         if not mnemonic.startswith("cvt.") or len(given) != 2 or mnemonic not in OPERATIONS:
@@ -109,7 +109,7 @@ class Encoder:
         return mnemonic
 
     def pieces(self, row: np.ndarray, mnemonic: str, given: list[str]) -> None:
-        """Encodes mov between a register and the pieces of it."""
+        """Encode mov between a register and its pieces."""
         if not re.fullmatch(r"mov\.b(32|64)", mnemonic) or len(given) != 2:
             raise Unknown("an unknown form of mov")
         taken_apart = given[0].startswith("{")
@@ -117,7 +117,7 @@ class Encoder:
         parts, size = self.operands.vector(many), int(mnemonic[5:]) // 8
         width = size // len(parts)
         if len(parts) not in (2, 4) or width < 2:
-            raise Unknown("not two or four pieces")
+            raise Unknown(f"mov must have two or four pieces of 16 bits or more, got {len(parts)}")
         self.number(row, "unpack" if taken_apart else "pack")
         row["pieces"], row["width"], row["register_bytes"] = len(parts), width, width
         if taken_apart:
@@ -131,34 +131,34 @@ class Encoder:
                 row["results"][k] = self.operands.result(part, f"u{8 * width}")
 
     def barrier(self, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-        """Encodes a barrier of all threads of the program."""
+        """Encode a barrier of all threads of the program."""
         x, y, z = self.registers.block
         if len(given) == 2 and given[1] == str(x * y * z):
             given = given[:1]
         if len(given) != 1 or not re.fullmatch(r"\d+", given[0]):
-            raise Unknown("a barrier of some of the threads")
+            raise Unknown("a barrier of only some threads is not simulated")
         self.number(row, "bar.sync")
         row["variant"] = int(given[0])
 
     def warp_barrier(self, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-        """Encodes bar.warp.sync."""
+        """Encode bar.warp.sync."""
         self.number(row, "bar.warp.sync")
         (members,) = self.operands.count(given, 1)
         row["sources"][0] = self.operands.source(members, 4)
 
     def end(self, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-        """Encodes ret and exit."""
+        """Encode ret and exit."""
         self.operands.count(given, 0)
         self.number(row, "ret")
 
     def policy(self, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-        """Encodes createpolicy: caches are not simulated, so that any number will do."""
+        """Encode createpolicy as 0, because caches are not simulated."""
         self.number(row, "mov.b64")
         row["results"][0] = self.operands.result(given[0], "u64")
         row["sources"][0] = self.registers.constant(0, 8)
 
     def same_address(self, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-        """Encodes cvta: global memory has the same addresses in the generic space."""
+        """Encode cvta as a move, because global memory has the same generic addresses."""
         result, source = self.operands.count(given, 2)
         self.number(row, "mov.b64")
         row["results"][0] = self.operands.result(result, "u64")
@@ -166,7 +166,7 @@ class Encoder:
 
 
 def operands_of(text: str) -> list[str]:
-    """Splits at commas that are in no brackets."""
+    """Split at commas outside brackets."""
     found, depth, now = [], 0, ""
     for letter in text:
         depth += (letter in "{[") - (letter in "}]")

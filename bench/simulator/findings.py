@@ -1,4 +1,4 @@
-"""What a launch was found to do wrong, and the line that says so."""
+"""The findings of a launch, and their description in a line."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ _WITH_VALUES = frozenset(
 
 @dataclass
 class Finding:
-    """A kind of finding at one pair of instructions: how often, and the first in detail.
+    """A kind of finding at one pair of instructions: its number, and the first in detail.
 
     Attributes:
-        kind: what it is.
-        instruction: number of the instruction that it was found at.
-        other: number of the one that it is in conflict with, or -1.
-        program: of the launch, counted along x first.
-        warp: of the program.
-        lane: of the warp.
-        other_warp: that ran the other instruction, or -1.
-        other_lane: that ran the other instruction, or -1.
-        address: in shared or global memory. Of lanes that are not together: those that are.
-        count: how often.
-        found: the bits that memory held before a write, where that matters.
-        written: the bits that were written.
-        bytes: of the two.
+        kind: kind of finding.
+        instruction: number of the instruction where it was found.
+        other: number of the conflicting instruction, or -1.
+        program: number of the program, counted along x first.
+        warp: warp of the program.
+        lane: lane of the warp.
+        other_warp: warp that ran the other instruction, or -1.
+        other_lane: lane that ran the other instruction, or -1.
+        address: address in shared or global memory; for lanes that are not together, a mask of
+            those that are.
+        count: how often it occurred.
+        found: the bits in memory before a write, if they matter.
+        written: the written bits.
+        bytes: size of both values.
     """
 
     kind: Kind
@@ -61,7 +62,7 @@ class Finding:
 
 
 def findings_of(rows: np.ndarray) -> list[Finding]:
-    """Returns what the interpreter found."""
+    """Convert the interpreter's findings."""
     found = []
     for row in rows:
         values = {name: int(row[name]) for name in FINDING.names or ()}
@@ -80,10 +81,15 @@ def describe(
     where: str | None = None,
     floating: bool = True,
 ) -> str:
-    """Returns one line: the kernel, what was found and how often, and both places.
+    """Describe a finding in one line: the kernel, the kind, the number, and both places.
 
-    `where` says which memory it is, instead of its address; `floating` whether the values there
-    are floating-point numbers.
+    Args:
+        finding: the finding.
+        program: the kernel's program.
+        name: the kernel's name.
+        grid: the launch's grid.
+        where: text for the place in memory; None gives the address.
+        floating: whether the values there are floating-point numbers.
     """
     f = finding
     where = f"at {f.address:#x}" if where is None else where

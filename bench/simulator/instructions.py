@@ -19,7 +19,7 @@ REDUCTIONS = (
     *(f"redux.{name}{mark}.f32" for name in ("min", "max") for mark in ("", ".abs")),
     *(f"redux.{name}{mark}.NaN.f32" for name in ("min", "max") for mark in ("", ".abs")),
 )
-# What is more than a lane's arithmetic; the interpreter's files name them in capitals.
+# Instructions beyond a lane's arithmetic. The interpreter's files have their names in capitals.
 SPECIAL = (
     *("nop", "bra", "ret", "bar.sync", "bar.warp.sync", "pack", "unpack"),
     *("ld.global", "st.global", "ld.shared", "st.shared", "ldmatrix", "stmatrix"),
@@ -28,12 +28,12 @@ SPECIAL = (
     *("match.any.32", "match.any.64", "match.all.32", "match.all.64"),
     *REDUCTIONS,
 )
-# Arithmetic comes last: what is not special is arithmetic.
+# Arithmetic comes last, so that every number beyond the special ones is arithmetic.
 NUMBERS = {name: number for number, name in enumerate((*SPECIAL, *OPERATIONS))}
 
 
 def generated_header() -> str:
-    """Returns the numbers of the special instructions and of the kinds of findings, as enums."""
+    """Return C++ enums of the special instructions and of the kinds of findings."""
     codes = [f"  {name.replace('.', '_').upper()} = {NUMBERS[name]}," for name in SPECIAL]
     codes.append(f"  LAST_SPECIAL = {len(SPECIAL) - 1},")
     kinds = [f"  {kind.name} = {kind.number}," for kind in Kind]
@@ -43,9 +43,9 @@ def generated_header() -> str:
 
 
 def generated_cases(part: int, parts: int) -> str:
-    """Returns the cases of the switch over arithmetic instructions, or one part of them.
+    """Return one part of the cases of the switch over arithmetic instructions.
 
-    Several parts compile side by side, and none takes long.
+    Several parts compile in parallel, and faster than the whole.
     """
     chosen = list(OPERATIONS.items())[part::parts]
     return "\n".join(_case(name, operation) for name, operation in chosen) + "\n"
@@ -56,7 +56,7 @@ def _case(name: str, operation: Operation) -> str:
         return {"pred": "u32", "f32x2": "f32", "u16x2": "u16"}.get(kind, kind)
 
     pair = operation.result.endswith("x2")
-    # The pointers are found before the loop: in it, a store might change where they are read from.
+    # Pointers are read before the loop, because stores in the loop might alias their memory.
     pointers, loads = "", ""
     for k, (kind, letter) in enumerate(zip(operation.operands, "abcd", strict=False)):
         of = ctype(kind)

@@ -1,4 +1,4 @@
-"""What the simulator can find."""
+"""The kinds of findings of the simulator."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ORDERED = "of a warp's lanes, ordered by a shuffle or the like alone"
 
 
 class Kind(enum.Enum):
-    """A kind of finding: its text, and how bad it is.
+    """A kind of finding with its text and severity.
 
-    "error"; "lockstep": right only while a warp's lanes run in step, which CUDA does not
-    promise; "same value": a conflict in which both write the same.
+    Severities are "error"; "lockstep", which is right only while a warp's lanes run in step, as
+    CUDA does not promise; and "same value", a conflict in which both write the same.
     """
 
     SHARED_UNWRITTEN = "shared: read of memory that nothing has written", "error"
@@ -60,5 +60,5 @@ class Kind(enum.Enum):
 
     @property
     def number(self) -> int:
-        """The number that the interpreter knows it by."""
+        """The kind's number in the interpreter."""
         return list(Kind).index(self)

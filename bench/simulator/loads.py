@@ -1,4 +1,4 @@
-"""Loads and stores: of parameters, global and shared memory, and of matrices."""
+"""Encode loads and stores: of parameters, global and shared memory, and matrices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bench.simulator.encoding import Encoder
 
 _TYPE = r"\.(?P<kind>[busf])(?P<bits>8|16|32|64)"
-# Caches change no number. What orders memory between threads (acquire, release) is left out, for
-# races would be seen where there are none.
+# Cache hints, which change no number. Orders of memory between threads (acquire, release) are not
+# among them, because ignoring them would report races that do not exist.
 _CACHE = (
     r"(?:\.(?:ca|cg|cs|lu|cv|wb|wt|nc|weak|volatile|L1::evict_\w+|L1::no_allocate"
     r"|L2::evict_\w+|L2::\d+B|L2::cache_hint))*"
@@ -25,7 +25,7 @@ _SHARED = r"shared(?:::cta)?"
 
 
 def parameter(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes ld.param: its register is filled before the first instruction."""
+    """Encode ld.param; its register is filled before the first instruction."""
     result, place = encoder.operands.count(given, 2)
     name, offset = split_address(place)
     if name not in encoder.parameters:
@@ -33,7 +33,7 @@ def parameter(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: li
     register = encoder.registers.find(result)
     size = int(match["bits"]) // 8
     if register is None or register.predicate or register.width < size:
-        raise Unknown(f"{result} cannot hold it")
+        raise Unknown(f"the register {result} is too narrow or a predicate")
     encoder.number(row, f"mov.b{8 * register.width}")
     row["results"][0] = register.slot
     row["sources"][0] = encoder.registers.parameter(
@@ -42,7 +42,7 @@ def parameter(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: li
 
 
 def memory(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes ld and st of global and shared memory."""
+    """Encode ld and st of global and shared memory."""
     load, space = match["way"] == "ld", match["space"].split("::")[0]
     if "L2::cache_hint" in match[0]:
         given = given[:-1]  # the policy
@@ -51,7 +51,7 @@ def memory(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[
     width, pieces = int(match["bits"]) // 8, int(match["vector"] or 1)
     parts = encoder.operands.vector(values)
     if len(parts) != pieces or pieces * width > 32:
-        raise Unknown(f"not {pieces} registers, or more than 32 bytes")
+        raise Unknown(f"must have {pieces} registers and 32 bytes at most, got {len(parts)}")
     encoder.number(row, f"{match['way']}.{space}")
     encoder.narrow(space, width)
     row["pieces"], row["width"] = pieces, width
@@ -60,7 +60,7 @@ def memory(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[
     widths = {r.width for part in parts if (r := encoder.registers.find(part))}
     held = max(widths, default=max(2, width))
     if len(widths) > 1 or held < width:
-        raise Unknown(f"registers that do not hold {8 * width} bits each")
+        raise Unknown(f"registers must all have one width of at least {8 * width} bits")
     row["register_bytes"] = held
     for k, part in enumerate(parts):
         if not load:
@@ -70,13 +70,13 @@ def memory(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[
 
 
 def matrix(encoder: Encoder, row: np.ndarray, match: re.Match[str], given: list[str]) -> None:
-    """Encodes ldmatrix and stmatrix."""
+    """Encode ldmatrix and stmatrix."""
     load = match["way"] == "ld"
     encoder.operands.count(given, 2)
     values, place = given if load else reversed(given)
     parts = encoder.operands.vector(values)
     if len(parts) != int(match["count"]):
-        raise Unknown(f"not {match['count']} registers")
+        raise Unknown(f"must have {match['count']} registers, got {len(parts)}")
     encoder.number(row, f"{match['way']}matrix")
     encoder.narrow("shared", 2 if match["trans"] else 4)
     row["pieces"], row["variant"] = len(parts), bool(match["trans"])

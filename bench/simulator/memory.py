@@ -1,4 +1,4 @@
-"""Watched memory: tensors between red zones, with a note of every byte that nobody has written."""
+"""Watched memory: tensors between red zones, with a flag for every unwritten byte."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.simulator.core import Region
 
-RED_ZONE = 4096  # bytes on either side that belong to no argument of a launch
-NAN_BYTE, INTEGER_BYTE = 0xFF, 0xA5  # of new tensors: a NaN, and numbers that nobody counts to
+RED_ZONE = 4096  # bytes on either side of a tensor that belong to no argument of a launch
+NAN_BYTE, INTEGER_BYTE = 0xFF, 0xA5  # poison of new tensors: NaN, and integers that do not occur
 
 
 class Memory:
@@ -29,11 +29,11 @@ class Memory:
         self._versions: dict[int, int] = {}
         self._guarded: list[tuple[int, int]] = []
         self._kept: list[Tensor] = []
-        # Whether kernels read addresses from memory: they may touch any tensor of here then.
+        # Whether kernels read addresses from memory: then they may access every tensor in it.
         self.indirect = False
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor: reading it before a kernel or the host wrote it is an error."""
+        """Allocate a tensor; reading it before a kernel or the host has written it is an error."""
         tensor = self._new(shape, dtype)
         if tensor.numel():
             size = tensor.numel() * tensor.element_size()
@@ -42,31 +42,31 @@ class Memory:
         return tensor
 
     def placed(self, x: Tensor) -> Tensor:
-        """A contiguous copy of an input between red zones."""
+        """Copy an input between red zones, contiguously."""
         return self._new(tuple(x.shape), x.dtype).copy_(x)
 
     def holds(self, x: Tensor) -> bool:
-        """Whether a tensor lies here."""
+        """Return whether a tensor lies in this memory."""
         return any(begin <= x.data_ptr() < end for begin, end in self._guarded)
 
     def moved(self, x: Tensor) -> Tensor:
-        """An input that is given as it is: kernels run where it lies."""
+        """Return an input unchanged, because kernels run on any CPU memory."""
         return x
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor at a multiple of 256 bytes, as CUDA's allocator gives."""
+        """Allocate a tensor at a multiple of 256 bytes, like CUDA's allocator."""
         size = math.prod(shape) * dtype.itemsize
         whole = torch.full(
             (size + 2 * RED_ZONE + 256,), _poison(dtype), dtype=torch.uint8, device="cpu"
         )
-        self._kept.append(whole)  # so that no address is used twice
+        self._kept.append(whole)  # kept alive, so that no address is used twice
         start = -whole.data_ptr() % 256 + RED_ZONE
         begin = whole.data_ptr() + start
         self._guarded.append((begin, begin + size))
         return whole[start : start + size].view(dtype).view(shape)
 
     def regions(self, arguments: Iterable[Any]) -> list[Region]:
-        """What a launch with these arguments may touch, in the order of addresses."""
+        """Return the memory that a launch with these arguments may use, by address."""
         extents = {extent(a) for a in arguments if isinstance(a, Tensor) and a.numel()}
         if self.indirect:
             extents |= {(begin, end) for begin, end in self._guarded if begin < end}
@@ -79,19 +79,19 @@ class Memory:
         return [Region(begin, end - begin, self._noted(begin, end)) for begin, end in merged]
 
     def _noted(self, begin: int, end: int) -> np.ndarray | None:
-        """The note of the bytes from `begin` to `end`, less what the host has written since."""
+        """Return the flags of the bytes from `begin` to `end`, updated for the host's writes."""
         for at, (unwritten, tensor) in self._unwritten.items():
             if at <= begin and end <= at + len(unwritten):
-                self._look(at, unwritten, tensor)
+                self._clear_written(at, unwritten, tensor)
                 return unwritten[begin - at : end - at]
         return None
 
-    def _look(self, at: int, unwritten: np.ndarray, tensor: Tensor) -> None:
-        """Takes numbers that are no poison any more for written: torch's operators say nothing."""
+    def _clear_written(self, at: int, unwritten: np.ndarray, tensor: Tensor) -> None:
+        """Clear the flags of numbers without poison, because torch's operators do not."""
         if tensor._version == self._versions[at]:
-            return  # kernels alone have written: they note it themselves
+            return  # only kernels have written, which clear the flags themselves
         width = tensor.element_size()
-        if width == 1:  # any byte may be a number: all of it counts as written
+        if width == 1:  # poison may be a number of one byte, so that all counts as written
             unwritten[:] = 0
             return
         raw = tensor.detach().reshape(-1).view(torch.uint8).numpy().reshape(-1, width)
@@ -100,7 +100,7 @@ class Memory:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, `torch.empty`, `empty_like` and `new_empty` give tensors of this memory."""
+        """Make `torch.empty`, `empty_like` and `new_empty` allocate in this memory in the body."""
         empty, like, new = torch.empty, torch.empty_like, torch.Tensor.new_empty
 
         def on_cpu(device: Any) -> bool:
@@ -112,8 +112,8 @@ class Memory:
             return self.empty(_shape(size), dtype or torch.get_default_dtype())
 
         def like_here(input: Tensor, *, dtype: Any = None, device: Any = None, **rest: Any) -> Any:
-            plain = input.is_contiguous() and not set(rest) - {"memory_format"}
-            if not plain or not on_cpu(input.device if device is None else device):
+            simple = input.is_contiguous() and not set(rest) - {"memory_format"}
+            if not simple or not on_cpu(input.device if device is None else device):
                 return like(input, dtype=dtype, device=device, **rest)
             return self.empty(tuple(input.shape), dtype or input.dtype)
 
@@ -131,18 +131,18 @@ class Memory:
 
 
 def _shape(size: tuple[Any, ...]) -> tuple[int, ...]:
-    """(2, 3), ((2, 3),) and (torch.Size((2, 3)),) are the same size."""
+    """Convert (2, 3), ((2, 3),) and (torch.Size((2, 3)),) to the same shape."""
     if len(size) == 1 and not isinstance(size[0], numbers.Integral):
         size = tuple(size[0])
     return tuple(operator.index(n) for n in size)
 
 
 def _poison(dtype: torch.dtype) -> int:
-    """The byte that new memory is filled with."""
+    """Return the byte that fills new memory."""
     return NAN_BYTE if dtype.is_floating_point or dtype.is_complex else INTEGER_BYTE
 
 
 def extent(x: Tensor) -> tuple[int, int]:
-    """The first byte of a view with elements, and the one after its last."""
+    """Return the address of a view's first byte, and of the byte after its last."""
     last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()

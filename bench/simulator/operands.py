@@ -1,4 +1,4 @@
-"""Operands of PTX instructions."""
+"""Resolve the operands of PTX instructions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.simulator.registers import Registers, Unknown
 _FLOAT = {4: re.compile(r"0[fF]([0-9A-Fa-f]{8})"), 8: re.compile(r"0[dD]([0-9A-Fa-f]{16})")}
 _INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
 _ADDRESS = re.compile(r"\[\s*([\w$%.]+)\s*(?:\+\s*(-?\w+)\s*)?\]")
-SHARED = "global_smem"  # what Triton calls a program's shared memory: its addresses start at 0
+SHARED = "global_smem"  # Triton's name of a program's shared memory, whose addresses start at 0
 
 
 class Operands:
@@ -20,13 +20,13 @@ class Operands:
         self.registers = registers
 
     def count(self, given: list[str], number: int) -> list[str]:
-        """Returns the operands, if there are so many."""
+        """Return the operands; raise Unknown if their number is wrong."""
         if len(given) != number:
-            raise Unknown(f"{len(given)} operands, not {number}")
+            raise Unknown(f"must have {number} operands, got {len(given)}")
         return given
 
     def result(self, text: str, kind: str) -> int:
-        """Returns the slot of a register that is written."""
+        """Return the slot of a register that is written."""
         register = self.registers.find(text)
         if register is None:
             if text == "_":
@@ -37,16 +37,17 @@ class Operands:
         return register.slot
 
     def source(self, text: str, width: int, kind: str = "") -> int:
-        """Returns the slot of a register, constant or special register of some bytes."""
+        """Return the slot of a register, constant or special register of `width` bytes."""
         predicate = kind == "pred"
         if register := self.registers.find(text):
             if register.width != width or register.predicate != predicate:
-                raise Unknown(f"{text} has not {8 * width} bits, or it is a predicate")
+                kind = "a predicate" if predicate else f"a register of {8 * width} bits"
+                raise Unknown(f"{text} must be {kind}")
             return register.slot
         slot = self.registers.special_register(text)
         if slot is not None:
             if width != 4 or predicate:
-                raise Unknown(f"{text} has 32 bits")
+                raise Unknown(f"{text} has 32 bits, but {8 * width} bits or a predicate are needed")
             return slot
         if kind.startswith("f") and _INTEGER.fullmatch(text):
             raise Unknown(f"{text} is no floating-point number")
@@ -54,19 +55,19 @@ class Operands:
         return self.registers.constant(int(value != 0) if predicate else value, width)
 
     def vector(self, text: str) -> list[str]:
-        """Returns the operands in braces, or the one operand."""
+        """Return the operands in braces, or the one operand."""
         if not text.startswith("{"):
             return [text]
         return [part.strip() for part in text[1:-1].split(",")]
 
     def address(self, text: str, width: int) -> tuple[int, int]:
-        """Returns the slot of the base of an address, and the offset."""
+        """Return the slot of an address's base, and the offset."""
         base, offset = split_address(text)
         return self.source(base, width), offset
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Returns the base of `[base+offset]`, and the offset."""
+    """Return the base of `[base+offset]`, and the offset."""
     match = _ADDRESS.fullmatch(text)
     if not match:
         raise Unknown(f"{text} is no address")
@@ -74,7 +75,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def number(text: str, width: int) -> int:
-    """Returns the bits of a constant of some bytes."""
+    """Return the bits of a constant of `width` bytes."""
     if text == "WARP_SZ":
         return 32
     if match := re.fullmatch(rf"{SHARED}(?:\s*\+\s*(\d+))?", text):

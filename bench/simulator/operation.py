@@ -1,4 +1,4 @@
-"""What the tables of instructions are made of."""
+"""The entries of the tables of instructions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Entry = tuple[str, str, str, str]  # mnemonic, type of the result, types of the 
 class Operation:
     """An instruction that computes each lane's result from that lane's operands alone.
 
-    `expression` is C++ and names the operands a, b, c, d. A type that ends in x2 is a register
-    of two numbers: the expression is for each of them.
+    `expression` is C++ and names the operands a, b, c, d. A type that ends in x2 is a register of
+    two numbers, to each of which the expression applies.
     """
 
     result: str

@@ -1,4 +1,4 @@
-"""What the commands `simulate` and `counters` share: options, and the cases that they choose."""
+"""The options of both `simulate` and `counters`, and the choice of cases."""
 
 from __future__ import annotations
 
@@ -14,30 +14,39 @@ from bench.simulator.cases import Case
 
 
 def parser(command: str, doc: str | None) -> argparse.ArgumentParser:
-    """A command line with --only, --kernel, --triton and --jobs."""
+    """Return a parser with --only, --kernel, --triton and --jobs."""
     result = argparse.ArgumentParser(
         prog=f"python -m bench {command}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --triton must be found by its name: see `other_triton`
+        allow_abbrev=False,  # because `other_triton` finds --triton by its full name
     )
-    result.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
-    result.add_argument("--kernel", metavar="MODULE:FUNCTION", help="a function that launches")
+    add = result.add_argument
+    add("--only", default="", metavar="REGEX", help="Run only cases whose name matches.")
+    add(
+        "--kernel", metavar="MODULE:FUNCTION", help="Run a function of yours that launches kernels."
+    )
     other_triton.add_option(result)
-    result.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes")
+    add(
+        "--jobs",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="Number of processes. By default one for each processor.",
+    )
     return result
 
 
 def chosen(cases: Iterable[Case], only: str) -> list[Case]:
-    """The cases whose name matches.
+    """Return the cases whose name matches.
 
     Raises:
-        BadInput: none does, or `only` is no regular expression.
+        BadInput: no name matches, or `only` is no regular expression.
     """
     try:
         found = [case for case in cases if re.search(only, str(case))]
     except re.error as error:
-        raise BadInput(f"--only: {only!r} is no regular expression: {error}") from None
+        raise BadInput(f"--only must be a regular expression, got {only!r}: {error}") from None
     if not found:
         raise BadInput(f"--only: no case matches {only!r}; simulate --list shows the cases")
     return found

@@ -1,4 +1,4 @@
-"""Commands run again with another release of Triton than the one installed."""
+"""Rerun a command with another release of Triton than the installed one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from bench.harness.errors import BadInput
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """--triton."""
-    about = "release in build/triton-RELEASE, or a folder that holds the package"
+    """Add the option --triton."""
+    about = "Use the Triton in build/triton-RELEASE, or in a folder that holds the package."
     parser.add_argument("--triton", metavar="RELEASE", help=about)
 
 
 def rerun(command: str, given: Sequence[str], triton: str) -> int:
-    """Runs the command in a process that imports that Triton; its exit code."""
+    """Run the command in a process that imports that Triton; return its exit code."""
     folder = Path(triton)
     if not (folder / "triton").is_dir():
         folder = ROOT / "build" / f"triton-{triton}"
     if not (folder / "triton").is_dir():
         raise BadInput(
             f"--triton: {folder} holds no triton; "
-            f"python -m pip install --no-deps --target {folder} triton=={triton} puts it there"
+            f"python -m pip install --no-deps --target {folder} triton=={triton} installs it there"
         )
     rest, skip = [], False
     for word in given:

@@ -1,4 +1,4 @@
-"""Launches of a user's own Triton kernels."""
+"""Simulate launches of a user's own Triton kernels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bench.simulator.running import SCHEDULES
 
 
 def function(name: str) -> Callable[[], Any]:
-    """A function named MODULE:FUNCTION; the module may lie in the current folder."""
+    """Import a function MODULE:FUNCTION; the module may lie in the current folder."""
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise BadInput(f"--kernel: MODULE:FUNCTION is needed, got {name!r}")
+        raise BadInput(f"--kernel must be MODULE:FUNCTION, got {name!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -28,14 +28,14 @@ def function(name: str) -> Callable[[], Any]:
         where = f"{Path.cwd()} and sys.path were searched"
         raise BadInput(f"--kernel: {name}: {error}; {where}") from None
     if not callable(found):
-        raise BadInput(f"--kernel: {name} is a {type(found).__name__}, a function is needed")
+        raise BadInput(f"--kernel: {name} must be a function, got {type(found).__name__}")
     return found
 
 
 def launches(name: str, arch: str, schedule: Schedule | None = None) -> tuple[list[Launch], str]:
-    """What the function launches, executed, and what it raised, in a line.
+    """Run the function; return its executed launches, and its exception in a line, or "".
 
-    What was launched before it raised is kept: a wrong number often comes of a race.
+    Launches before an exception are kept, because a race often causes a wrong number.
     """
     launch, raised = function(name), ""
     torch.manual_seed(0)
@@ -44,15 +44,15 @@ def launches(name: str, arch: str, schedule: Schedule | None = None) -> tuple[li
             launch()
         except Unsupported as error:
             raise BadInput(str(error)) from None
-        except Exception as error:  # whatever a function of the user's raises
-            raised = _told(error)
+        except Exception as error:  # the user's function may raise anything
+            raised = _describe(error)
     if not simulation.launches and not raised:
         raise BadInput(f"--kernel: {name} launched no Triton kernel")
     return simulation.launches, raised
 
 
-def _told(error: Exception) -> str:
-    """An exception in a line, with its place."""
+def _describe(error: Exception) -> str:
+    """Describe an exception in a line, with its place."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).parent != Path(__file__).parent] or frames
     place = f"{own[-1].filename}:{own[-1].lineno}"
@@ -61,7 +61,7 @@ def _told(error: Exception) -> str:
 
 
 def simulate(name: str, arch: str) -> int:
-    """Runs the function's launches under all schedules; 1 where one of them finds an error."""
+    """Run the function's launches under all schedules; return 1 if one finds an error, else 0."""
     found: dict[str, str] = {}
     count = 0
     for schedule in SCHEDULES:
@@ -72,8 +72,7 @@ def simulate(name: str, arch: str) -> int:
             found["raised"] = raised
     for line in found.values():
         print(line)
-    told = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in (
-        (count, "launch" if count == 1 else "launche"), (len(found), "error")
-    )]  # fmt: skip
-    print(f"{name}: {told[0]}, {len(SCHEDULES)} schedules each, {told[1]}")
+    launched = f"{count} launch{'' if count == 1 else 'es'}"
+    errors = f"{len(found)} error{'' if len(found) == 1 else 's'}"
+    print(f"{name}: {launched}, {len(SCHEDULES)} schedules each, {errors}")
     return 1 if found else 0

@@ -1,4 +1,4 @@
-"""The tables that pages show of the committed counts."""
+"""Make the pages' tables of the committed counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bench.simulator import bounds, records
 
 GPU = "H200"
 SIZES = (1024, 4096, 16384, 32768, 65536, 262144)
-TABLES = ("index_tables", "permutation_table")  # once a call, where the permutation is shared
+TABLES = ("index_tables", "permutation_table")  # launched once a call with a shared permutation
 
 
 def counts_page() -> str:
-    """What a sample costs at each size, per launch, and what bounds follow."""
+    """Return the counts of a sample at each size, per launch, with the bounds that follow."""
     gpu = bounds.device(GPU)
     releases = records.read(records.RECORD)
     newest, oldest = max(releases, key=_order), min(releases, key=_order)
@@ -64,7 +64,7 @@ def _row(
 
 
 def _floors(gpu: bounds.Device) -> str:
-    """The time to read a sample and write its gradient once."""
+    """Return the time to read a sample and write its gradient once, for each size."""
     each = ", ".join(f"{8 * size / gpu.copy_gb_s:.1f} ({size})" for size in SIZES)
     return (
         f"Reading x and writing the gradient, 8 D bytes at {gpu.copy_gb_s:.0f} GB/s: {each} ns.\n"

@@ -1,4 +1,4 @@
-"""A kernel's PTX as the interpreter runs it."""
+"""A kernel's encoded PTX for the interpreter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Chain = tuple[tuple[str, int], ...]
 
 
 class Unsupported(Exception):
-    """PTX that the simulator does not know, so that no number of it can be trusted."""
+    """The simulator does not know some PTX, so that its numbers cannot be trusted."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A register that holds a parameter, or a part of it, from the start."""
+    """A register that holds a parameter, or a part of it, before the first instruction."""
 
     slot: int
     width: int
@@ -47,7 +47,7 @@ class Loaded:
 
 @dataclass
 class Program:
-    """A kernel. The lists have an entry for each instruction that is executed."""
+    """A kernel. The lists have an entry for each instruction."""
 
     name: str
     threads: int

@@ -1,4 +1,4 @@
-"""Reads the PTX that Triton emits, with the source lines of each instruction."""
+"""Read the PTX that Triton emits, with the source lines of each instruction."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.simulator.registers import Registers, Unknown
 __all__ = ["Parameter", "Program", "Unsupported", "read"]
 
 _SIZES = {f"{letter}{bits}": bits // 8 for letter in "busf" for bits in (8, 16, 32, 64)}
-# Comments go, strings stay: a path may have two slashes.
+# Matches comments, and strings too, because a path in a string may have two slashes.
 _COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _ENTRY = re.compile(r"\.entry\s+([\w$%.]+)\s*(?:\((.*?)\))?([^{;]*)\{", re.DOTALL)
 _PARAMETER = re.compile(r"\.param\s+\.(\w+)\s+(?:\.ptr\b[\s\w.]*\s)?([\w$%]+)(\s*\[)?\s*$")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)([^\n]*)")
 _INLINED = re.compile(r"inlined_at\s+(\d+)\s+(\d+)\s+(\d+)")
-# LLVM counts a line further for each line of inline assembler: only the first place is right.
+# LLVM adds a line for each line of inline assembler, so that only the first place is right.
 _INLINE = re.compile(r"// begin inline asm.*?// end inline asm", re.DOTALL)
 _SOMETHING = re.compile(r"\S")
 _LABEL = re.compile(r"([\w$%.]+)\s*:(?!:)")
@@ -30,16 +30,16 @@ _GUARD = re.compile(r"@\s*(!?)\s*([\w$%]+)\s+(.*)", re.DOTALL)
 
 @functools.lru_cache(maxsize=256)
 def read(text: str) -> Program:
-    """Reads a module with one kernel.
+    """Read a module with one kernel.
 
     Raises:
-        Unsupported: something in it is not known; nothing is guessed.
+        Unsupported: the module has an unknown part; nothing is guessed.
     """
-    plain = _COMMENT.sub(_without_comment, _INLINE.sub(_with_one_place, text))
-    entries = list(_ENTRY.finditer(plain))
+    stripped = _COMMENT.sub(_without_comment, _INLINE.sub(_with_one_place, text))
+    entries = list(_ENTRY.finditer(stripped))
     if len(entries) != 1:
-        raise Unsupported(f"{len(entries)} kernels in one PTX module, not one")
-    return _Reader(plain, entries[0]).program()
+        raise Unsupported(f"a PTX module must have one kernel, got {len(entries)}")
+    return _Reader(stripped, entries[0]).program()
 
 
 def _with_one_place(match: re.Match[str]) -> str:
@@ -85,7 +85,7 @@ class _Reader:
     def parameter(self, declared: str) -> Parameter:
         match = _PARAMETER.search(declared)
         if not match or match[3] or match[1] not in _SIZES:
-            raise self.error(declared, "a parameter that is no number and no pointer")
+            raise self.error(declared, "a parameter must be a number or a pointer")
         self.names.append(match[2])
         return Parameter(match[1], _SIZES[match[1]])
 
@@ -95,9 +95,9 @@ class _Reader:
                 sizes = [int(part) for part in match[1].split(",")]
                 x, y, z = (*sizes, 1, 1)[:3]
                 if not 0 < x * y * z <= 1024:
-                    raise self.error(directives, "not 1 to 1024 threads")
+                    raise self.error(directives, "the number of threads must be 1 to 1024")
                 return x, y, z
-        raise Unsupported(f"{self.name}: neither .reqntid nor .maxntid says how many threads run")
+        raise Unsupported(f"{self.name}: needs .reqntid or .maxntid for the number of threads")
 
     def program(self) -> Program:
         for statement in self.statements():
@@ -129,7 +129,7 @@ class _Reader:
         )
 
     def statements(self) -> Iterator[str]:
-        """Yields the statements of the kernel's body; notes places and labels."""
+        """Yield the statements of the kernel's body, and note places and labels."""
         text, at, depth = self.text, self.start, 1
         while True:
             match = _SOMETHING.search(text, at)
@@ -138,13 +138,13 @@ class _Reader:
             at = match.start()
             if text[at] == "{":
                 depth += 1
-                self.registers.enter()
+                self.registers.open_scope()
                 at += 1
             elif text[at] == "}":
                 depth -= 1
                 if depth == 0:
                     return
-                self.registers.leave()
+                self.registers.close_scope()
                 at += 1
             elif text[at] == ";":
                 at += 1
@@ -166,7 +166,7 @@ class _Reader:
         inlined = _INLINED.search(rest)
         outer: Chain = ()
         if inlined:
-            # The call's own place comes before what is inlined there.
+            # The call's own place was noted before the places inlined there.
             call = (self.files.get(int(inlined[1]), "?"), int(inlined[2]))
             outer = self.places.get(inlined.groups(), (call,))
         self.chain = (*outer, (self.files.get(int(file), "?"), int(line)))
@@ -180,14 +180,14 @@ class _Reader:
             return
         row = np.zeros((), INSTRUCTION)
         row["predicate"] = -1
-        plain = statement
+        instruction = statement
         if match := _GUARD.fullmatch(statement):
             register = self.registers.find(match[2])
             if register is None or not register.predicate:
                 raise Unknown("its condition is no predicate")
             row["predicate"], row["negated"] = register.slot, match[1] == "!"
-            plain = match[3]
-        mnemonic, _, rest = _one_line(plain).partition(" ")
+            instruction = match[3]
+        mnemonic, _, rest = _one_line(instruction).partition(" ")
         label = self.encoder.encode(row, mnemonic, operands_of(rest))
         if label is not None:
             self.targets[len(self.rows)] = (label, statement, self.chain)

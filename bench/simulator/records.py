@@ -1,4 +1,4 @@
-"""Committed counts: what a check compares with, and which lines of source a difference is on."""
+"""Read, write and compare committed counts, and name the source lines of a difference."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.harness.errors import BadInput
 RECORD = ROOT / "bench" / "results" / "counters.json"
 FORMAT = 1
 Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
-# The counter of a launch -> its place among the numbers of a line.
+# Counter of a launch -> its index among the numbers of a source line.
 ON_LINES = {"instructions": 0, "wavefronts": 1, "sectors_read": 2, "sectors_written": 2}
 LINES_NAMED = 3
 
 
 def read(path: Path, argument: str = "--record") -> dict[str, dict[str, Table]]:
-    """Triton release -> architecture -> counts.
+    """Read a file of counts: Triton release -> architecture -> counts.
 
     Raises:
         BadInput: there is no such file, or it is no file of counts.
@@ -34,16 +34,16 @@ def read(path: Path, argument: str = "--record") -> dict[str, dict[str, Table]]:
         raise BadInput(f"{argument}: {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         pass
-    raise BadInput(f"{argument}: {path} is no file of counts of format {FORMAT}")
+    raise BadInput(f"{argument} must be a file of counts of format {FORMAT}, got {path}")
 
 
 def kept(table: Table, only: str) -> Table:
-    """The cases whose name matches."""
+    """Return the cases whose name matches."""
     return {case: launches for case, launches in table.items() if re.search(only, case)}
 
 
 def write(path: Path, release: str, arch: str, now: Table, only: str) -> None:
-    """Puts counts into a file; what else is in it stays."""
+    """Write the counts of cases whose name matches into a file, and keep its other counts."""
     releases = read(path, "--out") if path.exists() else {}
     archs = releases.setdefault(release, {})
     before = {c: n for c, n in archs.get(arch, {}).items() if not re.search(only, c)}
@@ -57,7 +57,7 @@ def write(path: Path, release: str, arch: str, now: Table, only: str) -> None:
 
 
 def changes(before: Table, now: Table) -> list[str]:
-    """A line for each count that differs, and the lines of source that differ most in it."""
+    """Return a line for each count that differs, with the source lines that differ most."""
     found = []
     numbers = [
         {
@@ -67,17 +67,17 @@ def changes(before: Table, now: Table) -> list[str]:
         }
         for t in (before, now)
     ]
-    for _, name, what, old, new in number_changes({"": numbers[0]}, {"": numbers[1]}):
-        found.append(f"{name}: {what} {old} -> {new}")
-        if what in ON_LINES:
+    for _, name, counter, old, new in number_changes({"": numbers[0]}, {"": numbers[1]}):
+        found.append(f"{name}: {counter} {old} -> {new}")
+        if counter in ON_LINES:
             case, _, launch = name.rpartition(": ")
             pair = before[case][launch]["lines"], now[case][launch]["lines"]
-            found += _on_lines(*pair, ON_LINES[what])
+            found += _on_lines(*pair, ON_LINES[counter])
     return found
 
 
 def _on_lines(old: dict[str, list[int]], new: dict[str, list[int]], at: int) -> list[str]:
-    """The lines of source where a number changed most."""
+    """Return the source lines where a number changed most."""
     numbers = {
         line: (old.get(line, [0, 0, 0])[at], new.get(line, [0, 0, 0])[at])
         for line in dict.fromkeys([*old, *new])

@@ -1,4 +1,4 @@
-"""Where a warp's registers, constants and special registers lie."""
+"""Assign slots to a warp's registers, constants and special registers."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _PER_LANE = {
     "%lanemask_gt": lambda lane: 0xFFFFFFFF & ~((2 << lane) - 1),
     "%lanemask_ge": lambda lane: 0xFFFFFFFF & ~((1 << lane) - 1),
 }
-# Filled in when a program or its launch starts.
+# Special registers that are filled in when a program or its launch starts.
 LATE = {f"%{name}.{axis}" for name in ("tid", "ctaid", "nctaid") for axis in "xyz"} | {"%warpid"}
 
 
 class Unknown(Exception):
-    """What is not understood about an instruction; the reader adds which one it is."""
+    """An instruction is unknown or malformed; the reader adds its text and place."""
 
 
 @dataclass(frozen=True)
 class Register:
-    """A place for 32 lanes' values of `width` bytes."""
+    """A slot for 32 lanes' values of `width` bytes."""
 
     slot: int
     width: int
@@ -43,7 +43,7 @@ class Register:
 
 
 class Registers:
-    """Gives every register, constant and special register of a kernel its place."""
+    """The slots of a kernel's registers, constants and special registers."""
 
     def __init__(self, block: tuple[int, int, int]):
         self.block = block
@@ -54,20 +54,20 @@ class Registers:
         self._constants: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def new(self, width: int) -> int:
-        """Returns a new slot."""
+        """Return a new slot."""
         self.size += width * LANES
         return self.size - width * LANES
 
-    def enter(self) -> None:
-        """Begins a block, with registers of its own."""
+    def open_scope(self) -> None:
+        """Begin a block, which may declare registers of its own."""
         self._scopes.append({})
 
-    def leave(self) -> None:
-        """Ends a block."""
+    def close_scope(self) -> None:
+        """End a block, and forget its registers."""
         self._scopes.pop()
 
     def declare(self, statement: str) -> None:
-        """Reads `.reg .b32 %r<9>` or `.reg .pred p, q`."""
+        """Read a declaration such as `.reg .b32 %r<9>` or `.reg .pred p, q`."""
         match = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.*)", statement, re.DOTALL)
         if not match or match[1] not in _WIDTHS:
             raise Unknown("registers of an unknown type")
@@ -78,11 +78,11 @@ class Registers:
             else:
                 each = [name]
             for one in each:
-                # -1: most declared registers are never used, and get no place
+                # -1 stands for no slot yet, because most declared registers are never used.
                 self._scopes[-1][one] = Register(-1, _WIDTHS[kind], kind == "pred")
 
     def find(self, name: str) -> Register | None:
-        """Returns a declared register, or None."""
+        """Return a declared register, or None."""
         for scope in reversed(self._scopes):
             if register := scope.get(name):
                 if register.slot < 0:
@@ -93,11 +93,11 @@ class Registers:
         return None
 
     def constant(self, value: int, width: int) -> int:
-        """Returns the slot of a number that all lanes have."""
+        """Return the slot of a number that is the same in all lanes."""
         return self._filled([value] * LANES, width)
 
     def special_register(self, name: str) -> int | None:
-        """Returns the slot of a special register of 32 bits, or None."""
+        """Return the slot of a special register of 32 bits, or None."""
         if name in _PER_LANE:
             return self._filled([_PER_LANE[name](lane) for lane in range(LANES)], 4)
         if name in ("%ntid.x", "%ntid.y", "%ntid.z"):
@@ -109,7 +109,7 @@ class Registers:
         return None
 
     def parameter(self, index: int, offset: int, size: int, width: int, is_signed: bool) -> int:
-        """Returns the slot of what ld.param reads."""
+        """Return the slot of a parameter's bytes that ld.param reads."""
         for known in self.loaded:
             if (known.parameter, known.offset, known.bytes) == (index, offset, size) and (
                 known.width,
@@ -121,7 +121,7 @@ class Registers:
         return loaded.slot
 
     def image(self) -> np.ndarray:
-        """Returns a warp's registers before the first instruction: constants, and no zeros."""
+        """Return a warp's registers before the first instruction: constants, otherwise poison."""
         image = np.full(max(64, self.size), 0xAB, np.uint8)
         for values, (slot, width) in self._constants.items():
             raw = b"".join(value.to_bytes(width, "little") for value in values[1:])

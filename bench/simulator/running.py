@@ -1,4 +1,4 @@
-"""Cases run in processes side by side, under several schedules, with what came out of each."""
+"""Run cases in parallel processes, under several schedules, and collect the outcomes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,39 @@ from bench.simulator.cases import Case
 from bench.simulator.core import Schedule
 from gaussreg_fast.backends.triton import parameters
 
-# In the order of barriers; finely interleaved, which finds what waits for no barrier; and with
-# approximate instructions off by up to their documented error.
+# In the order of barriers; finely interleaved, to find missing barriers; and with approximate
+# instructions off by up to their documented error.
 SCHEDULES = (Schedule(seed=1), Schedule(seed=5, slice=37), Schedule(seed=9, ulp=1.0))
 
 
 @dataclass
 class Outcome:
-    """What came out of a case."""
+    """The outcome of a case.
+
+    Attributes:
+        case: the case's name.
+        path: the kernels that it takes.
+        errors: result -> error.
+        over: results with too large an error.
+        found: races, accesses out of bounds, reads of unwritten memory.
+        failed: the exception, if the case did not run to its end.
+        lockstep: number of accesses that are right only while a warp's lanes run in step.
+        same: number of places that were written twice with the same value.
+        programs: number of programs.
+        instructions: number of warp instructions.
+        seconds: duration.
+    """
 
     case: str
     path: str
     errors: dict[str, float] = field(default_factory=dict)
-    over: list[str] = field(default_factory=list)  # results further off than they may be
-    found: list[str] = field(default_factory=list)  # races, bounds, unwritten reads
-    failed: str = ""  # the case did not run to its end
-    lockstep: int = 0  # accesses that only need the lanes of a warp in step
-    same: int = 0  # places written twice with the same value
+    over: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    failed: str = ""
+    lockstep: int = 0
+    same: int = 0
     programs: int = 0
-    instructions: int = 0  # of warps
+    instructions: int = 0
     seconds: float = 0.0
 
     @property
@@ -46,7 +60,7 @@ class Outcome:
         return bool(self.over or self.found or self.failed)
 
     def line(self) -> str:
-        """What a terminal shows of it."""
+        """Format the outcome in a line, for the screen."""
         state = (
             "FAILED" if self.failed else "WRONG" if self.over else "FOUND" if self.found else "ok"
         )
@@ -54,12 +68,12 @@ class Outcome:
         return f"{state:6} {self.case}  {numbers}  {self.programs} programs, {self.seconds:.1f} s"
 
     def details(self) -> list[str]:
-        """Why it is bad."""
+        """Return the reasons why the outcome is bad."""
         return [*([self.failed] if self.failed else []), *self.over, *self.found]
 
 
 def path_of(case: Case, arch: str = "sm_90") -> str:
-    """Which kernels a case takes, in words."""
+    """Return the kernels that a case takes, in words."""
     names = {"fused": "one launch", "large": "three launches", "general": "general"}
     memory = ARCHS[arch][1]
     word = case.task.split()[0]
@@ -75,12 +89,12 @@ def path_of(case: Case, arch: str = "sm_90") -> str:
 
 
 def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Outcome:
-    """Runs a case under each schedule; results without `ulp` must be the same to the bit."""
+    """Run a case under each schedule; results without `ulp` must agree to the bit."""
     outcome = Outcome(str(case), path_of(case, arch))
     begin = time.perf_counter()
     try:
         _run(case, arch, schedules, outcome)
-    except Exception as error:  # whatever a launch raises; the other cases go on
+    except Exception as error:  # whatever a launch raises, so that the other cases still run
         outcome.failed = f"{type(error).__name__}: {error}"
     outcome.seconds = time.perf_counter() - begin
     return outcome
@@ -96,7 +110,7 @@ def _run(case: Case, arch: str, schedules: Sequence[Schedule], outcome: Outcome)
         with simulated(schedule, arch) as simulation:
             try:
                 results = call(case, simulation.memory)
-            finally:  # what was found says why a call raised
+            finally:  # also after an exception, because findings may explain it
                 _note(simulation.launches, outcome, found)
         _compare(case, results, schedule, outcome)
         if schedule.ulp == 0:
@@ -122,11 +136,11 @@ def _compare(case: Case, results: Results, schedule: Schedule, outcome: Outcome)
     for name, error in compare.errors(case, results).items():
         outcome.errors[name] = max(error, outcome.errors.get(name, 0.0))
         if not error <= (most := compare.limit(case, name)):
-            outcome.over.append(f"{name}: error {error:.3g}, at most {most:.3g} ({schedule})")
+            outcome.over.append(f"{name}: error {error:.3g}, allowed {most:.3g} ({schedule})")
 
 
 def _differ(a: Results, b: Results) -> list[str]:
-    """Results whose bits are not the same."""
+    """Return the names of results with different bits."""
     return [n for n in a if not torch.equal(_bits(a[n]), _bits(b[n]))]
 
 
@@ -134,11 +148,11 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
     return x.detach().reshape(-1).contiguous().view(torch.uint8)
 
 
-# ---------------------------------------------------------------- side by side
+# ---------------------------------------------------------------- in parallel
 
 
-def started() -> None:
-    """A worker computes with one thread: the processes share the cores."""
+def start_worker() -> None:
+    """Limit a worker to one thread, because the processes share the cores."""
     torch.set_num_threads(1)
     os.environ.pop("TRITON_INTERPRET", None)
 
@@ -146,27 +160,27 @@ def started() -> None:
 def run_all(
     cases: Sequence[Case], arch: str, jobs: int, schedules: Sequence[Schedule]
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, the longest cases first."""
+    """Yield outcomes as cases finish; the longest cases start first."""
     queue = sorted(cases, key=_cost, reverse=True)
     if jobs == 1:
-        started()
+        start_worker()
         yield from (run(case, arch, schedules) for case in queue)
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=started) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker) as pool:
         waiting = [pool.submit(run, case, arch, schedules) for case in queue]
         for future in as_completed(waiting):
             yield future.result()
 
 
 def _cost(case: Case) -> tuple[bool, int]:
-    """Numbers in all; the projection's kernels of three launches compile longest."""
+    """Return a sort key: large projections, which compile longest, then the amount of numbers."""
     slow = case.task == "projection" and case.dimension >= 65536
     return slow, case.dimension * case.batch
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row per path: cases, worst errors of values and of what has an element per number."""
+    """Return a row per path: cases, and the worst errors of values and of gradients."""
     rows: dict[str, dict[str, Any]] = {}
     for o in sorted(outcomes, key=lambda o: o.path):
         row = rows.setdefault(o.path, {"path": o.path, "cases": 0, "bad": 0})
@@ -181,12 +195,12 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Outcomes for a file, by name."""
+    """Return the outcomes for a file, in the order of names."""
     return [asdict(o) for o in sorted(outcomes, key=lambda o: o.case)]
 
 
 def totals(outcomes: Sequence[Outcome]) -> Counter[str]:
-    """Cases, programs, warp instructions and notes of all."""
+    """Return the totals of cases, programs, warp instructions and notes."""
     total: Counter[str] = Counter(cases=len(outcomes))
     for o in outcomes:
         total.update(

@@ -1,13 +1,13 @@
-"""Executes the compiled Triton kernels on the CPU and compares them with float64.
+"""Execute the compiled Triton kernels on the CPU and compare them with float64.
 
-    python -m bench simulate                      every path, task, type and layout
-    python -m bench simulate --only 'D=1024 '     cases whose name matches
-    python -m bench simulate --quick              each path once
-    python -m bench simulate --triton 3.6.0       with another Triton
-    python -m bench simulate --kernel module:fn   launches of your own
+    python -m bench simulate                      run every path, task, type and layout
+    python -m bench simulate --only 'D=1024 '     run cases whose name matches
+    python -m bench simulate --quick              run each path once
+    python -m bench simulate --triton 3.6.0       use another Triton
+    python -m bench simulate --kernel module:fn   run launches of your own
 
-Exit code 1: a wrong number, a race, an access out of bounds or a read of memory that nothing has
-written, with its place in the source. Exit code 2: nothing could be executed.
+Exit codes: 0 no error, 1 a wrong number, a race, an access out of bounds or a read of unwritten
+memory, with its place in the source, 2 nothing could be executed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,17 @@ ARCHS = ("sm_80", "sm_90", "sm_100")
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     result = parser("simulate", __doc__)
-    result.add_argument("--quick", action="store_true", help="each path once")
-    result.add_argument("--arch", choices=ARCHS, default="sm_90", help="compiled for (sm_90)")
-    result.add_argument("--seed", type=int, help="of the order of warps, one schedule only")
-    result.add_argument("--slice", type=int, help="instructions of a warp in a row, with --seed")
-    result.add_argument("--out", type=Path, help="write all outcomes here, as JSON")
-    result.add_argument("--list", action="store_true", help="list the cases and stop")
+    add = result.add_argument
+    add("--quick", action="store_true", help="Run each path once.")
+    add("--arch", choices=ARCHS, default="sm_90", help="Compile for this one. Default: sm_90.")
+    add("--seed", type=int, help="Run one schedule only, with this seed of the order of warps.")
+    add(
+        "--slice",
+        type=int,
+        help="Run one schedule only, with at most so many instructions in a row.",
+    )
+    add("--out", type=Path, help="JSON file to write all outcomes to.")
+    add("--list", action="store_true", help="List the cases and stop.")
     return result.parse_args(given)
 
 
@@ -42,7 +47,7 @@ def main(given: Sequence[str]) -> int:
     options = arguments(given)
     if options.triton:
         return other_triton.rerun("simulate", given, options.triton)
-    os.environ.pop("TRITON_INTERPRET", None)  # it would leave nothing to execute
+    os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to execute
     import triton
 
     from bench.simulator import own, running
@@ -71,11 +76,11 @@ def main(given: Sequence[str]) -> int:
         about = {"what": "simulation", "format": store.FORMAT, "triton": triton.__version__}
         content = {**about, "arch": options.arch, "outcomes": running.as_json(outcomes)}
         store.write(options.out, content)
-    return _told(outcomes, triton.__version__, options.arch)
+    return _report(outcomes, triton.__version__, options.arch)
 
 
-def _told(outcomes: list, release: str, arch: str) -> int:
-    """Prints the table of worst errors; the exit code."""
+def _report(outcomes: list, release: str, arch: str) -> int:
+    """Print the table of worst errors and the bad cases; return the exit code."""
     from bench.harness.text import columns
     from bench.simulator import running
 
@@ -88,8 +93,8 @@ def _told(outcomes: list, release: str, arch: str) -> int:
     total = running.totals(outcomes)
     print(
         f"triton {release}, {arch}: {total['cases']} cases, {total['programs']} programs, "
-        f"{total['instructions'] / 1e6:.1f} million warp instructions; {total['bad']} bad; noted "
-        f"apart: {total['lockstep']} places that need a warp's lanes in step, {total['same']} "
+        f"{total['instructions'] / 1e6:.1f} million warp instructions; {total['bad']} bad; also "
+        f"noted: {total['lockstep']} places that need a warp's lanes in step, {total['same']} "
         "written twice with the same value"
     )
     for outcome in outcomes:

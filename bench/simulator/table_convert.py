@@ -1,7 +1,7 @@
-"""PTX's conversions.
+"""The table of PTX's conversions.
 
-A register may be wider than the type that cvt names: the low part of a source is meant, and a
-result is extended. Instructions with such a source are listed as "name@bits of the register".
+A register may be wider than the type that cvt names: then the low part of a source counts, and a
+result is extended. Instructions with such a source have the name "name@bits of the register".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDED = {
 
 
 def entries() -> Iterator[Entry]:
-    """Yields every instruction of this kind."""
+    """Yield every instruction of this kind."""
     for source in INTEGERS:
         for register in (16, 32, 64):
             if register >= bits(source):
@@ -33,12 +33,12 @@ def entries() -> Iterator[Entry]:
 
 
 def bits(kind: str) -> int:
-    """Returns the width that a type's name says."""
+    """Return the width in a type's name."""
     return int(kind.lstrip("usbf"))
 
 
 def held(kind: str) -> str:
-    """Returns the type of the register for a type: there is none of 8 bits."""
+    """Return the type of a type's register, which has at least 16 bits."""
     return kind[0] + "16" if bits(kind) == 8 else kind
 
 
@@ -56,7 +56,7 @@ def _from_integer(source: str, register: int) -> Iterator[Entry]:
             yield f"cvt.sat.{result}.{source}", held(result), operand, limited
     for result in ("f32", "f64"):
         yield f"cvt.rn.{result}.{source}{mark}", result, operand, f"({result}){value}"
-    if bits(source) <= 32 and natural:  # a double holds it: it is rounded once
+    if bits(source) <= 32 and natural:  # a double holds it exactly, so that it is rounded once
         for result in ("f16", "bf16"):
             rounded = f"{result}_rounded((double){value})"
             yield f"cvt.rn.{result}.{source}", "u16", operand, rounded
@@ -65,7 +65,7 @@ def _from_integer(source: str, register: int) -> Iterator[Entry]:
 def _to_integers(source: str, z: str, operand: str, value: str) -> Iterator[Entry]:
     for rounding, function in ROUNDED.items():
         for result in INTEGERS:
-            # PTX: NaN becomes zero, but for 64 bits and from f64: the highest bit alone.
+            # By PTX's manual NaN becomes 0; the highest bit alone for 64 bits and from f64.
             large = source == "f64" or bits(result) == 64
             nan = f"({result})(1ull << {bits(result) - 1})" if large else "0"
             whole = f"whole<{result}>({function}({value}), {nan})"

@@ -1,6 +1,6 @@
-"""PTX's floating-point instructions.
+"""The table of PTX's floating-point instructions.
 
-The core computes approximate instructions in float64, and `near` puts their results off by a part
+The core computes approximate instructions in float64, and `near` perturbs their results by a share
 of the error that PTX's manual allows: see approximate.h.
 """
 
@@ -15,7 +15,7 @@ SIGNS = {"add": "+", "sub": "-", "mul": "*"}
 
 
 def entries() -> Iterator[Entry]:
-    """Yields every instruction of this kind."""
+    """Yield every instruction of this kind."""
     for kind in ("f32", "f64"):
         yield from _moves(kind)
         yield from _comparisons(kind)
@@ -101,7 +101,7 @@ def _single(flush: bool) -> Iterator[Entry]:
     yield f"div.rn{z}.f32", "f32", "f32 f32", result(f"{a} / {b}")
     yield f"rcp.rn{z}.f32", "f32", "f32", result(f"1 / {a}")
     yield f"sqrt.rn{z}.f32", "f32", "f32", result(f"std::sqrt({a})")
-    # The sign is all that changes, also that of NaN.
+    # Only the sign changes, also that of NaN.
     yield f"neg{z}.f32", "f32", "f32", f"-{a}"
     yield f"abs{z}.f32", "f32", "f32", f"std::fabs({a})"
 
@@ -126,7 +126,7 @@ def _approximate(flush: bool) -> Iterator[Entry]:
 
     quotient = result(f"{a} / {b}", 2)
     yield f"div.full{z}.f32", "f32", "f32 f32", quotient
-    # PTX: a divisor above 2^126 gives zero, or NaN for an infinite dividend.
+    # By PTX's manual a divisor above 2^126 gives 0, or NaN for an infinite dividend.
     large = "std::fabs(b) > 0x1p126f && std::fabs(b) <= std::numeric_limits<f32>::max()"
     beyond = "canonical(std::copysign(a * 0.0f, sign_of(a) == sign_of(b) ? 1.0f : -1.0f))"
     yield f"div.approx{z}.f32", "f32", "f32 f32", f"{large} ? {beyond} : {quotient}"
@@ -134,7 +134,7 @@ def _approximate(flush: bool) -> Iterator[Entry]:
     yield f"rsqrt.approx{z}.f32", "f32", "f32", result(f"1 / std::sqrt({a})", 1)
     yield f"sqrt.approx{z}.f32", "f32", "f32", result(f"std::sqrt({a})", 1)
     yield f"ex2.approx{z}.f32", "f32", "f32", result(f"std::exp2({a})", 2)
-    # Between 1/2 and 2 the error of lg2 is absolute, as that of sin and cos is everywhere.
+    # The error of lg2 is absolute between 1/2 and 2, and that of sin and cos is everywhere.
     logarithm = f"near_log(std::log2({a}), ulp)"
     yield f"lg2.approx{z}.f32", "f32", "f32", f"flushed({logarithm})" if flush else logarithm
     for name in ("sin", "cos"):
@@ -155,11 +155,11 @@ def _pairs(flush: bool) -> Iterator[Entry]:
 
 
 def _halves(kind: str, pairs: bool = False) -> Iterator[Entry]:
-    """Yields what is computed in float32 and rounded once more, which changes nothing but in fma.
+    """Yield instructions that are computed in float32 and rounded once more.
 
-    A product of two halves has at most 22 bits, and a sum rounded to 24 bits rounds to 11 as the
-    exact sum does. A fused product and sum may need more bits: `sum_to_odd` keeps a trace of what
-    is lost.
+    The second rounding changes no result but that of fma: a product of two halves has at most 22
+    bits, and a sum rounded to 24 bits rounds to 11 like the exact sum. A fused product and sum may
+    need more bits: `sum_to_odd` keeps a trace of the lost ones.
     """
     x2 = "x2" if pairs else ""
     whole = "u16x2" if pairs else "u16"

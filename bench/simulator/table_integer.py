@@ -1,4 +1,4 @@
-"""PTX's integer, bit and predicate instructions."""
+"""The table of PTX's integer, bit and predicate instructions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDER = {"s16": "s32", "u16": "u32", "s32": "s64", "u32": "u64"}
 
 
 def entries() -> Iterator[Entry]:
-    """Yields every instruction of this kind."""
+    """Yield every instruction of this kind."""
     for kind in INTEGERS:
         yield from _arithmetic(kind)
         yield from _division(kind)
@@ -31,7 +31,7 @@ def entries() -> Iterator[Entry]:
 
 
 def _arithmetic(kind: str) -> Iterator[Entry]:
-    # Products of 16 bits would be ints, whose overflow C++ leaves undefined.
+    # Unsigned, because 16-bit products would be ints, whose overflow C++ leaves undefined.
     whole = "u64" if kind.endswith("64") else "u32"
     a, b, c = (f"({whole}){name}" for name in "abc")
     yield f"add.{kind}", kind, f"{kind} {kind}", f"{a} + {b}"
@@ -49,7 +49,7 @@ def _arithmetic(kind: str) -> Iterator[Entry]:
 
 
 def _division(kind: str) -> Iterator[Entry]:
-    # PTX leaves the division by zero open; GPUs give all ones, and the dividend as the remainder.
+    # PTX does not define division by zero; GPUs give all ones, and the dividend as remainder.
     yield f"div.{kind}", kind, f"{kind} {kind}", "quotient(a, b)"
     yield f"rem.{kind}", kind, f"{kind} {kind}", "remainder_of(a, b)"
 
@@ -74,7 +74,7 @@ def _logic(bits: int) -> Iterator[Entry]:
         yield f"{name}.b{bits}", kind, f"{kind} {kind}", f"a {sign} b"
     yield f"not.b{bits}", kind, kind, "~a"
     yield f"cnot.b{bits}", kind, kind, "a == 0"
-    # PTX limits shifts to the width; C++ leaves them undefined from there on.
+    # PTX limits shifts to the width, from which on C++ leaves them undefined.
     yield f"shl.b{bits}", kind, f"{kind} u32", f"b >= {bits} ? 0 : ({kind})(a << (b % {bits}))"
     for letter in "ub":
         right = f"b >= {bits} ? 0 : ({kind})(a >> (b % {bits}))"

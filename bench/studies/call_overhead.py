@@ -1,4 +1,4 @@
-"""What a call costs beside its arithmetic: ways to register a differentiable operator.
+"""Measure the cost of a call beside its arithmetic: ways to register a differentiable operator.
 
 One trivial loss (a sum, its gradient kept for backward) is registered in each way that torch
 offers and called at B = 1, D = 64, so that nearly all of the time is bookkeeping. The package
@@ -47,7 +47,7 @@ def backward(ctx: Any, upstream: Tensor, _: Any) -> Tensor:
 
 
 def function(call: Callable, below_autograd: bool = False) -> type[Function]:
-    """An autograd.Function around a call."""
+    """Return an autograd.Function around a call."""
 
     class Loss(Function):
         @staticmethod

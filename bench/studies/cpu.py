@@ -1,11 +1,11 @@
-"""The CPU kernels by instruction set, on one thread and two, and stage by stage.
+"""Measure the CPU kernels by instruction set, on one thread and two, and stage by stage.
 
     python -m bench study cpu [--out bench/results/cpu.json]
 
-Value and gradient, orders 1 and 2, a permutation drawn in each call, float32, one thread unless
-said. The competitors take turns; the best sample of each counts. A case whose values differ fails
-before it is timed. Every instruction set that the processor has is measured, each in a process of
-its own.
+Calls compute value and gradient, orders 1 and 2, in float32 on one thread unless stated otherwise,
+and draw a permutation each. The competitors take turns; the best sample of each counts. A case
+whose values differ fails before it is timed. Every instruction set of the processor is measured, in
+a process of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CALLS = {
 
 
 def compare(case: Case, seconds: float) -> dict[str, float]:
-    """Microseconds a call of us and of the others."""
+    """Return the microseconds of our calls and of the peers'."""
     correctness.check(case, "cpu", rounds=1)
     xs = peers.inputs(case, "cpu", 1)
     calls = peers.ours(case, xs) | peers.others(case, xs, "cpu")
@@ -50,7 +50,7 @@ def compare(case: Case, seconds: float) -> dict[str, float]:
 
 
 def threads(case: Case, seconds: float) -> dict[str, float]:
-    """Microseconds a call on one thread and on two, taking turns."""
+    """Return the microseconds of a call on one thread and on two, which take turns."""
     (x,) = peers.inputs(case, "cpu", 1)
 
     def call(count: int) -> Callable[[], Any]:
@@ -66,7 +66,7 @@ def threads(case: Case, seconds: float) -> dict[str, float]:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Everything, with the instruction set of this process."""
+    """Measure everything with the instruction set of this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
@@ -87,7 +87,7 @@ def stages(dimension: int) -> dict[str, float]:
 
 
 def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
-    """The same in a process of its own; None where the processor lacks the instructions."""
+    """Do the same in a process of its own; return None if the processor lacks the instructions."""
     command = [sys.executable, "-m", "bench", "study", "cpu", "--worker"]
     command += ["--seconds", str(seconds)]
     environment = {**os.environ, "GAUSSREG_FAST_ISA": instruction_set}
@@ -100,7 +100,7 @@ def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
 
 
 def show(instruction_set: str, result: dict[str, Any]) -> None:
-    print(f"{instruction_set}, one thread, times faster than naive PyTorch:")
+    print(f"{instruction_set}, one thread, speed-ups over naive PyTorch:")
     for case in result["cases"]:
         times = case["microseconds"]
         ratios = ", ".join(f"{name} {times['naive'] / t:.1f}" for name, t in times.items())
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     for name in INSTRUCTION_SETS:
         result = measure_with(name, options.seconds)
         if result is None:
-            print(f"{name}: not on this processor")
+            print(f"{name}: this processor does not have it")
             continue
         results[name] = result
         show(name, result)

@@ -1,12 +1,12 @@
-"""Parameter drift against what users write: a loop, torch._foreach_*, torch.compile.
+"""Compare parameter drift with users' code: a loop, torch._foreach_*, torch.compile.
 
     python -m bench study drift [--compile] [--out bench/results/drift.json]
 
-Lists of float32 parameters: those of Stable Diffusion 1.5's UNet with a half and with an eighth of
-its channels (all 686 tensors; the first is far larger than any cache, as the whole is), and many
-small tensors. Competitors take turns in one run, the best sample of each counts, and what they
-compute is compared before it is timed. The compiled loop is measured on lists of 48 tensors alone:
-it unrolls, and of all 686 tensors takes minutes to compile.
+The lists of float32 parameters are those of Stable Diffusion 1.5's UNet with a half and with an
+eighth of its channels (all 686 tensors; the half is far larger than any cache, like the whole), and
+many small tensors. Competitors take turns in one run, the best sample of each counts, and results
+are compared before they are timed. The compiled loop is measured on lists of 48 tensors alone,
+because it unrolls and takes minutes to compile for all 686.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from bench.studies.parameter_lists import LISTS, pair
 WEIGHT = 0.5
 COMPILED = ("first 48 of UNet / 8", "largest 48 of UNet / 2")
 COMPILE_SECONDS = 300.0
-SECONDS = 6.0  # a task
+SECONDS = 6.0  # for each task
 
 
-# ---------------------------------------------------------------- what users write
+# ---------------------------------------------------------------- users' code
 
 
 def loop(params: list[Tensor], base: list[Tensor]) -> Tensor:
@@ -79,7 +79,7 @@ def foreach_accumulate(params: list[Tensor], base: list[Tensor]) -> Tensor:
     return value
 
 
-SHARE = 1e-6  # of the way to the base, so that much of it is left for the next call
+SHARE = 1e-6  # share of the way to the base; small, so that much of it is left for the next call
 
 
 def loop_decay(params: list[Tensor], base: list[Tensor], share: float = SHARE) -> None:
@@ -95,7 +95,7 @@ def our_decay(params: list[Tensor], base: list[Tensor], share: float = SHARE) ->
     gf.parameter_drift_decay_(params, base, rate=-math.log1p(-share) / 2)
 
 
-# What is compiled, by task.
+# The functions to compile, by task.
 COMPILABLE: dict[str, Callable[[list[Tensor], list[Tensor]], Any]] = {
     "loss, backward": loop,
     "value and gradient": loop_by_hand,
@@ -128,7 +128,7 @@ TASKS: dict[str, dict[str, Callable[[list[Tensor], list[Tensor]], Any]]] = {
 def tasks(
     params: list[Tensor], base: list[Tensor], compiled: dict[str, Callable[..., Any]]
 ) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Task -> competitor -> call."""
+    """Return the calls by task and competitor."""
 
     def backward(value: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Tensor:
         for p in params:
@@ -138,27 +138,28 @@ def tasks(
         return result
 
     @torch.no_grad()
-    def silent(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Any:
+    def without_grad(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Any:
         return value(params, base)
 
     def with_grads(value: Callable[[list[Tensor], list[Tensor]], Any]) -> Any:
         for p in params:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        return silent(value)
+        return without_grad(value)
 
     run = {"loss, backward": backward, "added to .grad": with_grads}
     found: dict[str, dict[str, Callable[[], Any]]] = {}
     for task, named in TASKS.items():
         more = {"compile": compiled[task]} if task in compiled else {}
-        found[task] = {n: partial(run.get(task, silent), c) for n, c in (named | more).items()}
+        make = run.get(task, without_grad)
+        found[task] = {name: partial(make, call) for name, call in (named | more).items()}
     return found
 
 
 def verify(calls: dict[str, dict[str, Callable[[], Any]]], params: list[Tensor]) -> None:
-    """That all competitors compute the same value and gradients."""
+    """Raise Wrong unless all competitors compute the same value and gradients."""
     for task, named in calls.items():
-        if task == "decay":  # see `verify_decay`
+        if task == "decay":  # checked by `verify_decay`
             continue
         seen: list[Tensor] | None = None
         for name, call in named.items():
@@ -176,7 +177,7 @@ def verify(calls: dict[str, dict[str, Callable[[], Any]]], params: list[Tensor])
 def verify_decay(
     decays: dict[str, Callable[..., Any]], params: list[Tensor], base: list[Tensor]
 ) -> None:
-    """That all go as far, on a few of the parameters and further than when timed."""
+    """Raise Wrong unless all decay alike, on a few parameters and by a larger share than timed."""
     seen: list[Tensor] | None = None
     for name, decay in decays.items():
         copies = [p.detach().clone() for p in params[:48]]
@@ -190,11 +191,11 @@ def _same(name: str, got: list[Tensor], want: list[Tensor]) -> None:
         raise Wrong(f"{name} gives {len(got)} tensors, ours {len(want)}")
     for i, (one, other) in enumerate(zip(got, want, strict=True)):
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-5):
-            raise Wrong(f"{name} gives another tensor {i} than ours")
+            raise Wrong(f"{name}: tensor {i} differs from ours")
 
 
 def compiled(params: list[Tensor], base: list[Tensor]) -> dict[str, Callable[..., Any]]:
-    """The loops compiled, by task; without those that take too long."""
+    """Return the compiled loops by task, without those that take too long to compile."""
     found: dict[str, Callable[..., Any]] = {}
     for task, function in COMPILABLE.items():
         call = torch.compile(function)
@@ -232,8 +233,12 @@ def lines(case: dict[str, Any]) -> Iterator[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--compile", action="store_true", help="the compiled loop as well: minutes")
-    parser.add_argument("--only", default="", help="lists whose name contains this")
+    parser.add_argument(
+        "--compile", action="store_true", help="Also measure the compiled loop. It takes minutes."
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="Measure only lists whose name contains TEXT."
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

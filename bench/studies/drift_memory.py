@@ -1,8 +1,8 @@
-"""What the drift of 1e9 parameters takes beyond parameters, base and gradients.
+"""Measure the memory of the drift of 1e9 parameters beyond parameters, base and gradients.
 
     python -m bench study drift_memory [--out bench/results/drift_memory.json]
 
-Peaks of resident memory, by the kernel's high-water mark: see `bench.harness.memory.resident`.
+Peaks are those of resident memory, see `bench.harness.memory.resident`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from bench.harness import machine, memory
 from bench.harness.errors import BadInput
 
 NUMBERS, TENSORS = 10**9, 40
-SPARE = 2 << 30  # bytes that the rest of the machine keeps
+SPARE = 2 << 30  # bytes left for the rest of the machine
 
 
 def measure(numbers: int = NUMBERS) -> dict[str, Any]:
-    """Bytes of each task. Parameters, base and gradients are bfloat16, 2 bytes a number each.
+    """Measure the bytes of each task; parameters, base and gradients are bfloat16.
 
     Raises:
-        BadInput: too little memory, or none that can be measured.
+        BadInput: there is too little memory, or its peak cannot be measured here.
     """
     size = numbers // TENSORS * TENSORS * torch.bfloat16.itemsize
     needed, there = 3 * size + SPARE, machine.free_memory("cpu")
     if there < needed:
         raise BadInput(
-            f"{needed / 2**30:.1f} GB of free memory are needed, {there / 2**30:.1f} are"
+            f"drift_memory needs {needed / 2**30:.1f} GiB of free memory, got {there / 2**30:.1f}"
         )
     params, base = (
         [torch.full((numbers // TENSORS,), at, dtype=torch.bfloat16) for _ in range(TENSORS)]
@@ -46,7 +46,9 @@ def measure(numbers: int = NUMBERS) -> dict[str, Any]:
             p.grad = torch.zeros_like(p) if task == "added to .grad" else None
         peak = memory.resident(call)
         if peak is None:
-            raise BadInput("the kernel's high-water mark of resident memory cannot be reset here")
+            raise BadInput(
+                "drift_memory needs Linux, where the peak of resident memory can be reset"
+            )
         taken[task] = {"peak": peak, "new gradients": size if new else 0}
     return {
         "numbers": numbers,
@@ -59,7 +61,7 @@ def measure(numbers: int = NUMBERS) -> dict[str, Any]:
 
 
 def calls(params: list[Tensor], base: list[Tensor]) -> dict[str, tuple[Callable[[int], Any], bool]]:
-    """Task -> its call, and whether that makes gradients, which it then returns."""
+    """Return each task's call, and whether it makes gradients, which it then returns."""
 
     def taken() -> list[Tensor | None]:
         grads = [p.grad for p in params]
@@ -86,7 +88,7 @@ def lines(case: dict[str, Any]) -> Iterator[str]:
     for task, taken in case["bytes"].items():
         new = taken["new gradients"]
         beyond = (taken["peak"] - new) / 1e6
-        yield f"  {task:20} {beyond:7.2f} MB beyond {'its gradients' if new else 'what was there'}"
+        yield f"  {task:20} {beyond:7.2f} MB beyond {'its gradients' if new else 'its inputs'}"
 
 
 def run(_: argparse.Namespace) -> dict[str, Any]:

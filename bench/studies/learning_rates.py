@@ -1,9 +1,9 @@
-"""The learning rates of the checkerboard experiment: every guard at every rate, on other seeds.
+"""Choose the learning rates of the checkerboard experiment: every guard at every rate.
 
     python -m bench study learning_rates [--out bench/results/learning_rates.json]
 
-A guard's rate is the one that leaves the least of the pattern, in absolute value, with the variance
-within 5 % of 1.
+A guard gets the rate that leaves the least of the pattern, in absolute value, with the variance
+within 5 % of 1. The seed differs from the experiment's.
 """
 
 from __future__ import annotations

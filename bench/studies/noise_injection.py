@@ -1,9 +1,10 @@
-"""Does MPGR's loss see a checkerboard, and what removes it? Figures for docs/results/demo.
+"""Measure whether MPGR's loss sees a checkerboard, and what removes it, for docs/results/demo.
 
     python -m bench study noise_injection [--out bench/results/noise_injection.json]
 
 Three measurements on 4 x 64 x 64 latents: the loss of checkerboard latents against that of true
-noise; what 100 iterations do to true noise, by learning rate; the same loss without permutation.
+noise; the effect of 100 iterations on true noise, by learning rate; the same loss without
+permutation.
 """
 
 from __future__ import annotations

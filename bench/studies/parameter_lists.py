@@ -1,4 +1,4 @@
-"""Lists of parameters that are trained: those of Stable Diffusion 1.5's UNet, and small ones."""
+"""Lists of trainable parameters: those of Stable Diffusion 1.5's UNet, and many small ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shapes = list[tuple[int, ...]]
 
 
 def unet_shapes(divisor: int = 1) -> Shapes:
-    """Shapes of Stable Diffusion 1.5's UNet, channels and widths divided."""
+    """Return the shapes of Stable Diffusion 1.5's UNet with divided channels and widths."""
     channels = [c // divisor for c in (320, 640, 1280, 1280)]
     time, context = 4 * channels[0], 768 // divisor
     shapes: Shapes = [*_conv(4, channels[0]), *_linear(channels[0], time), *_linear(time, time)]
@@ -65,7 +65,7 @@ LISTS: dict[str, Callable[[], Shapes]] = {
 
 
 def pair(shapes: Shapes) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and their base."""
+    """Draw parameters and their base."""
     generator = torch.Generator().manual_seed(0)
     base = [torch.randn(shape, generator=generator) for shape in shapes]
     params = [b + 0.1 * torch.randn(b.shape, generator=generator) for b in base]

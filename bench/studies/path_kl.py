@@ -1,13 +1,13 @@
-"""Path KL and surrogate rewards on the CPU, against what users write today.
+"""Compare path KL and surrogate rewards on the CPU with users' code.
 
     python -m bench study path_kl [--out bench/results/path_kl.json] [--threads 1]
 
 Path KL of mean differences dmu (T, B, D), float32: the value alone; value and gradient by autograd
-(forward and backward, upstream 1 / B); value and gradient without autograd. Naive is a line of
-PyTorch, compiled the same line under torch.compile. "copy" is dmu.clone(): 8 bytes a number, what
-value and gradient in one pass must move. Surrogate rewards: all groups at once against a bisection
-with a Python loop over groups. Calls take turns, the best sample of each counts; values are
-compared before anything is timed.
+(forward and backward, upstream 1 / B); value and gradient without autograd. "naive" is a line of
+PyTorch, "compiled" the same line under torch.compile. "copy" is dmu.clone(), which moves 8 bytes a
+number, like value and gradient in one pass. Surrogate rewards: all groups at once against a
+bisection with a Python loop over groups. Calls take turns, the best sample of each counts; values
+are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.harness.text import table
 from bench.studies.best import best_times
 
 SECONDS = 2.0
-# Steps, trajectories, numbers of a latent: one step of a stream; a toy; SD 1.5; SDXL; SD 3.
+# (steps, trajectories, numbers of a latent): one step of a stream; a toy; SD 1.5; SDXL; SD 3.
 CASES = (
     (1, 4, 16384),
     (50, 256, 2),
@@ -74,7 +74,7 @@ def path_case(shape: tuple[int, int, int], seconds: float) -> dict[str, Any]:
 
 
 def bisection(reward: Tensor, group: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Surrogate of kind gamma as one writes it down: 60 halvings for each group in turn."""
+    """Compute the surrogate of kind gamma directly: 60 halvings for each group in turn."""
     result = torch.empty_like(reward)
     for number in group.unique():
         inside = group == number
@@ -106,15 +106,15 @@ def reward_case(samples: int, groups: int, seconds: float) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Markdown for docs/results/path-kl.md."""
+    """Return the tables of docs/results/path-kl.md in Markdown."""
     head = ["T x B x D", "value: naive", "compiled", "backward: naive", "compiled"]
     head += ["one pass: naive", "of a copy's time"]
     rows = []
     for case in result["path"]:
         us = case["microseconds"]
         ratios = [
-            us[f"{peer}, {what}"] / us[f"ours, {what}"]
-            for what in ("value", "backward")
+            us[f"{peer}, {task}"] / us[f"ours, {task}"]
+            for task in ("value", "backward")
             for peer in ("naive", "compiled")
         ]
         ratios += [us["naive, backward"] / us["ours, one pass"], us["ours, one pass"] / us["copy"]]
@@ -130,7 +130,9 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="(default 1)")
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="Threads of torch. Default: 1."
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

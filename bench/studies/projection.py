@@ -1,10 +1,10 @@
-"""The white-noise projection on the CPU, beside the fused loss and torch's own.
+"""Compare the white-noise projection on the CPU with the fused loss and with torch.
 
     python -m bench study projection [--out bench/results/projection.json]
 
 One thread, float32, blocks of 16 bins. The competitors take turns; the best sample of each counts,
-and what is reported are ratios within the run. Results that are not those of float64 fail a case
-before it is timed. torch.compile is of the torch backend, whole.
+and the report gives ratios within the run. A case whose results differ from float64 fails before it
+is timed. torch.compile compiles the whole torch backend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The studies: measurements that are made once and committed.
+"""Run a study, a measurement that is made once and committed.
 
     python -m bench study --list
     python -m bench study NAME [--out FILE]
@@ -19,16 +19,16 @@ from bench.harness import machine, store
 from bench.harness.options import number
 
 STUDIES = {
-    "call_overhead": "what a call costs beside its arithmetic",
+    "call_overhead": "the cost of a call beside its arithmetic",
     "cpu": "the CPU kernels by instruction set, by threads, and stage by stage",
-    "drift": "parameter drift against what users write",
-    "drift_memory": "memory of the drift of 1e9 parameters; needs 8 GB",
-    "path_kl": "path KL and surrogate rewards against what users write",
-    "projection": "the white-noise projection beside the loss and torch's own",
-    "noise_injection": "what Gaussianity loss makes of noise and of checkerboards",
-    "learning_rates": "every regulariser of the checkerboard experiment at every rate",
+    "drift": "parameter drift against users' code",
+    "drift_memory": "the memory of the drift of 1e9 parameters; needs 8 GB",
+    "path_kl": "path KL and surrogate rewards against users' code",
+    "projection": "the white-noise projection against the loss and torch",
+    "noise_injection": "the effect of MPGR's loss on noise and on checkerboards",
+    "learning_rates": "every guard of the checkerboard experiment at every rate",
 }
-MACHINE = ("device", "python", "torch")  # facts that are kept with a result
+MACHINE = ("device", "python", "torch")  # facts that are stored with a result
 
 
 def main(given: list[str]) -> int:
@@ -39,17 +39,17 @@ def main(given: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", choices=STUDIES)
-    parser.add_argument("--list", action="store_true", help="list the studies")
+    parser.add_argument("name", metavar="NAME", nargs="?", choices=STUDIES, help="Study to run.")
+    parser.add_argument("--list", action="store_true", help="List the studies.")
     if not parser.parse_args(given).list:
-        parser.error("which study? --list shows them")
+        parser.error("NAME is required; --list shows the studies")
     for name, about in STUDIES.items():
         print(f"{name:{max(map(len, STUDIES))}}  {about}")
     return 0
 
 
 def run(name: str, given: list[str]) -> int:
-    """Runs a study and writes its result with the date and the machine, whole or not at all."""
+    """Run a study and write its result with the date and the machine, whole or not at all."""
     study = importlib.import_module(f"bench.studies.{name}")
     options = _parser(name, study).parse_args(given)
     result = study.run(options)
@@ -64,9 +64,9 @@ def _parser(name: str, study: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m bench study {name}", description=study.__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, help="write the result here, as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write the result to.")
     if hasattr(study, "SECONDS"):
-        about = f"a case (default {study.SECONDS:g})"
+        about = f"Time for each case. Default: {study.SECONDS:g}."
         parser.add_argument("--seconds", type=number, default=study.SECONDS, help=about)
     if hasattr(study, "add_options"):
         study.add_options(parser)

@@ -1,1 +1,1 @@
-"""What is measured: cases, ours and its peers, and whether they are right."""
+"""The cases, the calls of ours and its peers, and their correctness."""

@@ -1,4 +1,4 @@
-"""The cases: batches of latents of real models, and what is measured of each."""
+"""The cases: batches of latents of real models, and the topic that each is measured for."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ LATENTS = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PERMUTATIONS = ("shared", "per_sample")
-# loss: ours in every form, against its peers. guards: the other regularisers. growth: how time
-# grows with D or B, the O(n^2) loss and PRNO among them.
+# loss: ours in every form, against its peers. guards: the other regularisers. growth: the growth of
+# time with D or B, also of the O(n^2) loss and PRNO.
 TOPICS = ("loss", "guards", "growth")
-COVARIANCE_LIMIT = {"cpu": 32768, "cuda": 65536}  # D; then one call takes seconds, or its memory
+# Largest D; beyond it one call takes seconds, or more memory than there is.
+COVARIANCE_LIMIT = {"cpu": 32768, "cuda": 65536}
 PRNO_LIMIT = {"cpu": 65536, "cuda": 262144}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A batch of latents, named sdxl-4, sd-64-bfloat16, d4096-1-growth."""
+    """A batch of latents, with a name such as sdxl-4, sd-64-bfloat16 or d4096-1-growth."""
 
     latent: str
     batch: int
@@ -56,7 +57,7 @@ class Case:
 
 
 def parse(name: str) -> Case:
-    """The case of a name, also one in no list; BadInput says what is allowed."""
+    """Return the case of a name, listed or not; raise BadInput with the allowed names."""
     latent, _, rest = name.partition("-")
     batch, *more = rest.split("-")
     known = latent in LATENTS or re.fullmatch(r"d\d{2,8}", latent)
@@ -74,23 +75,29 @@ def parse(name: str) -> Case:
     near = difflib.get_close_matches(name, sorted(everything), 3, 0.4)
     hint = f" (near: {', '.join(near)})" if near else ""
     raise BadInput(
-        f"unknown case {name!r}{hint}: a case is LATENT-BATCH[-DTYPE][-PERMUTATION][-TOPIC], as in "
-        f"sdxl-4-bfloat16; latents: {', '.join(LATENTS)}, dN (N numbers, at least 32)"
+        f"unknown case {name!r}{hint}: a case is LATENT-BATCH[-DTYPE][-PERMUTATION][-TOPIC], such "
+        f"as sdxl-4-bfloat16; latents: {', '.join(LATENTS)}, dN (N numbers, at least 32)"
     )
 
 
 def named(text: str) -> tuple[Case, ...]:
-    """The cases of names with spaces between them."""
+    """Return the cases of names with spaces between them."""
     return tuple(parse(name) for name in text.split())
 
 
 def listed(device: str, quick: bool = False) -> tuple[Case, ...]:
-    """The cases of a report, the most telling first: what is last is left out when time is up."""
+    """Return the cases of a report, the most telling first, because time may end before the last.
+
+    `quick` returns fewer.
+    """
     return _QUICK[device] if quick else _FULL[device]
 
 
 def compiled(device: str, quick: bool, case: Case) -> bool:
-    """Whether torch.compile is among the peers: it takes longer than all the rest of a case."""
+    """Return whether torch.compile is among a case's peers.
+
+    Few cases have it, because it takes longer than the rest of a case together.
+    """
     return not quick and case.name in _COMPILED[device]
 
 
@@ -130,7 +137,7 @@ _QUICK["cuda"] = (
 )
 
 
-# ---------------------------------------------------------------- what should come out on an H200
+# ---------------------------------------------------------------- targets on an H200
 
 
 def _goals(fft: float, naive: float, compile_: float) -> dict[str, tuple[str, float]]:
@@ -151,8 +158,8 @@ def _waits(eager: float, graph: float) -> dict[str, tuple[str, float]]:
     }
 
 
-# Ratios of times, microseconds of one call, or bytes that a call adds over those of its input; on a
-# GPU alone.
+# Targets for a GPU: ratios of times, microseconds of one call, or bytes that a call adds over those
+# of its input.
 TARGETS = {
     "sd-4096": _goals(1.0, 12, 4),  # stretch: 0.75 of the FFT pair
     "d4096-4096": _goals(0.8, 12, 4),

@@ -1,4 +1,4 @@
-"""Is it right? Every result against float64 on the CPU, before anything is timed."""
+"""Compare every result with float64 on the CPU, before anything is timed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from gaussreg_fast import (
     reference,
 )
 
-Errors = dict[str, float]  # what was compared -> worst relative error
-SMALLEST = (1 + WEIGHT * TARGET) / 30  # of losses: a thirtieth of the terms that cancel in them
+Errors = dict[str, float]  # result -> worst relative error
+# Smallest loss that is compared. Below a thirtieth of its terms, their cancelling costs digits.
+SMALLEST = (1 + WEIGHT * TARGET) / 30
 
 
 def require(errors: Errors, name: str, got: Tensor, want: Tensor, allowed: float) -> None:
-    """Row by row ||got - want|| / ||want||; NaN is no number below what is allowed."""
+    """Note the rows' largest ||got - want|| / ||want||; raise Wrong if over `allowed` or NaN."""
     got = got.detach().double().reshape(len(got), -1)
     want = want.detach().to(got).reshape(len(want), -1)
     error = float(((got - want).norm(dim=1) / want.norm(dim=1)).max())
@@ -35,12 +36,12 @@ def require(errors: Errors, name: str, got: Tensor, want: Tensor, allowed: float
 
 
 def gradient_tolerance(case: Case) -> float:
-    """In half precision the gradient is rounded to x's type."""
+    """Return the gradient's allowed error; half precision rounds the gradient to x's type."""
     return 3e-3 if case.dtype.itemsize == 2 else 1e-4
 
 
 def fresh(case: Case, device: str) -> tuple[Tensor, int, list[int]]:
-    """A batch, a seed, and the rows to look at."""
+    """Draw a batch and a seed, and choose the rows to compare."""
     x = (torch.randn(case.batch, case.dimension, device=device) * 1.1 + 0.05).to(case.dtype)
     rows = sorted({0, case.batch // 3, case.batch // 2, case.batch - 1})
     return x, int(torch.randint(2**62, ())), rows
@@ -56,10 +57,11 @@ def permutations(case: Case, device: str, seed: int, rows: list[int]) -> Tensor:
 def against_reference(
     case: Case, x: Tensor, index: Tensor, losses: Tensor, grads: Tensor, errors: Errors
 ) -> int:
-    """Compares some rows with float64 on the CPU; says how many could be compared in full.
+    """Compare some rows with float64 on the CPU; return how many were compared in full.
 
-    A block at its target, or a mean at 0, has a kink there: float32 may fall on the other side.
-    And a loss far below its terms keeps their rounding: a small latent's can be.
+    Two kinds of rows are not. The gradient has a kink where a block is at its target or a mean at
+    0, and float32 may fall on the other side of it. A loss far below its terms, which a small
+    latent can have, keeps their rounding.
     """
     y = x.detach().double().cpu()
     loss, grad = reference.loss_and_gradient(y, index)
@@ -79,13 +81,13 @@ def against_reference(
 def _peers(
     case: Case, x: Tensor, index: Tensor, loss: Tensor, grad: Tensor | None, errors: Errors
 ) -> None:
-    """The same loss as written in PyTorch; its gradient where every row is smooth."""
+    """Compare the loss as written in PyTorch, and its gradient if every row is smooth."""
     want = loss.mean()[None]
     leaf = x.detach().requires_grad_()
-    plain = naive(leaf, index)
-    plain.backward()
+    naive_loss = naive(leaf, index)
+    naive_loss.backward()
     hand, hand_grad = by_hand(x.detach(), index)
-    require(errors, "naive", plain[None], want, 1e-4)
+    require(errors, "naive", naive_loss[None], want, 1e-4)
     require(errors, "hand", hand[None], want, 1e-4)
     if grad is not None:
         allowed = 10 * gradient_tolerance(case)
@@ -94,7 +96,7 @@ def _peers(
 
 
 def check(case: Case, device: str, backend: str = "auto", rounds: int = 2) -> Errors:
-    """Worst relative errors on fresh inputs; raises Wrong above what is allowed."""
+    """Return the worst relative errors on fresh inputs; raise Wrong if one is too large."""
     errors: Errors = {}
     exact = 1e-2 if case.dtype.itemsize == 2 else 1e-6
     compared = 0
@@ -106,10 +108,10 @@ def check(case: Case, device: str, backend: str = "auto", rounds: int = 2) -> Er
         options: dict[str, Any] = {"permutation": case.permutation, "backend": backend}
         options["seed"] = seed
         poison = torch.full_like(x, torch.nan)
-        del poison  # outputs land there, so that what was not written shows
+        del poison  # outputs land in this memory, so that an unwritten number is NaN
         losses, grads = gaussianity_value_and_grad(x, **options, reduction="none")
         compared += against_reference(case, x[rows], index, losses[rows], grads[rows], errors)
-        # The other ways to the same numbers, over the whole batch.
+        # Other calls that give the same numbers, over the whole batch.
         mean, mean_grad = gaussianity_value_and_grad(x, **options)
         require(errors, "mean", mean[None], losses.double().mean()[None], 1e-6)
         whole = grads.double() / case.batch
@@ -121,12 +123,12 @@ def check(case: Case, device: str, backend: str = "auto", rounds: int = 2) -> Er
         value = gaussianity_loss(x.detach(), **options)
         require(errors, "value only", value[None], mean[None], 1e-6)
     if not compared:
-        raise Wrong("no row without a kink was drawn: no gradient compared")
+        raise Wrong("no gradient was compared: every drawn row has a kink")
     return errors
 
 
 def check_guard(errors: Errors, name: str, guard: Guard, case: Case, device: str) -> None:
-    """A regulariser and its gradient on float64's; both of a batch of at most four."""
+    """Compare a regulariser and its gradient with float64, on a batch of at most four."""
     torch.manual_seed(FULL_SEED)
     x = (torch.randn(min(4, case.batch), case.dimension) * 1.1 + 0.05).to(case.dtype)
     leaf, exact = x.to(device).requires_grad_(), x.double().requires_grad_()
@@ -136,7 +138,7 @@ def check_guard(errors: Errors, name: str, guard: Guard, case: Case, device: str
     (got_grad,) = torch.autograd.grad(loss, leaf)
     (want_grad,) = torch.autograd.grad(want, exact)
     require(errors, name, loss[None], want[None], 1e-4)
-    # Of thousands of lags some lie at zero, where the gradient jumps.
+    # The covariance has thousands of lags, of which some lie near zero, where the gradient jumps.
     allowed = 1e-2 if name == "covariance" else 10 * gradient_tolerance(case)
     require(
         errors, f"{name} gradient", got_grad.flatten()[None], want_grad.flatten()[None], allowed
@@ -144,7 +146,7 @@ def check_guard(errors: Errors, name: str, guard: Guard, case: Case, device: str
 
 
 def check_statistics(errors: Errors, case: Case, device: str) -> None:
-    """`permuted_statistics` and the projection, of at most four samples."""
+    """Compare `permuted_statistics` and the projection with float64, on at most four samples."""
     torch.manual_seed(FULL_SEED)
     x = torch.randn(min(4, case.batch), case.dimension)
     options: dict[str, Any] = {"orders": (1, 2), "seed": FULL_SEED}
@@ -159,7 +161,7 @@ def check_statistics(errors: Errors, case: Case, device: str) -> None:
 def same_as_eager(
     errors: Errors, name: str, eager: Callable[[], Any], compiled: Callable[[], Any]
 ) -> None:
-    """Two ways to a loss and its gradient, which draw the same permutation from the same seed."""
+    """Compare a compiled loss and gradient with the eager ones, on the same drawn permutation."""
     torch.manual_seed(FULL_SEED)
     want = eager()
     torch.manual_seed(FULL_SEED)

@@ -1,6 +1,6 @@
-"""Every kernel once or twice at small sizes, for programs that watch memory.
+"""Run every kernel once or twice at small sizes, for programs that check memory.
 
-Inputs are made on the CPU, so that little but the package's own kernels runs on the device.
+Inputs are made on the CPU, so that the device runs little but the package's own kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BATCH = 3
 
 
 def work(dimension: int, permutation: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """The loss, its gradient and the statistics' gradient of one kind of batch."""
+    """Compute the loss, its gradient and the statistics' gradient of one kind of batch."""
     x = torch.randn(BATCH, dimension).to(dtype).cuda()
     options = {"permutation": permutation, "seed": torch.tensor([5]).cuda(), "backend": "triton"}
     loss, grad = gaussreg_fast.gaussianity_value_and_grad(x, **options)
@@ -27,7 +27,7 @@ def work(dimension: int, permutation: str, dtype: torch.dtype) -> list[torch.Ten
 
 
 def every_call(dimension: int) -> list[torch.Tensor]:
-    """All that is done at one size."""
+    """Run every kernel of one size; return the results."""
     found = work(dimension, "shared", torch.bfloat16)
     for permutation in ("shared", "per_sample", "none"):
         found += work(dimension, permutation, torch.float32)

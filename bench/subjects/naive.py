@@ -1,4 +1,4 @@
-"""The Gaussianity loss written in PyTorch: as users have it today, and as well as it can be had."""
+"""The Gaussianity loss in PyTorch: as users write it, and as fast as PyTorch allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ WEIGHT = 25.0
 
 
 def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> Tensor:
-    """As the formulas read, gradient by autograd, permutation by torch.randperm."""
+    """Compute the loss as the formulas read; autograd gives the gradient.
+
+    Args:
+        x: (B, ...).
+        index: (D,) or (B, D) permutation; None draws one by torch.randperm.
+        per_sample: draw a permutation for each sample.
+    """
     x = x.flatten(1).float()
     if index is None and per_sample:
         index = torch.rand(x.shape, device=x.device).argsort(1)
@@ -31,9 +37,9 @@ def naive(x: Tensor, index: Tensor | None = None, per_sample: bool = False) -> T
 def by_hand(
     x: Tensor, index: Tensor | None = None, per_sample: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The same with its gradient in closed form, in x's dtype: no autograd, few passes.
+    """Compute the loss and its gradient in closed form, in x's dtype: no autograd, few passes.
 
-    Complex numbers are taken apart, so that torch.compile can fuse what lies between the two
+    Complex numbers are split into parts, so that torch.compile can fuse all between the two
     transforms; the gradient is gathered through the inverse permutation, not scattered.
     """
     dtype, x = x.dtype, x.flatten(1).float()
@@ -44,7 +50,7 @@ def by_hand(
         index = torch.randperm(size, device=x.device)
     spectrum = torch.fft.rfft(_gather(x, index), norm="ortho")
     re, im = torch.view_as_real(spectrum).unbind(2)
-    # Both ends are real: they make the first bin, so that there are D / 2 alike.
+    # The first and the last bin are real. Together they make one complex bin, as the loss defines.
     im = torch.cat([re[:, -1:] / math.sqrt(2), im[:, 1:-1]], 1)
     re = torch.cat([re[:, :1] / math.sqrt(2), re[:, 1:-1]], 1)
     length = (re * re + im * im).sqrt()

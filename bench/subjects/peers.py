@@ -1,4 +1,4 @@
-"""What is timed of a case: ours, and what it is measured against."""
+"""The calls of a case: ours, and the peers it is measured against."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Guard:
-    """A regulariser with its gradient, and the same in float64 on the CPU."""
+    """A regulariser, and the same in float64 on the CPU; a random one takes `seed`."""
 
     loss: Callable[..., Tensor]
     reference: Callable[..., Tensor]
-    random: bool = False  # takes seed=
+    random: bool = False
 
 
 def _own(loss: Callable[..., Tensor], random: bool = False) -> Guard:
@@ -53,7 +53,7 @@ def _own(loss: Callable[..., Tensor], random: bool = False) -> Guard:
 
 
 def _autocovariance(x: Tensor) -> Tensor:
-    """`covariance_loss` by Wiener and Khinchin: from the power spectrum, in O(n log n)."""
+    """Compute `covariance_loss` from the power spectrum (Wiener-Khinchin), in O(n log n)."""
     size = x.shape[1]
     c = torch.fft.irfft(torch.fft.rfft(x).abs().square(), n=size) / size
     return ((c[:, 0] - 1).abs() + c[:, 1:].abs().mean(1)).mean()
@@ -72,7 +72,7 @@ GUARDS = {
 
 
 def guards(case: Case, device: str) -> dict[str, Guard]:
-    """The regularisers that a case is measured with, as far as they finish in seconds."""
+    """Return the regularisers of a case, without those that take longer than seconds."""
     if case.topic == "loss":
         return {}
     names = list(GUARDS) if case.topic == "guards" else ["prno", "covariance"]
@@ -89,7 +89,7 @@ def inputs(case: Case, device: str, count: int) -> list[Tensor]:
 
 
 def with_backward(loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
-    """A call of the loss and its backward, from no gradient."""
+    """Return a call of the loss and its backward that starts without a gradient."""
 
     def call() -> Tensor:
         x.grad = None
@@ -121,12 +121,12 @@ def ours(case: Case, xs: Sequence[Tensor], backend: str = "auto") -> Calls:
 
 
 def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
-    """All but torch.compile's."""
+    """Return the calls of the peers without torch.compile."""
     calls: Calls = {name: turns(guard.loss, xs) for name, guard in guards(case, device).items()}
     if case.topic == "guards":
         return calls
     zs = [x.detach() for x in xs]
-    floats = [z.float() for z in zs]  # torch.fft knows no bfloat16; the cast is not timed
+    floats = [z.float() for z in zs]  # torch.fft does not take bfloat16; the cast is not timed
     copies = [torch.empty_like(z) for z in zs]
     return calls | {
         "naive": turns(naive_of(case), xs),
@@ -136,23 +136,24 @@ def others(case: Case, xs: Sequence[Tensor], device: str) -> Calls:
 
 
 def names(case: Case, device: str, compiled: bool) -> list[str]:
-    """The calls of a case, before there are inputs."""
+    """Return the names of a case's calls, without making inputs."""
     own = {"loss": OURS, "guards": (), "growth": ("value_and_grad", "value")}[case.topic]
     rest = () if case.topic == "guards" else ("naive", "fft", "copy")
     return [*own, *guards(case, device), *rest, *(COMPILED if compiled else ())]
 
 
 def naive_of(case: Case) -> Callable[[Tensor], Tensor]:
-    """Naive PyTorch with the case's kind of permutation."""
+    """Return naive PyTorch with the case's kind of permutation."""
     return partial(naive, per_sample=case.permutation == "per_sample")
 
 
 def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, dict[str, str]]:
-    """Naive PyTorch and the gradient by hand under torch.compile, compiled already.
+    """Compile naive PyTorch and the gradient by hand with torch.compile.
 
-    With the reason for each that could not be had in so many seconds.
+    Returns:
+        The compiled calls, and a reason for each that failed or took longer than `seconds`.
     """
-    from torch._inductor import config as inductor  # late, for it imports Triton
+    from torch._inductor import config as inductor  # late, because it imports Triton
 
     hand = partial(by_hand, per_sample=case.permutation == "per_sample")
     zs = [x.detach() for x in xs]
@@ -166,11 +167,11 @@ def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, d
 
     calls: Calls = {}
     reasons = {}
-    # torch.compile has random numbers of its own; to be compared, it must draw those of eager code.
-    # (randperm it always leaves to that.)
+    # torch.compile has its own random numbers, but a comparison needs those of eager code. It
+    # always leaves randperm to eager code.
     eager_numbers = case.permutation == "per_sample"
     for name, make in (("compile", for_naive), ("hand", for_hand)):
-        if not calls:  # a reset takes what was compiled before along
+        if not calls:  # a later reset would discard the first call
             torch.compiler.reset()
         try:
             with limit(seconds), inductor.patch(fallback_random=eager_numbers):
@@ -179,6 +180,6 @@ def compiled(case: Case, xs: Sequence[Tensor], seconds: float) -> tuple[Calls, d
                     call(slot)
             calls[name] = call
         except (Exception, OutOfTime) as error:
-            what = "compiling: " if isinstance(error, OutOfTime) else f"{type(error).__name__}: "
-            reasons[name] = (what + str(error))[:300]
+            kind = "compiling" if isinstance(error, OutOfTime) else type(error).__name__
+            reasons[name] = f"{kind}: {error}"[:300]
     return calls, reasons

@@ -1,4 +1,4 @@
-"""Fills the compilers' caches on disk with many processes, so that a run finds them there."""
+"""Fill the compilers' caches on disk with many processes, before a run needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPILE_SECONDS = 150.0
 
 
 def ours(case: cases.Case) -> None:
-    """Calls all of ours that a case is measured with."""
+    """Make all calls of ours that a case is measured with."""
     xs = peers.inputs(case, "cuda", 1)
     for call in peers.ours(case, xs).values():
         call(0)
@@ -31,7 +31,7 @@ def ours(case: cases.Case) -> None:
 
 
 def case(name: str, compiling: bool) -> int:
-    """Compiles what a case needs, in this process. Kernels do not depend on the batch size."""
+    """Compile the kernels of a case in this process; they do not depend on the batch size."""
     parsed = cases.parse(name)
     ours(replace(parsed, batch=min(2, parsed.batch)))
     if compiling:
@@ -41,12 +41,12 @@ def case(name: str, compiling: bool) -> int:
 
 
 def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
-    """A process for each case among so many names, one for those that need the same kernels."""
+    """Return the arguments of one process per case; cases with the same kernels share one."""
     found: dict[object, list[str]] = {}
     for name in names:
         try:
             parsed = cases.parse(name)
-        except BadInput:  # another part of a report
+        except BadInput:  # a part of a report that is no case
             continue
         key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.topic == "guards")
         compiling = cases.compiled("cuda", quick, parsed)
@@ -56,14 +56,14 @@ def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
 
 
 def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:
-    """Runs `python -m bench` with each job's arguments, all at once: what they print."""
+    """Run `python -m bench` with each job's arguments, all at once; return the printed lines."""
     env = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
     running: list[subprocess.Popen[str]] = []
     end = time.monotonic() + seconds
     printed = []
     try:
         for job in jobs:
-            running.append(_started(job, env))
+            running.append(_start(job, env))
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, end - time.monotonic()))
@@ -75,7 +75,7 @@ def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:
     return printed
 
 
-def _started(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
+def _start(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *job],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT,
@@ -84,6 +84,6 @@ def _started(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Kills a process that still runs, with the compilers it has started."""
+    """Kill a process that still runs, with the compilers it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

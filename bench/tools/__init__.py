@@ -1,1 +1,1 @@
-"""What maintainers run: pages made of results, and sanitizers."""
+"""Tools for maintainers: tables of results for the pages, runs for sanitizers."""

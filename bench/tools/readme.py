@@ -1,4 +1,4 @@
-"""Puts the tables of measured results between the marks of README.md and docs/.
+"""Write the tables of measured results between the marks of README.md and docs/.
 
 python -m bench readme           rewrite the pages
 python -m bench readme --check   exit 1 if a page disagrees with the results
@@ -49,7 +49,7 @@ def reward_table() -> str:
 
 
 def cpu_table() -> str:
-    """Speed-ups over naive PyTorch, a row per case, with the best instruction set measured."""
+    """Return speed-ups over naive PyTorch, a row per case, for the best instruction set."""
     name, result = next(iter(load("bench/results/cpu.json")["instruction_sets"].items()))
     head = ["latents", "naive PyTorch", "`gaussianity_loss` + backward",
             "`gaussianity_value_and_grad`", "torch's rfft + irfft alone"]  # fmt: skip
@@ -66,7 +66,7 @@ def cpu_table() -> str:
 
 
 def cpu_details() -> str:
-    """Instruction sets side by side, two threads, and the stages."""
+    """Return tables of the instruction sets, of two threads, and of the stages."""
     sets = load("bench/results/cpu.json")["instruction_sets"]
     text = []
     rows = []
@@ -95,7 +95,7 @@ def cpu_details() -> str:
 
 
 def projection() -> str:
-    """What the others take, as multiples of the native projection's time."""
+    """Return the peers' times as multiples of the native projection's time."""
     result = load("bench/results/projection.json")
     others = ("torch", "compile", "rfft_irfft")
     rows = []
@@ -110,7 +110,7 @@ def projection() -> str:
 
 
 def learning_rates() -> str:
-    """What each guard leaves of the pattern at each of its settings, the best first."""
+    """Return the share of the pattern left by each guard at each of its settings."""
     rows = []
     for guard, found in load("bench/results/learning_rates.json")["guards"].items():
         left = {setting: trial["pattern_left"] for setting, trial in found["trials"].items()}
@@ -121,11 +121,11 @@ def learning_rates() -> str:
 
 
 def noise_injection() -> str:
-    """The loss of noise and of patterns, and where it leads from noise."""
+    """Return the loss of noise and of patterns, and the results of optimising from each."""
     result = load("bench/results/noise_injection.json")
     losses = [
-        [what, f"{loss['mean']:.3f}", f"{loss['std_of_batches'] / BATCHES**0.5:.3f}"]
-        for what, loss in (
+        [name, f"{loss['mean']:.3f}", f"{loss['std_of_batches'] / BATCHES**0.5:.3f}"]
+        for name, loss in (
             ("checkerboards", result["loss_of_checkerboards"]),
             ("noise", result["loss_of_noise"]),
         )
@@ -150,12 +150,12 @@ def noise_injection() -> str:
 
 
 def path_table() -> str:
-    """Path KL and surrogate rewards, times faster than what users write."""
+    """Return the speed-ups of path KL and surrogate rewards over users' code."""
     return path_kl.tables(load("bench/results/path_kl.json"))
 
 
 def drift_table() -> str:
-    """Ours in ms, and how many times as long the others take, for each list, task and threads."""
+    """Return our times in ms and the peers' as multiples, for each list, task and threads."""
     cases = load("bench/results/drift.json")["cases"]
     others = ("loop", "foreach", "compile")
     rows = []
@@ -170,7 +170,7 @@ def drift_table() -> str:
 
 
 def report_tables() -> str:
-    """The tables of the committed report that say most; all are in its report.md."""
+    """Return the main tables of the committed report; its report.md has all."""
     report = load(REPORT)
     about, sections = report["machine"], ("speed", "exponents", "crossings", "toy", "memory")
     where = f"{about['device']}, {about['instruction_set'] or about['driver']}"
@@ -209,10 +209,11 @@ DEMO = {
 
 
 def marked(page: str, mark: str, content: str) -> str:
+    """Return a page with new content between its marks."""
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     page, found = pattern.subn(lambda match: match[1] + content + match[2], page)
     if found != 1:
-        sys.exit(f"the marks of the {mark} are missing")
+        sys.exit(f"the page must have the marks of {mark!r} once, it has them {found} times")
     return page
 
 
@@ -220,7 +221,9 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench readme", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--check", action="store_true", help="only compare")
+    parser.add_argument(
+        "--check", action="store_true", help="Compare without writing; exit code 1 if they differ."
+    )
     check = parser.parse_args(given).check
     pages: dict[str, str] = {}
     for (name, mark), content in MARKED.items():

@@ -1,4 +1,4 @@
-"""Every kernel once or twice at small sizes, for compute-sanitizer: see `make sanitize`.
+"""Run every kernel once or twice at small sizes, for compute-sanitizer: see `make sanitize`.
 
 python -m bench sanitize [--rehearse] [D ...]
 """
@@ -15,13 +15,13 @@ from bench.subjects.every_kernel import DIMENSIONS, every_call
 
 
 def _check(dimension: int, results: list[torch.Tensor]) -> None:
-    """Raises Wrong where a number is not finite."""
+    """Raise Wrong if a number is not finite."""
     if not all(bool(tensor.cpu().isfinite().all()) for tensor in results):
         raise Wrong(f"D = {dimension}: not finite")
 
 
 def rehearse(dimensions: list[int]) -> int:
-    """On the device that is not there, where the simulator looks for the same errors."""
+    """Run in the simulator, which finds the same kinds of errors; return the exit code."""
     from bench.gpu.rehearsal import rehearsed
 
     errors: list[str] = []
@@ -38,14 +38,19 @@ def main(given: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench sanitize", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("dimensions", type=int, nargs="*", default=list(DIMENSIONS), metavar="D")
-    parser.add_argument("--rehearse", action="store_true", help="without a GPU")
+    parser.add_argument(
+        "dimensions", type=int, nargs="*", default=list(DIMENSIONS), metavar="D",
+        help="Sizes of a sample. By default one of each kind.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rehearse", action="store_true", help="Run in the simulator, without a GPU."
+    )
     options = parser.parse_args(given)
     os.environ.pop("TRITON_INTERPRET", None)
     if options.rehearse:
         return rehearse(options.dimensions)
     if not torch.cuda.is_available():
-        raise BadInput("sanitize runs on a GPU: torch.cuda.is_available() is False")
+        raise BadInput("sanitize needs a GPU, but torch.cuda.is_available() is False")
     for dimension in options.dimensions:
         _check(dimension, every_call(dimension))
         torch.cuda.synchronize()

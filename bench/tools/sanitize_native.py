@@ -1,9 +1,9 @@
-"""The native backend's tests on a module built with ASan and UBSan: see `make sanitize-native`.
+"""Run the native backend's tests with ASan and UBSan: see `make sanitize-native`.
 
     python -m bench sanitize-native [PYTEST OPTION ...]
 
-Runs them once for every instruction set of this processor, with the Python that runs this: one
-that has such a module installed (CMake option GAUSSREG_SANITIZE), and pytest.
+The tests run once for every instruction set of this processor. The Python that runs this must have
+pytest, and a module built with the CMake option GAUSSREG_SANITIZE.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 
 from bench import ROOT
 
-# Not isa: all of this is run for each.
+# Without "isa", because all of these tests run for each instruction set.
 TESTS = ("kernels", "memory", "runtime", "drift")
-OTHERS = ("inputs", "drift", "path")  # of whose tests those are run that name the backend
+OTHERS = ("inputs", "drift", "path")  # files of which only the tests that name the backend run
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
 
-# The module under test is a sanitized one, and is not the editable install's.
+# Checks that the module under test is sanitized, and not that of the editable install.
 CHECK = """
 import sys
 from gaussreg_fast.backends import native
@@ -48,7 +48,7 @@ def main(given: list[str]) -> int:
     environment = {
         **os.environ,
         "LD_PRELOAD": runtimes(),
-        # Python leaks at exit. What is allocated holds NaN, so that what is not written shows.
+        # Python leaks at exit. New memory holds NaN, so that unwritten numbers show.
         "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
@@ -58,16 +58,19 @@ def main(given: list[str]) -> int:
         command = [sys.executable, "-c", CHECK]
         probe = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
         if "cannot run on this processor" in probe.stderr:
-            print(f"{name}: this processor does not run it", flush=True)
+            print(f"{name}: this processor cannot run it", flush=True)
             continue
         if probe.returncode or probe.stdout.strip() != name:
             sys.exit(probe.stderr or probe.stdout)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
-        command += ["--capture=sys", *given]  # which lets a sanitizer's report through
+        command += [
+            "--capture=sys",
+            *given,
+        ]  # this kind of capture lets sanitizers' reports through
         own = [str(ROOT / f"tests/native/test_native_{part}.py") for part in TESTS]
         others = [str(ROOT / f"tests/functional/test_{part}.py") for part in OTHERS]
         for chosen in (own, [*others, "-k", "native"]):
-            # Not from the checkout: Python puts the current folder first on the path.
+            # Run outside the checkout, because Python puts the current folder first on the path.
             if subprocess.run([*command, *chosen], env=environment, cwd="/").returncode:
                 return 1
         ran.append(name)

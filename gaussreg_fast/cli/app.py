@@ -30,7 +30,7 @@ app.command()(demo)
 
 
 def _add_optimize() -> None:
-    """Add `optimize`, whose options are made of settings; without its packages it says so."""
+    """Add `optimize`, or, if its packages are missing, a command that says how to install them."""
     try:
         from gaussreg_fast.cli.optimize import optimize
     except ModuleNotFoundError as error:
@@ -51,7 +51,7 @@ _add_optimize()
 
 
 def run() -> None:
-    """Run the command line; an error that a user can mend is one line, never a traceback."""
+    """Run the command line. An error that a user can mend is one line, not a traceback."""
     try:
         app()
     except InputError as error:
@@ -68,8 +68,8 @@ def _fail(message: str) -> None:
     raise SystemExit(BAD_INPUT)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(gaussreg_fast.__version__)
         raise typer.Exit
 
@@ -79,7 +79,7 @@ def _main(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -142,7 +142,7 @@ def _diagnosis_json(d: gaussreg_fast.Diagnosis, alpha: float) -> dict[str, Any]:
 
 @app.command()
 def backends() -> None:
-    """List the backends, and why one of them cannot run here."""
+    """List the backends. For one that cannot run here, give the reason."""
     for name, state in gaussreg_fast.backends().items():
         print(f"{name}: {state}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

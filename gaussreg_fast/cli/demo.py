@@ -1,4 +1,4 @@
-"""`gaussreg-fast demo`: the experiments, each a table, a picture and JSON."""
+"""`gaussreg-fast demo`: run experiments, and write a table, a picture and JSON of each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gaussreg_fast.errors import InputError
 from gaussreg_fast.experiments.checkerboard import report, study
 
 
-class Which(str, Enum):
-    """The experiments."""
+class Experiment(str, Enum):
+    """The names of the experiments."""
 
     checkerboard = "checkerboard"
     frontier = "frontier"
@@ -27,69 +27,73 @@ class Which(str, Enum):
     reward_tuning = "reward-tuning"
 
 
-BY_DEFAULT = (Which.checkerboard, Which.frontier)
+DEFAULTS = (Experiment.checkerboard, Experiment.frontier)
+
+_Out = Annotated[
+    Path, typer.Option(help="Folder for the pictures, tables and JSON. It is created if needed.")
+]
+_Experiments = Annotated[
+    list[Experiment],
+    typer.Option(help="Experiment to run. May be given several times. By default the first two."),
+]
+_Samples = Annotated[int, typer.Option(min=1, help="Number of checkerboard latents to optimise.")]
+_Iterations = Annotated[
+    int, typer.Option(min=1, help="Iterations of every guard on the checkerboards.")
+]
+_Shuffles = Annotated[
+    int, typer.Option(min=0, help="Shuffles of the guard PRNO on the checkerboards.")
+]
+_Seed = Annotated[
+    int, typer.Option(min=0, max=2**31, help="Seed of the noise on the checkerboards.")
+]
+_Latents = Annotated[
+    int | None,
+    typer.Option(
+        min=10, help="Number of digits to optimise. By default 20, and with --full 200 per seed."
+    ),
+]
+_Full = Annotated[
+    bool,
+    typer.Option(
+        help="Run the frontier in full: 200 latents, 3 seeds, weights tuned anew. The same "
+        "command resumes it."
+    ),
+]
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for the pictures, tables and JSON. It is made if needed.")
-    ] = Path("demo-out"),
-    experiment: Annotated[
-        list[Which],
-        typer.Option(
-            help="Experiment to run. May be given several times. By default the first two."
-        ),
-    ] = list(BY_DEFAULT),  # noqa: B006
-    samples: Annotated[
-        int, typer.Option(min=1, help="Number of checkerboard latents to optimise.")
-    ] = 4,
-    iterations: Annotated[
-        int, typer.Option(min=1, help="Iterations of every guard on the checkerboards.")
-    ] = 100,
-    shuffles: Annotated[
-        int, typer.Option(min=0, help="Shuffles of the guard PRNO on the checkerboards.")
-    ] = 100,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**31, help="Seed of the noise on the checkerboards.")
-    ] = 0,
-    latents: Annotated[
-        int | None,
-        typer.Option(
-            min=10,
-            help="Number of digits to optimise. By default 20, and with --full 200 per seed.",
-        ),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            help="Run the frontier in full: 200 latents, 3 seeds, weights tuned anew. The same "
-            "command resumes it."
-        ),
-    ] = False,
+    out: _Out = Path("demo-out"),
+    experiment: _Experiments = list(DEFAULTS),  # noqa: B006
+    samples: _Samples = 4,
+    iterations: _Iterations = 100,
+    shuffles: _Shuffles = 100,
+    seed: _Seed = 0,
+    latents: _Latents = None,
+    full: _Full = False,
 ) -> None:
     """Rerun the experiments, and write a table, a picture and JSON of each.
 
     checkerboard: which guard sees a pattern in the noise. frontier: which guard keeps a reward from
     being hacked. personalisation: learn a new sign from four images, with and without parameter
-    drift. reward-tuning: reward against diversity under three divergences. The last two take some
+    drift. reward-tuning: reward against diversity under three divergences. The last two take about
     two minutes each.
     """
-    # Better refused now than after a minute of computing.
-    if Which.frontier in experiment and full and latents is not None:
-        raise InputError("--full has its own number of latents: leave --latents out")
+    # Checked first, because the experiments before would compute for a minute.
+    if Experiment.frontier in experiment and full and latents is not None:
+        raise InputError(f"--latents must be left out with --full, got {latents}")
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
-        raise InputError(f"{out}: not writable")
+        raise InputError(f"--out must be a writable folder, got {out}")
     console = Console()
-    if Which.checkerboard in experiment:
+    if Experiment.checkerboard in experiment:
         _checkerboard(console, out, samples, iterations, shuffles, seed)
-    if Which.frontier in experiment:
+    if Experiment.frontier in experiment:
         _frontier(console, out, latents or 20, full)
-    if {Which.personalisation, Which.reward_tuning} & set(experiment):
+    if {Experiment.personalisation, Experiment.reward_tuning} & set(experiment):
         _finetune(console, out, experiment)
 
 
-def _wrote(console: Console, paths: list[Path]) -> None:
+def _print_paths(console: Console, paths: list[Path]) -> None:
     for path in paths:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
@@ -110,16 +114,17 @@ def _checkerboard(
     console.print(
         result_table(
             f"Checkerboard recovery, {samples} latents of 4 x 64 x 64, means",
-            "left: of the pattern; cos: to the start; p: of being white Gaussian noise",
+            "left: share of the pattern left; cos: cosine to the start; p: p-value as white "
+            "Gaussian noise",
             report.SHORT,
             report.table_rows(result),
         )
     )
-    _wrote(console, report.save(outcomes, result, out))
+    _print_paths(console, report.save(outcomes, result, out))
 
 
 def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
-    with _needing_digits():
+    with _explain_missing_packages():
         from gaussreg_fast.experiments.frontier import report as frontier_report
         from gaussreg_fast.experiments.frontier import study as frontier
     design = frontier.FULL if full else frontier.Design(latents=latents)
@@ -148,21 +153,21 @@ def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
     console.print(_frontier_table(result))
     for line in frontier_report.statements(result):
         console.print(line, highlight=False)
-    _wrote(console, frontier_report.save(result, curves, out))
+    _print_paths(console, frontier_report.save(result, curves, out))
 
 
-def _finetune(console: Console, out: Path, which: list[Which]) -> None:
-    with _needing_digits():
+def _finetune(console: Console, out: Path, experiments: list[Experiment]) -> None:
+    with _explain_missing_packages():
         from gaussreg_fast.cli import finetune
-    if Which.personalisation in which:
-        _wrote(console, finetune.personalise(console, out))
-    if Which.reward_tuning in which:
-        _wrote(console, finetune.tune_rewards(console, out))
+    if Experiment.personalisation in experiments:
+        _print_paths(console, finetune.personalise(console, out))
+    if Experiment.reward_tuning in experiments:
+        _print_paths(console, finetune.tune_rewards(console, out))
 
 
 @contextmanager
-def _needing_digits() -> Iterator[None]:
-    """Says what to install where an import fails."""
+def _explain_missing_packages() -> Iterator[None]:
+    """Say which packages to install if an import fails."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -173,7 +178,7 @@ def _needing_digits() -> Iterator[None]:
 
 
 def _frontier_table(result: dict[str, Any]) -> Table:
-    """Narrow enough for 80 columns; the whole is in the file."""
+    """Return the table's main columns, which fit into 80 characters; the file has all."""
     from gaussreg_fast.experiments.frontier import report as frontier_report
 
     keep = (0, 2, 4, 5, 6, 10, 11)
@@ -182,8 +187,8 @@ def _frontier_table(result: dict[str, Any]) -> Table:
     design = result["design"]
     return result_table(
         f"Digits optimised for {design['reward']}, {design['latents']} per seed",
-        "agree: held-out classifiers with the prompt, at the end; matched: where the reward is "
-        f"{result['matched_reward']:.3f}; against none: held-out score there",
+        "agree: held-out classifiers that agree with the prompt, at the end; matched: iterations "
+        f"to a reward of {result['matched_reward']:.3f}; against none: held-out score there",
         heads,
         rows,
     )

@@ -1,4 +1,4 @@
-"""The fine-tuning examples of `gaussreg-fast demo`: each a table, a picture and JSON."""
+"""Run the fine-tuning experiments of `gaussreg-fast demo`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaussreg_fast.experiments.reward_tuning import study as reward_tuning
 
 
 def personalise(console: Console, out: Path) -> list[Path]:
-    """Runs the personalisation example; the files written."""
+    """Run the personalisation experiment, print its table, and return the files written."""
     arms = personalisation.ARMS
     with progress_bar(console) as progress:
         task = progress.add_task("loading", total=None, state="")
@@ -27,19 +27,21 @@ def personalise(console: Console, out: Path) -> list[Path]:
             courses.append(experiment.run(arm, lambda: progress.advance(task)))
     report = personalisation_report
     result = report.as_json(experiment, courses)
+    keep = (0, 1, 2, 3, 6, 7, 8)
     console.print(
         result_table(
             f"A new sign from {experiment.design.images} images, with and without drift",
-            "distance: of the new sign's images to those not shown; known: of the ten digits",
+            "distance: from the new sign's images to real ones not shown; known: share of the ten "
+            "digits",
             ("kept near by", "distance", "known", "spread", "matched at", "known there", "seconds"),
-            [[_value(row[k]) for k in (0, 1, 2, 3, 6, 7, 8)] for row in report.table_rows(result)],
+            [[_without_interval(row[k]) for k in keep] for row in report.table_rows(result)],
         )
     )
     return report.save(result, experiment, courses, out)
 
 
 def tune_rewards(console: Console, out: Path) -> list[Path]:
-    """Runs the reward example; the files written."""
+    """Run the reward-tuning experiment, print its table, and return the files written."""
     design = reward_tuning.Design()
     arms = reward_tuning.arms(design)
     with progress_bar(console) as progress:
@@ -60,15 +62,14 @@ def tune_rewards(console: Console, out: Path) -> list[Path]:
     console.print(
         result_table(
             f"Fine-tuned for {design.reward}, every divergence for the same gain",
-            "effective: samples that count; gain: of the reward, in standard deviations; spread: "
-            "of a prompt's images, 1 before",
+            "effective: effective samples; gain: in reward, in standard deviations; spread: of a "
+            "prompt's images, 1 before",
             ("divergence, gain", "alpha", "effective", "gain", "spread", "right"),
-            [[_value(row[k]) for k in keep] for row in report.table_rows(result)],
+            [[_without_interval(row[k]) for k in keep] for row in report.table_rows(result)],
         )
     )
     return report.save(result, results, out)
 
 
-def _value(cell: str) -> str:
-    """A cell without its interval."""
+def _without_interval(cell: str) -> str:
     return cell.partition(" (")[0]

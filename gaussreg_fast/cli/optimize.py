@@ -1,4 +1,4 @@
-"""`gaussreg-fast optimize`: options to settings, a progress bar, the result in a few lines."""
+"""`gaussreg-fast optimize`: resolve options to settings, show progress, print the result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def optimize(
     resumes a run that was interrupted.
     """
     if given["seed"] and seeds is not None:
-        raise InputError("give --seed or --seeds, not both")
+        raise InputError(f"--seed and --seeds exclude each other, got {given['seed']} and {seeds}")
     if seeds is not None:
         given["seed"] = list(range(seeds))
     if prompts_file is not None:
@@ -51,7 +51,7 @@ def optimize(
 
 
 def _with_options(command: Any) -> Any:
-    """Spell `**given` out: the command line is made of the signature."""
+    """Replace `**given` by the options themselves, because typer reads the signature."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     derived = [setting.parameter() for setting in settings()]
@@ -67,33 +67,33 @@ def _lines(file: Path) -> list[str]:
 
 
 def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
-    from gaussreg_fast.latent import run  # with all that a model and a reward need
+    from gaussreg_fast.latent import run  # late, because it imports all of a model's packages
 
-    if file is None and (out / "config.yaml").is_file():  # resumes a run
+    if file is None and (out / "config.yaml").is_file():  # without settings, resume that run
         file = out / "config.yaml"
     base = configs.load_yaml(file) if file else {}
     config = configs.resolve(base, given)
     count = len(run.batches(config))
     console = Console(stderr=True)
     with progress_bar(console) as progress:
-        result = run.optimize(config, out=out, callbacks=[_follow(progress, config, count)])
+        result = run.optimize(config, out=out, callbacks=[_reporter(progress, config, count)])
     if result is None:
         return
-    _tell(Console(), result)
+    _print_result(Console(), result)
     if all(row["status"] == "failed" for row in result.samples):
         raise typer.Exit(1)
 
 
-def _follow(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:
-    """A bar over all iterations of this process, with the means of the batch at work."""
-    # The batches are dealt out in turns.
+def _reporter(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:
+    """Add a bar over all iterations of this process; return the callback that updates it."""
+    # The batches go to the processes in turns.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_batch = config.iterations + 1
     task = progress.add_task(
         "", total=-(-batches // processes) * per_batch, state="", visible=False
     )
 
-    def follow(record: Record) -> None:
+    def report(record: Record) -> None:
         batch = record.samples[0].index // config.batch_size
         done = batch // processes * per_batch + record.iteration + 1
         means = {
@@ -109,10 +109,10 @@ def _follow(progress: Progress, config: RunConfig, batches: int) -> Callable[[Re
             state=state,
         )
 
-    return follow
+    return report
 
 
-def _tell(console: Console, result: RunResult) -> None:
+def _print_result(console: Console, result: RunResult) -> None:
     for row in result.samples:
         console.print(
             f"{row['sample']:3d} {row['prompt']!r}, seed {row['seed']}: {row['status']}, reward "

@@ -1,4 +1,4 @@
-"""The options of `optimize`, derived from the settings of a run: names, types, help texts."""
+"""Derive the options of `optimize` from the settings of a run: names, types, help texts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rich.markup import escape
 
 from gaussreg_fast.latent.settings import RunConfig
 
-# No option: the guard's seed would be taken for the noises', and a mapping does not fit in a word.
+# Settings without an option: the guard's seed would be mistaken for the noises', and a mapping does
+# not fit into one word.
 ONLY_IN_FILES = ("seed", "guard.options")
-_HEADS = ("name", "source")  # what a group's own option sets: --guard is guard.name
+_HEADS = ("name", "source")  # set by the option of a group's own name: --guard is guard.name
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Setting:
     """One setting of a run as an option.
 
     Attributes:
-        path: its name, behind that of its group if it is in one.
+        path: the setting's name, after its group's name if it is in one.
         type: str, int, float, bool, list[str] or list[int].
-        help: full sentences.
+        help: help text in full sentences.
     """
 
     path: tuple[str, ...]
@@ -42,7 +43,7 @@ class Setting:
         return name.removesuffix("s") if get_origin(self.type) is list else name
 
     def parameter(self) -> inspect.Parameter:
-        """Return the option as a parameter of a command; None is not given."""
+        """Return the option as a parameter of a command; None stands for "not given"."""
         flag = self.name.replace("_", "-")
         words = f"--{flag}/--no-{flag}" if self.type is bool else f"--{flag}"
         kind = get_args(self.type)[0] if get_origin(self.type) is list else self.type
@@ -62,8 +63,8 @@ class Setting:
     def _panel(self) -> str:
         panels = {
             "model": "Model",
-            "guard": "Guard (by default as its authors chose)",
-            "optimizer": "Optimiser (by default as the guard's authors chose)",
+            "guard": "Guard (its authors' settings by default)",
+            "optimizer": "Optimiser (the guard's authors' settings by default)",
         }
         return panels.get(self.path[0], "Run")
 
@@ -82,14 +83,14 @@ def _settings(group: Any, path: tuple[str, ...] = ()) -> Iterator[Setting]:
         sentences = [text]
         if choices:
             sentences.append(f"One of {', '.join(choices)}.")
-        preset = path in (("guard",), ("optimizer",))  # where a guard's own settings come first
+        preset = path in (("guard",), ("optimizer",))  # a guard's own settings come first there
         if isinstance(default, str | int | float) and kind is not bool and not preset:
             sentences.append(f"Default: {default}.")
         yield Setting((*path, name), kind, " ".join(sentences))
 
 
 def _fields(group: Any) -> Iterator[tuple[str, Any, Any, str]]:
-    """Name, type, default and description of the fields of a pydantic model or a dataclass."""
+    """Yield name, type, default and description of a pydantic model's or dataclass's fields."""
     if _is_model(group):
         for name, field in group.model_fields.items():
             default = None if field.default is PydanticUndefined else field.default
@@ -105,7 +106,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _type_of(annotation: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the type of an option for a setting, and the words it may be."""
+    """Return the type of an option for a setting, and the words that it allows."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _type_of(next(a for a in inner if a is not type(None)))

@@ -1,4 +1,4 @@
-"""What commands that take a while show: a progress bar, and a table in the end."""
+"""The progress bar and the table of results of slow commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def progress_bar(console: Console) -> Progress:
-    """What is done, of how much, how long it will take; a task's field `state` behind it."""
+    """Return a bar with steps done, total, and time left; a task's field `state` comes last."""
     return Progress(
         TextColumn("{task.description:18}"),
         BarColumn(bar_width=20),
@@ -20,7 +20,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def result_table(title: str, caption: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
-    """As many columns of the rows as there are heads, the first to the left."""
+    """Return a table with as many columns of the rows as `heads`, the first one left-aligned."""
     table = Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0))
     for k, name in enumerate(heads):
         table.add_column(name, justify="right" if k else "left")

@@ -1,10 +1,11 @@
 """An embedded Stable Diffusion of handwritten digits, its rewards and its held-out measures.
 
-A tiny but real pipeline that runs where no model can be fetched: text encoder, UNet, autoencoder
+A tiny but real pipeline that runs without downloading a model: text encoder, UNet, autoencoder
 and scheduler in diffusers' format, trained by `train.py` on scikit-learn's digits and distilled to
-one step. `StableDiffusionPipeline.from_pretrained(PIPELINE)` loads it; it is to be called with
+one step. `StableDiffusionPipeline.from_pretrained(PIPELINE)` loads it; call it with
 `num_inference_steps=1, guidance_scale=0`. Its noise is 16 x 8 x 8, its images are 16 x 16.
-`UNet2DConditionModel.from_pretrained(TEACHER)` is what it was distilled from, for many steps.
+`UNet2DConditionModel.from_pretrained(TEACHER)` loads the teacher that it was distilled from, for
+many steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Three small classifiers of digits, of three architectures: the target's and two held-out ones.
 
-All activations are smooth, for their log-probabilities are differentiated as rewards.
+All activations are smooth, because rewards differentiate the log-probabilities.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Residual(nn.Module):
 
 
 def _strided() -> nn.Module:
-    """All-convolutional, strides instead of pooling."""
+    """Build an all-convolutional network with strides instead of pooling."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.SiLU(),
@@ -46,7 +46,7 @@ def _strided() -> nn.Module:
 
 
 def _residual() -> nn.Module:
-    """A residual network with group normalisation and global average pooling."""
+    """Build a residual network with group normalisation and global average pooling."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         _Residual(16, 32),
@@ -60,7 +60,7 @@ def _residual() -> nn.Module:
 
 
 def _lenet() -> nn.Module:
-    """After LeNet-5: 5 x 5 convolutions, average pooling, tanh, a fully connected head."""
+    """Build a LeNet-5: 5 x 5 convolutions, average pooling, tanh, a fully connected head."""
     return nn.Sequential(
         nn.Conv2d(1, 12, 5, padding=2),
         nn.Tanh(),
@@ -80,13 +80,13 @@ ARCHITECTURES = {"target": _strided, "a": _residual, "b": _lenet}
 
 
 def log_probabilities(classifier: nn.Module, grey: Tensor) -> Tensor:
-    """(B, 10) log-probabilities of (B, 1, 16, 16) images in [0, 1]."""
+    """Return (B, 10) log-probabilities of (B, 1, 16, 16) images in [0, 1]."""
     logits: Tensor = classifier(2 * grey - 1)
     return logits.log_softmax(dim=1)
 
 
 def save_classifiers(classifiers: dict[str, nn.Module], path: Path) -> None:
-    """Write all of them to one safetensors file, tensors named `classifier.layer.weight`."""
+    """Write classifiers to one safetensors file, tensors named `classifier.layer.weight`."""
     from safetensors.torch import save_file
 
     tensors = {
@@ -103,7 +103,7 @@ def load_classifier(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """The classifier `name` ("target", "a" or "b"), frozen and in evaluation mode."""
+    """Load the classifier `name` ("target", "a" or "b"), frozen and in evaluation mode."""
     from safetensors.torch import load_file
 
     prefix = f"{name}."

@@ -1,4 +1,4 @@
-"""The parts of the tiny Stable Diffusion pipeline, untrained; nothing is fetched from anywhere."""
+"""Build the untrained parts of the tiny Stable Diffusion pipeline; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 16
 LATENT_SIZE = 8
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_LENGTH = 16  # tokens of a prompt
-_WIDTH = 64  # of a token's embedding
+_LENGTH = 16  # tokens in a prompt
+_WIDTH = 64  # size of a token's embedding
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-level BPE, with merges for the words of the training's prompts alone.
+    """Build CLIP's byte-level BPE, with merges for the words of the training prompts alone.
 
-    Any text can be tokenised: other words fall apart into letters.
+    Any text can be tokenised: unknown words are split into letters.
     """
     from transformers import CLIPTokenizer
 
@@ -31,7 +31,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Save it, with the vocab.json and merges.txt that transformers before version 5 want."""
+    """Write a tokenizer, with the vocab.json and merges.txt that transformers 4 needs."""
     tokenizer.save_pretrained(folder)
     vocabulary, merges = _byte_pairs()
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
@@ -40,7 +40,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges: every word grows from its first letter on, one letter at a time."""
+    """Return vocabulary and merges: a word grows from its first letter, one letter at a time."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     words = {word for template in TEMPLATES for word in template.replace("{}", "").split()}
@@ -57,7 +57,7 @@ def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers of width 64."""
+    """Build a CLIP text encoder with two layers of width 64."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -76,7 +76,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Two levels, 8 x 8 and 4 x 4; the text is attended to on the lower one and in the middle."""
+    """Build a UNet of two levels, 8 x 8 and 4 x 4; the lower level and the middle see the text."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -94,7 +94,10 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_vae() -> AutoencoderKL:
-    """16 x 16 pixels to 16 channels of 8 x 8 and back; its latents are to have unit variance."""
+    """Build an autoencoder from 16 x 16 pixels to 16 channels of 8 x 8.
+
+    The scaling factor is 1, because training gives the latents unit variance.
+    """
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -111,9 +114,9 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Starts where no signal is left, so that one step takes pure noise to an image.
+    """Build a scheduler that starts from pure noise, so that one step suffices.
 
-    With the terminal signal-to-noise ratio at zero and trailing spacing (Lin et al., Common
+    With a terminal signal-to-noise ratio of zero and trailing spacing (Lin et al., Common
     Diffusion Noise Schedules and Sample Steps are Flawed, 2024), a single step starts at the last
     timestep, where the v-prediction is minus the image's latent.
     """
@@ -126,7 +129,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=1,  # of no effect on trailing spacing; the pipeline warns of another
+        steps_offset=1,  # no effect with trailing spacing, but the pipeline warns of other values
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,

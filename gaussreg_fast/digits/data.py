@@ -1,4 +1,4 @@
-"""The digits: scikit-learn's 8 x 8 ones at 16 x 16, their split, and their random deformations.
+"""scikit-learn's 8 x 8 digits, resized to 16 x 16, their split, and their random deformations.
 
 Data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
 Repository, 1998, doi:10.24432/C50P49 (CC BY 4.0); scikit-learn ships its test part, 1797 digits.
@@ -16,12 +16,12 @@ from torch import Tensor
 from gaussreg_fast.errors import InputError
 
 SIZE = 16
-LEVELS = 16  # of grey, above black
+LEVELS = 16  # grey levels above black in scikit-learn's digits
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Handwritten digits as scikit-learn has them, ink high.
+    """Handwritten digits with scikit-learn's pixel values.
 
     Attributes:
         pixels: (N, 8, 8) uint8, 0 (paper) to 16 (ink).
@@ -32,17 +32,17 @@ class Digits:
     labels: Tensor
 
     def images(self) -> Tensor:
-        """(N, 1, 16, 16) float32 in [0, 1], antialiased bicubic."""
+        """Resize to (N, 1, 16, 16) float32 in [0, 1], antialiased bicubic."""
         small = self.pixels[:, None].float() / LEVELS
         large = F.interpolate(small, size=(SIZE, SIZE), mode="bicubic", antialias=True)
         return large.clamp(0, 1)
 
     def take(self, index: Tensor) -> Digits:
-        """Those of them that `index`, (n,) int64, points at."""
+        """Return the digits at `index`, (n,) int64."""
         return Digits(self.pixels[index], self.labels[index])
 
     def save(self, path: Path) -> None:
-        """Write them to a safetensors file."""
+        """Write the digits to a safetensors file."""
         from safetensors.torch import save_file
 
         labels = self.labels.to(torch.uint8)
@@ -50,7 +50,7 @@ class Digits:
 
     @classmethod
     def load(cls, path: Path) -> Digits:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         from safetensors.torch import load_file
 
         content = load_file(path)
@@ -59,10 +59,10 @@ class Digits:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices, (n,) int64 each, of the digits by what they are used for.
+    """Indices, (n,) int64 each, of the digits for each use.
 
     `first` and `second` are the halves of `train`, one for each held-out classifier; `mixed`, for
-    the target classifier, is half of each. `test` is seen by no training.
+    the target classifier, is half of each. No training sees `test`.
     """
 
     train: Tensor
@@ -73,7 +73,7 @@ class Split:
 
 
 def sklearn_digits() -> Digits:
-    """All 1797 digits from scikit-learn, which has them on disk.
+    """Load all 1797 digits from scikit-learn, which ships them.
 
     Raises:
         InputError: scikit-learn is not installed.
@@ -90,7 +90,7 @@ def sklearn_digits() -> Digits:
 
 
 def split(labels: Tensor, seed: int, test_share: float = 0.2) -> Split:
-    """A random split, the same share of every class in each part."""
+    """Split the digits at random, with the same share of every class in each part."""
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("test", "first", "second", "mixed")}
     for label in labels.unique().tolist():
@@ -107,12 +107,12 @@ def split(labels: Tensor, seed: int, test_share: float = 0.2) -> Split:
 
 
 def deform(images: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Random rotations, shears, scales and shifts of (B, 1, H, W) images, paper around them.
+    """Rotate, shear, scale and shift images at random, with paper around them.
 
     Args:
-        images: float, paper at 0.
-        generator: on the CPU, so that every device sees the same deformations.
-        strength: at 1 up to 10 degrees, a shear of 0.15, 10 % of scale, 1/16 of shift.
+        images: (B, 1, H, W) float, paper at 0.
+        generator: on the CPU, so that every device gets the same deformations.
+        strength: 1 rotates by up to 10 degrees, shears by 0.15, scales by 10 %, shifts by 1/16.
     """
 
     def uniform(limit: float) -> Tensor:
@@ -131,7 +131,10 @@ def deform(images: Tensor, generator: torch.Generator, strength: float = 1.0) ->
 
 
 def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random contrast (0.6 to 1.2) and white noise (to 0.1) on (B, 1, H, W) images, in [0, 1]."""
+    """Change the contrast (by 0.6 to 1.2) and add noise (up to 0.1), at random, within [0, 1].
+
+    `images` are (B, 1, H, W).
+    """
     shape = (len(images), 1, 1, 1)
     contrast = 0.6 + 0.6 * torch.rand(shape, generator=generator)
     level = 0.1 * torch.rand(shape, generator=generator)

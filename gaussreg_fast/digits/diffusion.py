@@ -1,4 +1,4 @@
-"""The diffusion stages of the training: teacher, its pairs of noise and image, one-step student."""
+"""The diffusion stages of the training: teacher, pairs of noise and image, one-step student."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ class Prompts:
     """The token ids of all prompts of the training.
 
     Attributes:
-        ids: (10 K + 1, 16): K prompts for each digit, in the order of digits; last, the empty one.
+        ids: (10 K + 1, 16) int64: K prompts for each digit, in the order of digits, then the empty
+            prompt.
     """
 
     ids: Tensor
 
     @classmethod
     def of(cls, tokenizer: CLIPTokenizer) -> Prompts:
-        """Every template with every digit as a word and as a numeral."""
+        """Tokenise every template with every digit, as a word and as a numeral."""
         texts = [
             template.format(name)
             for digit, word in enumerate(WORDS)
@@ -53,7 +54,7 @@ class Prompts:
         return cls(padded.input_ids)
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) indices of random prompts for (B,) labels."""
+        """Draw (B,) indices of random prompts for (B,) labels."""
         kinds = len(self.ids) // 10
         return labels * kinds + pick(kinds, len(labels), generator)
 
@@ -62,7 +63,7 @@ class Prompts:
 def encode_pool(
     vae: AutoencoderKL, digits: Digits, copies: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Latents' means and deviations, (copies N, 16, 8, 8), of deformed digits, copy after copy."""
+    """Encode deformed digits, copy after copy: means and deviations, (copies N, 16, 8, 8) each."""
     means, deviations = [], []
     for _ in range(copies):
         grey = deform(digits.images(), generator).to(vae.device)
@@ -82,7 +83,11 @@ def train_teacher(
     copies: int,
     report: Report,
 ) -> tuple[UNet2DConditionModel, float]:
-    """The UNet (a moving average of it), and the text encoder with it, by v-prediction."""
+    """Train a UNet, together with the text encoder, by v-prediction.
+
+    Returns:
+        The UNet's moving average, and the final loss.
+    """
     device = vae.device
     generator = torch.Generator().manual_seed(torch.initial_seed())
     means, deviations = encode_pool(vae, digits, copies, generator)
@@ -114,7 +119,7 @@ def train_teacher(
 
 @dataclass
 class Pairs:
-    """What the teacher makes of noise, in many deterministic steps.
+    """Noise and the latents that the teacher makes from it in many deterministic steps.
 
     Attributes:
         noise, latents: (N, 16, 8, 8) float32.
@@ -137,7 +142,7 @@ def make_pairs(
     batch: int,
     report: Report,
 ) -> Pairs:
-    """Deterministic DDIM with classifier-free guidance, the digits in turn.
+    """Sample the teacher by deterministic DDIM with classifier-free guidance, digits in turn.
 
     Args:
         hidden: (10 K + 1, 16, 64) embeddings of `prompts`.
@@ -173,10 +178,13 @@ def distil(
     batch: int,
     report: Report,
 ) -> tuple[UNet2DConditionModel, float]:
-    """A UNet (a moving average) that takes the pairs' noise to their images in one step.
+    """Train a UNet that takes the pairs' noise to their images in one step.
 
-    The misfit is taken of the decoded images, in which the latents' uninformative directions do not
-    count, and to a small part of the latents.
+    The loss is the misfit of the decoded images, in which the latents' uninformative directions do
+    not count, plus a small multiple of the latents' misfit.
+
+    Returns:
+        The UNet's moving average, and the final loss.
     """
     device = vae.device
     generator = torch.Generator().manual_seed(torch.initial_seed())

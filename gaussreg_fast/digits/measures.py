@@ -1,4 +1,4 @@
-"""What the one-step pipeline is worth: right digits, and not always the same ones."""
+"""Measure the one-step pipeline: whether digits are right, and how diverse they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaussreg_fast.digits.words import PROMPTS
 
 @torch.no_grad()
 def draw(pipeline: Path, per_prompt: int, seed: int) -> tuple[Tensor, Tensor]:
-    """One-step images of fresh noise, by diffusers' own pipeline.
+    """Draw one-step images from fresh noise with diffusers' own pipeline.
 
     Returns:
         (10 n, 3, 16, 16) float32 in [0, 1], digit after digit, and their (10 n,) labels.
@@ -41,14 +41,15 @@ def draw(pipeline: Path, per_prompt: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def nearest(grey: Tensor, references: Tensor) -> Tensor:
-    """(B,) distance, root mean square over pixels, to the nearest of the references."""
+    """Return (B,) distances, root mean square over pixels, to the nearest reference."""
     return torch.cdist(grey.flatten(1), references.flatten(1)).amin(1) / SIZE
 
 
 def spread(grey: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean distance, root mean square, of two images; of those drawn by `weights` (B,) if given.
+    """Return the mean distance, root mean square over pixels, of two different images.
 
-    Of two different ones: what is drawn twice counts no less for that.
+    `weights` (B,) are the images' weights in the mean. An image is never paired with itself, so
+    that drawing it twice does not lower the spread.
     """
     flat = grey.flatten(1)
     distances = torch.cdist(flat, flat) / SIZE
@@ -58,18 +59,18 @@ def spread(grey: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def diversity(grey: Tensor, labels: Tensor) -> list[float]:
-    """For each digit the `spread` of its images."""
+    """Return the `spread` of the images of each digit."""
     return [spread(grey[labels == digit]).item() for digit in range(10)]
 
 
 def nearest_distance(grey: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """Mean distance, root mean square, of an image to the nearest real one of its digit."""
+    """Return the mean distance, root mean square, to the nearest real image of the same digit."""
     distances = [nearest(grey[labels == d], real[real_labels == d]) for d in range(10)]
     return torch.cat(distances).mean().item()
 
 
 def measure(weights: Path, test: Tensor, per_prompt: int, seed: int) -> dict[str, Any]:
-    """All measures of what the training left in the folder `weights`.
+    """Return all measures of the models in the folder `weights`.
 
     Args:
         test: (n,) indices of the digits that no training has seen.

@@ -1,8 +1,8 @@
-"""Differentiable rewards for the digits, and held-out measures that no reward buys.
+"""Differentiable rewards for the digits, and measures to hold out.
 
-Targets: ink, slant and thickness, which want what the prompt does not, and the probability of the
-prompt's digit. Held out: its probability by two other classifiers, of other architectures and each
-trained on another half of the digits, and the distance to the nearest real digit.
+Targets: ink, slant and thickness, which conflict with the prompt, and the probability of the
+prompt's digit. To hold out: its probability by two other classifiers, of other architectures and
+each trained on another half of the digits, and the distance to the nearest real digit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DigitReward:
     """A reward of images and prompts; higher is better.
 
     Attributes:
-        name: as in `REWARDS`.
+        name: key in `REWARDS`.
         score: (B, 3, 16, 16) images and B prompts to (B,).
     """
 
@@ -37,19 +37,19 @@ class DigitReward:
     score: Score
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Sample i's reward, of image i and prompt i alone.
+        """Score images; reward i depends on image i and prompt i alone.
 
         Args:
-            images: (B, 3, H, W) in [0, 1]; another size than 16 x 16 is resized, bilinear and
-                antialiased. Computed in float32, in float64 if they are.
-            prompts: B of them.
+            images: (B, 3, H, W) floating in [0, 1]; another size than 16 x 16 is resized, bilinear
+                and antialiased. Computed in float32, or in float64 for float64 images.
+            prompts: B prompts.
 
         Returns:
             (B,) float32, or float64 for float64 images.
 
         Raises:
-            InputError: images of another shape or of integers, another number of prompts, or a
-                prompt that does not name one digit where the reward needs it.
+            InputError: the images have another shape or are integers, there is another number of
+                prompts, or the reward needs a prompt with one digit and got another.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InputError(
@@ -67,16 +67,16 @@ class DigitReward:
 
 
 def ink(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean brightness, in [0, 1]; real digits have about 0.3. Most at a blank white image."""
+    """Return the mean brightness, in [0, 1]: about 0.3 for real digits, 1 for a white image."""
     return images.mean(dim=(1, 2, 3))
 
 
 def slant(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """How far the ink leans to the right, in [-1, 1]; upright is 0, a line at 45 degrees 1.
+    """Return how far the ink leans to the right, in [-1, 1]; upright is 0, 45 degrees is 1.
 
-    Twice the mixed second moment of the ink over the sum of the others: the sine of twice the lean
-    of the principal axis, times how elongated the ink is. Most at a diagonal stroke, whatever the
-    digit. An image without ink has 0.
+    It is twice the mixed second moment of the ink over the sum of the pure ones: the sine of twice
+    the lean of the principal axis, times the elongation of the ink. A diagonal stroke maximises it,
+    whatever the digit. An image without ink has 0.
     """
     grey = images.mean(dim=1)
     grey = grey / (grey.sum(dim=(1, 2), keepdim=True) + 1e-6)
@@ -91,13 +91,14 @@ def slant(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def thickness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean width of the strokes in pixels, 0 to about 8.5; real digits have about 3.4.
+    """Return the mean width of the strokes in pixels, 0 to about 8.5; real digits have about 3.4.
 
-    Twice the ink over the length of its outline, the sum of the brightness's gradient, smooth at
-    zero; paper is around the image. Does not depend on the contrast much. Most at one big blob.
+    It is twice the ink over the length of its outline, which is the sum of the brightness's
+    gradient, smoothed at zero, with paper around the image. It hardly depends on the contrast. One
+    big blob maximises it.
     """
     grey = F.pad(images.mean(dim=1), (1, 1, 1, 1))
-    # Differences on the corners between pixels, by Roberts' cross turned by 45 degrees.
+    # Differences at the corners between pixels: Roberts' cross, turned by 45 degrees.
     down, across = grey.diff(dim=1), grey.diff(dim=2)
     down = (down[:, :, 1:] + down[:, :, :-1]) / 2
     across = (across[:, 1:] + across[:, :-1]) / 2
@@ -115,10 +116,10 @@ def _classifier(name: str, device: torch.device, dtype: torch.dtype) -> nn.Modul
 
 
 def class_probability(name: str, images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Log-probability of the prompt's digit by the classifier `name`, -inf to 0.
+    """Return the log-probability of the prompt's digit by the classifier `name`, -inf to 0.
 
-    Real digits that it has not seen have about -0.03. It wants what the prompt says, until what it
-    takes for the digit is none: a classifier can be fooled, hence the held-out ones.
+    Unseen real digits have about -0.03. The reward agrees with the prompt, but an optimised image
+    can fool its classifier, which is why others are held out.
     """
     digits = _digits_of(prompts, images.device)
     classifier = _classifier(name, images.device, images.dtype)
@@ -134,14 +135,15 @@ def _references(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def nearest(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus the distance to the nearest real digit of the prompt's class, -1 to 0.
+    """Return minus the distance to the nearest real digit of the prompt's class, -1 to 0.
 
-    The root mean square over pixels and colours; for a real digit and the nearest other one about
-    -0.11. Wants what the prompt says, and no more ink or slant than real digits have.
+    The distance is the root mean square over pixels and colours, about 0.11 between a real digit
+    and the nearest other one. The reward agrees with the prompt, and with the ink and slant of real
+    digits.
     """
     references = _references(images.device, images.dtype)
     distances = [
-        # The gradient of a root is infinite at zero: where an image is a real digit.
+        # 1e-12 keeps the root's gradient finite where an image equals a real digit.
         (image.flatten(1) - references[digit_of(prompt)][:, None])
         .square()
         .mean(dim=(1, 2))

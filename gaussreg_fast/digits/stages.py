@@ -1,4 +1,4 @@
-"""The first stages of the training, and what all stages share: classifiers and autoencoder."""
+"""The training of classifiers and autoencoder, and the loop and seeds that all stages share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gaussreg_fast.digits.data import Digits, blemish, deform
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-Report = Callable[[float], None]  # is told the loss of every step
+Report = Callable[[float], None]  # called with the loss of every step
 
-_PIXEL_DEVIATION = 0.001  # of the autoencoder's Gaussian likelihood
+_PIXEL_DEVIATION = 0.001  # standard deviation of the autoencoder's Gaussian likelihood
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[torch.Generator]:
-    """Torch's own random numbers (initialisation, dropout) and a generator for ours, from `seed`.
+    """Seed torch's global random numbers (initialisation, dropout), and yield a generator.
 
-    The former are as before when the block ends.
+    The global state is restored when the block ends.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -42,7 +42,11 @@ def fit(
     report: Report,
     after_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """AdamW with a short warm-up and a cosine decay; the mean loss of the last twentieth."""
+    """Minimise by AdamW with a short warm-up and a cosine decay.
+
+    Returns:
+        The mean loss of the last twentieth of the steps.
+    """
     parameters = list(parameters)
     optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
     warm = min(100, max(1, steps // 10))
@@ -66,7 +70,7 @@ def fit(
 
 
 def pick(count: int, batch: int, generator: torch.Generator) -> Tensor:
-    """(batch,) random indices below `count`."""
+    """Draw (batch,) random indices below `count`."""
     return torch.randint(count, (batch,), generator=generator)
 
 
@@ -76,9 +80,9 @@ def pick(count: int, batch: int, generator: torch.Generator) -> Tensor:
 def train_classifier(
     name: str, digits: Digits, steps: int, batch: int, device: torch.device, report: Report
 ) -> tuple[nn.Module, float]:
-    """A classifier of this architecture, on deformed and blemished digits; and its loss.
+    """Train a classifier on deformed and blemished digits; return it and its final loss.
 
-    The caller seeds; see `seeded`.
+    The caller seeds the random numbers, see `seeded`.
     """
     generator = torch.Generator().manual_seed(torch.initial_seed())
     classifier = ARCHITECTURES[name]().to(device)
@@ -95,7 +99,7 @@ def train_classifier(
 
 @torch.no_grad()
 def accuracy(classifier: nn.Module, grey: Tensor, labels: Tensor) -> float:
-    """Share of (B, 1, 16, 16) images whose most probable digit is their label."""
+    """Return the share of (B, 1, 16, 16) images whose most probable digit is their label."""
     guess = log_probabilities(classifier, grey).argmax(dim=1)
     return (guess == labels.to(guess.device)).double().mean().item()
 
@@ -106,9 +110,10 @@ def accuracy(classifier: nn.Module, grey: Tensor, labels: Tensor) -> float:
 def train_vae(
     digits: Digits, steps: int, batch: int, device: torch.device, report: Report
 ) -> tuple[AutoencoderKL, float]:
-    """The autoencoder, on deformed digits in [-1, 1], with latents of mean 0 and variance 1.
+    """Train the autoencoder on deformed digits in [-1, 1]; return it and its final loss.
 
-    The loss is the evidence lower bound, per latent number.
+    Its latents have mean 0 and variance 1. The loss is the negative evidence lower bound, per
+    latent number.
     """
     generator = torch.Generator().manual_seed(torch.initial_seed())
     vae = components.build_vae().to(device)
@@ -134,7 +139,7 @@ def train_vae(
 def _standardise(vae: AutoencoderKL, grey: Tensor) -> None:
     """Fold every channel's mean and deviation into the 1 x 1 convolutions around the latents.
 
-    StableDiffusionPipeline knows a scale alone, and one for all channels.
+    StableDiffusionPipeline itself supports only one scale for all channels, and no shift.
     """
     posterior = vae.encode((2 * grey - 1).expand(-1, 3, -1, -1)).latent_dist
     mean = posterior.mean.mean(dim=(0, 2, 3))

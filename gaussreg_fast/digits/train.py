@@ -1,6 +1,6 @@
-"""Trains the embedded pipeline and its classifiers: `python -m gaussreg_fast.digits.train`.
+"""Train the embedded pipeline and its classifiers: `python -m gaussreg_fast.digits.train`.
 
-Budgeted by steps, never by the clock, so that the same seed on the same machine and number of
+Budgets are in steps, not in seconds, so that the same seed on the same machine and number of
 threads gives the same weights.
 """
 
@@ -37,15 +37,15 @@ RECORD = "training.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what comes out, the machine aside.
+    """Everything that determines the weights, apart from the machine.
 
     Attributes:
-        classifier_steps, vae_steps, teacher_steps, student_steps: of the optimiser.
-        batch: samples of a step.
+        classifier_steps, vae_steps, teacher_steps, student_steps: optimiser steps.
+        batch: samples per step; classifiers and autoencoder take twice as many.
         copies: deformed copies of every digit that the teacher learns from.
         pairs: noises that the teacher turns into images for the student.
-        ddim_steps, guidance: how it does so.
-        measured: images of each digit that the final measures take.
+        ddim_steps, guidance: the teacher's sampler for the pairs.
+        measured: images of each digit in the final measures.
     """
 
     seed: int = 0
@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass
 class Run:
-    """A training under way: where it is, and what it notes down."""
+    """A running training: its plan, device, progress bars and notes for the record."""
 
     plan: Plan
     device: torch.device
@@ -72,28 +72,28 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[stages.Report]:
-        """A bar for `steps` steps, random numbers of its own, and the seconds it took."""
+        """Run a stage with a progress bar and its own random numbers, and note its seconds."""
         task = self.progress.add_task(name, total=steps, loss="")
 
         def report(loss: float) -> None:
             self.progress.update(task, advance=1, loss="" if loss != loss else f"{loss:.4f}")
 
         began = time.perf_counter()
-        # Another number for every stage, whatever the order and the other stages' draws.
+        # Each stage has its own seed, so that its draws do not depend on the stages before.
         with stages.seeded(zlib.crc32(f"{self.plan.seed} {name}".encode())):
             yield report
         self.notes.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
 
     def note_loss(self, name: str, loss: float) -> None:
-        """Keep a stage's final loss."""
+        """Note a stage's final loss."""
         self.notes.setdefault("losses", {})[name] = loss
 
 
 def train(folder: Path, plan: Plan, device: torch.device, progress: Progress) -> dict[str, Any]:
-    """Train everything and write it into `folder`, which is there and empty.
+    """Train everything and write it into `folder`, which exists and is empty.
 
     Returns:
-        What training.json says: the plan, losses, seconds, versions and measures.
+        The content of training.json: the plan, losses, seconds, versions and measures.
     """
     run = Run(plan, device, progress)
     digits = sklearn_digits()
@@ -184,7 +184,7 @@ def _student(
 
 
 def _save_pipeline(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, vae: Any) -> None:
-    """In diffusers' format, the convolutional networks in half precision."""
+    """Write the pipeline in diffusers' format, the convolutional networks in half precision."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline(
@@ -205,10 +205,11 @@ def _save_pipeline(folder: Path, tokenizer: Any, text_encoder: Any, unet: Any, v
 
 
 def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
-    """Train in a temporary folder beside `out`, which is moved there when all is done.
+    """Train in a temporary folder beside `out`, and move it there at the end.
 
     Raises:
-        InputError: `out` is there and is not a former training's folder, or has no parent.
+        InputError: `out` exists and is not the folder of a former training, or its parent does
+            not exist.
     """
     from rich.progress import (
         BarColumn,
@@ -219,9 +220,13 @@ def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
     )
 
     if out.exists() and not (out / RECORD).is_file():
-        raise InputError(f"--out {out}: is there, and no former training (it has no {RECORD})")
+        raise InputError(
+            f"--out must be a new folder or that of a former training, got {out} without {RECORD}"
+        )
     if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}")
+        raise InputError(
+            f"--out must be in an existing folder, got {out} in {out.absolute().parent}"
+        )
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(),
@@ -245,16 +250,17 @@ def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: 0, or 2 and one line where the input was bad."""
+    """Run the command; return 0, or 2 after a one-line error for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m gaussreg_fast.digits.train", description=__doc__
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument("--device", default="cpu", help="Device to train on: cpu or cuda.")
+    parser.add_argument("--threads", type=int, default=2, help="Number of CPU threads.")
     for name, value in asdict(Plan()).items():
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=type(value), default=value, help=f"default {value}")
+        text = f"Value of `{name}` in the plan. Default: {value}."
+        parser.add_argument(flag, type=type(value), default=value, help=text)
     given = vars(parser.parse_args(arguments))
     torch.set_num_threads(given["threads"])
     plan = Plan(**{name: given[name] for name in asdict(Plan())})

@@ -1,4 +1,4 @@
-"""Digits as words and numerals: the prompts' whole world."""
+"""Digits as words and numerals, and the prompts of the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gaussreg_fast.errors import InputError
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPTS = tuple(f"a handwritten {word}" for word in WORDS)
 
-# What the pipeline was trained on; the first is the one that PROMPTS and the measures use.
+# The training's prompts. PROMPTS and the measures use the first.
 TEMPLATES = (
     "a handwritten {}",
     "handwritten {}",
@@ -25,16 +25,15 @@ _VALUES = {word: value for value, word in enumerate(WORDS)} | {str(d): d for d i
 
 
 def digit_of(prompt: str) -> int:
-    """The digit, 0 to 9, that a prompt names as a word ("three") or a numeral ("3").
+    """Return the digit, 0 to 9, that a prompt names as a word ("three") or a numeral ("3").
 
     Raises:
-        InputError: no digit in it, or two that differ.
+        InputError: the prompt names no digit, or several different ones.
     """
     found = {_VALUES[word] for word in re.findall(r"\w+", prompt.lower()) if word in _VALUES}
     if len(found) != 1:
-        what = "no digit" if not found else f"{len(found)} digits"
         raise InputError(
-            f"prompt {prompt!r} names {what}, this reward needs one: "
-            f"{', '.join(WORDS)} or a numeral from 0 to 9"
+            f"prompt must name one digit for this reward ({', '.join(WORDS)} or a numeral from 0 "
+            f"to 9), got {len(found) or 'none'} in {prompt!r}"
         )
     return found.pop()

@@ -1,4 +1,4 @@
-"""The embedded digits model with many steps: its training loss, and its sampler with noise."""
+"""The embedded digits model with many steps: its training loss and its stochastic sampler."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gaussreg_fast.latent.models.loading import without_bars
 
 
 class DigitsModel:
-    """What fine-tuning leaves as it is: text encoder, autoencoder, schedule. Copies of the UNet.
+    """The parts that fine-tuning does not change, and copies of the UNet to fine-tune.
 
-    Predicts v (the velocity), on a schedule that ends without signal; latents are 16 x 8 x 8,
-    images (B, 1, 16, 16) in [0, 1].
+    The model predicts v (the velocity), on a schedule that ends without signal. Latents are
+    (B, 16, 8, 8), images (B, 1, 16, 16) in [0, 1].
     """
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class DigitsModel:
         self.pretrained = pipe.unet.eval().requires_grad_(False)
 
     def copy(self) -> UNet2DConditionModel:
-        """The pretrained UNet, to be trained."""
+        """Return a trainable copy of the pretrained UNet."""
         return copy.deepcopy(self.pretrained).requires_grad_(True)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """(n, 16, 64), what the UNet attends to."""
+        """Embed n prompts: (n, 16, 64), which the UNet attends to."""
         hidden: Tensor = self._pipe.encode_prompt(
             list(prompts), device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )[0]
@@ -45,24 +45,24 @@ class DigitsModel:
 
     @torch.no_grad()
     def encode(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and deviations of the latents of (B, 1, 16, 16) images."""
+        """Encode (B, 1, 16, 16) images: means and deviations of latents, (B, 16, 8, 8) each."""
         posterior = self._vae.encode((2 * grey - 1).expand(-1, 3, -1, -1)).latent_dist
         return posterior.mean, posterior.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 1, 16, 16) images."""
+        """Decode (B, 16, 8, 8) latents to (B, 1, 16, 16) images."""
         images = self._vae.decode(latents).sample.mean(1, keepdim=True)
         return (images / 2 + 0.5).clamp(0, 1)
 
     def denoising_loss(
         self, unet: nn.Module, clean: Tensor, hidden: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The loss of every sample's v-prediction, (B,), at a random time each.
+        """Return the loss of each sample's v-prediction, (B,), at a random time.
 
         Args:
             clean: (B, 16, 8, 8) latents.
-            hidden: (B, 16, 64), of `embed`.
+            hidden: (B, 16, 64) from `embed`.
         """
         schedule = self._scheduler
         times = torch.randint(
@@ -85,16 +85,16 @@ class DigitsModel:
         seed: int,
         base: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Latents drawn by DDIM without guidance, and each one's path KL from what `base` draws.
+        """Draw latents by DDIM without guidance, and compute their path KL from `base`'s paths.
 
-        The path KL leaves the last step out: it adds no noise. The same seed is the same noise,
-        in the start and on the way, for every model.
+        The path KL leaves the last step out, because it adds no noise. A seed gives the same noise,
+        at the start and in each step, for every model.
 
         Args:
-            hidden: (B, 16, 64), of `embed`.
-            steps: of the sampler.
-            eta: its noise; above 0 where there is a `base`.
-            base: the pretrained UNet.
+            hidden: (B, 16, 64) from `embed`.
+            steps: number of sampler steps.
+            eta: scale of the sampler's noise; above 0 if there is a `base`.
+            base: the pretrained UNet; None computes no path KL.
 
         Returns:
             Latents (B, 16, 8, 8); path KL (B,) in nats, None without `base`.

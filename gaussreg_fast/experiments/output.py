@@ -1,4 +1,4 @@
-"""What the reports of all experiments share: the record's heading, tables, pictures, files."""
+"""The parts that all reports of experiments share: heading, tables, pictures, files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def heading(experiment: str) -> dict[str, Any]:
-    """Return the first entries of an experiment's JSON: its name, the date, what it ran on."""
+    """Return the first entries of an experiment's JSON: its name, the date and the machine."""
     return {
         "experiment": experiment,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -31,7 +31,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def strip(axis: Any, images: np.ndarray, label: str) -> None:
-    """Draw images (n, H, W), uint8 or in [0, 1], side by side."""
+    """Plot images (n, H, W), uint8 or in [0, 1], side by side."""
     white = 255 if images.dtype == np.uint8 else 1
     axis.imshow(np.concatenate(list(images), axis=1), cmap="gray", vmin=0, vmax=white)
     axis.set(xticks=[], yticks=[])
@@ -39,7 +39,7 @@ def strip(axis: Any, images: np.ndarray, label: str) -> None:
 
 
 def save(name: str, figure: Figure, text: str, result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write an experiment's picture, table and figures, each whole or not at all."""
+    """Write an experiment's picture, text and JSON, each whole or not at all; return the paths."""
     paths = [folder / f"{name}.{ending}" for ending in ("png", "md", "json")]
     with atomic_path(paths[0]) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

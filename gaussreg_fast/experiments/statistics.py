@@ -1,4 +1,4 @@
-"""Estimates with intervals, and curves at a matched level: what several experiments share."""
+"""Intervals of bootstrap estimates, and curves at a matched level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ LEVEL = 0.95
 
 
 def at_level(reward: np.ndarray, measure: np.ndarray, level: float) -> np.ndarray:
-    """A measure where the reward first reaches a level, linear between iterations.
+    """Return a measure at the point where the reward first reaches a level.
+
+    Between iterations it interpolates linearly.
 
     Args:
         reward, measure: mean curves, (..., iterations + 1).
@@ -33,7 +35,7 @@ def at_level(reward: np.ndarray, measure: np.ndarray, level: float) -> np.ndarra
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The central interval of bootstrap draws; NaN if a tenth of them has no value."""
+    """Return the central 95 % interval of bootstrap draws; NaN if over a tenth of them is NaN."""
     if np.isnan(values).mean() > 0.1:
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -41,5 +43,5 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def missing(estimate: Mapping[str, float | None]) -> bool:
-    """Whether an estimate has no value; NaN is null in JSON."""
+    """Return whether an estimate has no value; NaN becomes null in JSON."""
     return any(v is None or np.isnan(v) for v in estimate.values())

@@ -34,7 +34,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # When asked for: the command line's other half does without what these need.
+    # Imported late, because `gaussreg-fast check` runs without the packages that these need.
     from gaussreg_fast import errors
     from gaussreg_fast.latent import config, guards, loop, models, problem, rewards, run, settings
 

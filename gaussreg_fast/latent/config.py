@@ -1,4 +1,4 @@
-"""From what a user gives to the settings of a run: layers over the guard's preset, YAML files."""
+"""Resolve a user's settings over a guard's preset and the defaults; read and write YAML files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gaussreg_fast.latent.settings import RunConfig
 
 
 def resolve(*layers: Mapping[str, Any]) -> RunConfig:
-    """The settings of a run: what is given, over the preset of the guard, over the defaults.
+    """Return the settings of a run: the given ones over the guard's preset over the defaults.
 
     Args:
         layers: fields of `RunConfig`, later ones over earlier ones; `guard` is "mpgr" unless
@@ -37,7 +37,7 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
 
 
 def _spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A string in the place of the guard's or the model's settings names it."""
+    """Replace a guard or model given as a string by settings that name it."""
     names = {"guard": "name", "model": "source"}
     return {
         key: {names[key]: value} if key in names and isinstance(value, str) else value
@@ -54,7 +54,7 @@ def _preset(guard: Any, source: Any) -> dict[str, Any]:
 
 
 def _is_flux(source: str) -> bool:
-    """By what a local folder says it is, or by the name of a repository on the hub."""
+    """Tell FLUX by a local folder's index, or by the name of a repository on the hub."""
     index = Path(source) / "model_index.json"
     if index.is_file():
         return "Flux" in read_text(index)
@@ -62,9 +62,9 @@ def _is_flux(source: str) -> bool:
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over one another.
+    """Merge nested settings; values in `above` win.
 
-    A guard or optimiser of another name shares nothing with what it replaces.
+    A guard or optimiser of another name shares nothing with the one it replaces.
     """
     result = dict(below)
     for key, value in above.items():
@@ -78,7 +78,7 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _first(error: ValidationError) -> str:
-    """One line: where, what is allowed, what came."""
+    """Return the first problem in one line: the setting, the allowed values, the given value."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -98,10 +98,10 @@ def _first(error: ValidationError) -> str:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read a mapping from a YAML file.
 
     Raises:
-        InputError: unreadable, not YAML, or not a mapping.
+        InputError: the file is unreadable, not YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(read_text(path))
@@ -113,10 +113,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def stored(path: Path) -> RunConfig:
-    """The config that `to_yaml` wrote to a file: whole, so that no preset is under it.
+    """Read a config that `to_yaml` wrote. It is complete, so that no preset goes under it.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is unreadable or holds no config.
     """
     try:
         return RunConfig.model_validate(load_yaml(path))
@@ -125,7 +125,7 @@ def stored(path: Path) -> RunConfig:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """A config as YAML; `resolve(yaml.safe_load(...))` gives it back."""
+    """Return a config as YAML; `resolve(yaml.safe_load(...))` gives it back."""
     settings = config.model_dump(mode="json")
     text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     if yaml.safe_load(text) != settings:  # prompts with odd line breaks come back as spaces
@@ -134,13 +134,14 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file of the user's.
+    """Read a user's text file.
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
+        InputError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
+        # "-sig" because editors on Windows begin a file with a byte order mark.
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

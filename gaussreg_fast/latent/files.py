@@ -1,4 +1,4 @@
-"""Reading latents from files."""
+"""Read latents from files."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ class LatentFileError(InputError):
 
 
 def load_latents(path: str | Path, key: str | None = None) -> Tensor:
-    """The latents in a .safetensors, .npy, .npz, .pt or .pth file, on the CPU.
+    """Read latents from a .safetensors, .npy, .npz, .pt or .pth file, onto the CPU.
 
     Args:
         path: the file. `.pt` files are loaded with weights only: no code in them is run.
-        key: which tensor, where the file holds several.
+        key: name of the tensor, if the file holds several.
 
     Raises:
-        LatentFileError: no such file, unknown ending, unreadable or truncated, no tensor in
-            it, or several and no `key`.
+        LatentFileError: the file does not exist, has an unknown ending, is unreadable or
+            truncated, holds no tensor, or holds several and no `key` is given.
     """
     path = Path(path)
     if not path.is_file():
-        raise LatentFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+        problem = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise LatentFileError(f"{path}: {problem}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(ENDINGS)
-        raise LatentFileError(f"{path}: unknown ending {path.suffix!r}, known are {known}")
+        raise LatentFileError(f"{path}: the ending must be one of {known}, got {path.suffix!r}")
     try:
         content = reader(path)
     except ModuleNotFoundError as error:
         raise LatentFileError(
             f"{path}: reading it needs {error.name}: pip install 'gaussreg_fast[cli]'"
         ) from error
-    except Exception as error:  # each format's reader has errors of its own
+    except Exception as error:  # each format's reader raises its own types
         raise LatentFileError(f"{path}: unreadable or truncated ({first_line(error)})") from error
     return _pick(path, content, key)
 
@@ -70,7 +71,9 @@ ENDINGS = tuple(_READERS)
 def _pick(path: Path, content: Any, key: str | None) -> Tensor:
     if not isinstance(content, Mapping):
         if key is not None:
-            raise LatentFileError(f"{path}: holds one array without a name, got key {key!r}")
+            raise LatentFileError(
+                f"{path}: holds one array without a name; leave the key out, got {key!r}"
+            )
         content = {"latents": content}
     tensors = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
     if not tensors:
@@ -78,10 +81,12 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
     names = ", ".join(map(str, tensors))
     if key is None:
         if len(tensors) != 1:
-            raise LatentFileError(f"{path}: choose one of its tensors with a key: {names}")
+            raise LatentFileError(
+                f"{path}: holds several tensors; choose one with a key out of {names}"
+            )
         (key,) = tensors
     if key not in tensors:
-        raise LatentFileError(f"{path}: no tensor {key!r}, it has {names}")
+        raise LatentFileError(f"{path}: the key must be one of {names}, got {key!r}")
     value = tensors[key]
     if isinstance(value, Tensor):
         if value.is_meta or value.is_nested:

@@ -1,13 +1,13 @@
-"""The files of a run: written so that a run killed at any moment can go on.
+"""The files of a run, written so that a run killed at any moment can be resumed.
 
 config.yaml          the resolved settings
 environment.json     versions and machine
-batches/0000/        a batch of samples, worked on by one process
-    state.safetensors    latents, optimiser, best iterates: the last checkpoint
+batches/0000/        a batch of samples, optimised by one process
+    state.safetensors    the last checkpoint: latents, optimiser, best iterates
     metrics.csv          a row per sample and iteration
-    result.safetensors   start, best and final latents, when it is finished
-images/000-best.png  of every sample: start, best, final
-metrics.csv samples.csv latents.safetensors curves.png report.md   of all, at the end
+    result.safetensors   start, best and final latents; written when the batch is finished
+images/000-best.png  start, best and final image of every sample
+metrics.csv samples.csv latents.safetensors curves.png report.md   all samples; written at the end
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ from gaussreg_fast.latent.settings import RunConfig
 
 
 class RunFolder:
-    """A run's folder, new or begun.
+    """A run folder, new or with a run to resume.
 
     Raises:
-        InputError: not a folder, not empty and not a run's, or a run of other settings.
-        OSError: it cannot be written.
+        InputError: the path is a file, or a folder with other files or a run of other settings.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -46,30 +45,30 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is not a folder")
         if stored.exists():
-            _same(stored, configs.stored(stored), config)
+            _check_same(stored, configs.stored(stored), config)
         elif path.exists() and any(p.name != ".lock" for p in path.iterdir()):
             raise InputError(f"{path}: holds other files; choose a new folder")
 
     def create(self) -> None:
-        """Makes the folder, where it is not there yet.
+        """Create the folder if it does not exist.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the folder cannot be written.
         """
         self._made = not self.path.exists()
         self._new = not (self.path / "config.yaml").exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._new:  # first of all: by it a later call knows the folder for a run's
+        if self._new:  # written first, because a later call knows a run folder by this file
             write_text(self.path / "config.yaml", configs.to_yaml(self._config))
         (self.path / "images").mkdir(exist_ok=True)
         (self.path / "batches").mkdir(exist_ok=True)
 
     def describe(self, model: Mapping[str, Any]) -> None:
-        """Notes versions, machine and what the model's settings were resolved to."""
+        """Write versions, machine and the model's resolved settings."""
         write_json(self.path / "environment.json", environment(model))
 
     def discard_if_untouched(self) -> None:
-        """Takes a folder that `create` has just made away again, if no iteration is in it."""
+        """Remove what `create` has just made, if it holds no iteration yet."""
         if not self._new or any(self.path.glob("batches/*/*")):
             return
         if self._made:
@@ -79,27 +78,27 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def batch(self, index: int) -> BatchFolder:
-        """The folder of a batch."""
+        """Return the folder of a batch."""
         return BatchFolder(self.path / "batches" / f"{index:04d}")
 
     def image(self, sample: int, kind: str) -> Path:
-        """The picture of a sample; `kind` is start, best or final."""
+        """Return the path of a sample's picture; `kind` is start, best or final."""
         return self.path / "images" / f"{sample:03d}-{kind}.png"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps a second run out of the folder.
+        """Lock the folder against a second run, and remove half-written files.
 
         Raises:
-            InputError: another run is at work in it.
+            InputError: another run uses the folder.
         """
         with open(self.path / ".lock", "w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{self.path}: another run is at work in this folder") from None
-            for left in self.path.rglob(".*-*"):  # half-written when a run was killed
-                left.unlink()
+            for half_written in self.path.rglob(".*-*"):  # by a run that was killed
+                half_written.unlink()
             yield
 
 
@@ -113,7 +112,7 @@ class BatchFolder:
         self.result = path / "result.safetensors"
 
     def load(self) -> dict[str, Tensor] | None:
-        """The last checkpoint, and the metrics cut back to it; None to begin anew.
+        """Read the last checkpoint and cut the metrics back to it; None if there is none.
 
         Raises:
             InputError: the checkpoint cannot be read.
@@ -127,7 +126,7 @@ class BatchFolder:
         return tensors
 
     def append(self, record: Record) -> None:
-        """Adds the rows of an iterate to the metrics."""
+        """Append the rows of an iterate to the metrics."""
         new = not self.metrics.exists()
         with open(self.metrics, "a", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
@@ -140,16 +139,16 @@ class BatchFolder:
                 writer.writerow([sample.index, sample.seed, record.iteration, status, *values])
 
     def save(self, tensors: Mapping[str, Tensor]) -> None:
-        """A checkpoint: it stands for exactly the metrics written so far."""
+        """Write a checkpoint, which belongs to exactly the metrics written so far."""
         size = torch.tensor(self.metrics.stat().st_size)
         save_tensors(self.state, {**tensors, "metrics.bytes": size})
 
 
-# What may differ when a run is resumed: how, not what is computed.
+# Settings of the model that may differ when a run is resumed, because they do not change results.
 _HOW = ("device", "gradient_checkpointing", "vae_slicing", "offload")
 
 
-def _same(path: Path, stored: RunConfig, config: RunConfig) -> None:
+def _check_same(path: Path, stored: RunConfig, config: RunConfig) -> None:
     settings = config.model_dump(mode="json")
     for key, old in stored.model_dump(mode="json").items():
         new = settings[key]
@@ -162,7 +161,7 @@ def _same(path: Path, stored: RunConfig, config: RunConfig) -> None:
             key, old, new = f"{key}.{inner}", old.get(inner), new.get(inner)
         raise InputError(
             f"{path.parent}: holds a run of other settings ({key}: {old!r} there, {new!r} now); "
-            "choose a new folder, or repeat its settings to resume it"
+            "choose a new folder, or give its settings to resume it"
         )
 
 
@@ -170,7 +169,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "triton", "nump
 
 
 def environment(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return versions, machine and the model's resolved settings, for the record."""
+    """Return versions, machine and the model's resolved settings, for `environment.json`."""
     return {
         "versions": _environment.versions(*_PACKAGES),
         "model": dict(model),
@@ -179,7 +178,7 @@ def environment(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_image(path: Path, image: Tensor) -> None:
-    """Writes a (3, H, W) image in [0, 1] as PNG, whole or not at all; NaN becomes black."""
+    """Write a (3, H, W) image in [0, 1] as PNG, whole or not at all; NaN becomes black."""
     from PIL import Image
 
     pixels = image.detach().float().cpu().nan_to_num(0.0).clamp(0, 1).mul(255).round()
@@ -188,10 +187,10 @@ def write_image(path: Path, image: Tensor) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file.
+    """Read tensors by name from a safetensors file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -203,19 +202,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors by name, whole or not at all."""
+    """Write tensors by name, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-        except SafetensorError as error:  # its own name for a full disk
+        except SafetensorError as error:  # raised instead of OSError when the disk is full
             raise OSError(None, str(error), str(path)) from error
 
 
 def read_metrics(paths: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of several metrics files, in their order."""
+    """Read the heading and the rows of several metrics files, in their order."""
     heading: list[str] = []
     rows: list[list[str]] = []
     for path in paths:
@@ -227,7 +230,7 @@ def read_metrics(paths: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
 
 
 def write_csv(path: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a table, whole or not at all."""
+    """Write a table, whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(heading)

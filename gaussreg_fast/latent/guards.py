@@ -1,4 +1,4 @@
-"""What keeps the noise Gaussian while a reward pulls at it: losses beside it, or projections."""
+"""Guards keep the noise Gaussian while a reward pulls at it: by a loss or by a projection."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _MPGR = {"optimizer": {**_NESTEROV, "lr": 5.0, "clip": 0.01}, "iterations": 500}
 
 @dataclass(frozen=True)
 class Kind:
-    """What the name of a guard stands for.
+    """The loss or projection behind a guard's name, and its published settings.
 
     Attributes:
-        title: in tables and pictures.
-        loss: takes the batch and gives one number per sample; None: no loss beside the reward.
-        value_and_grad: the same with its gradient in one call, where there is such a function.
-        random: the loss takes the seed of its permutations.
-        projects: the gradient, and perhaps the latent, is projected.
-        preset: the settings of a run that its authors published, as `config.RunConfig` nests them.
-        preset_of_flux: what differs for FLUX.
+        title: the guard's name in tables and pictures.
+        loss: (B, ...) -> (B,), called with `reduction="none"`; None if the guard has no loss.
+        value_and_grad: the loss and its gradient in one call, if there is such a function.
+        random: whether the loss takes the seed of its permutations.
+        projects: whether the gradient, and perhaps the latent, is projected.
+        preset: the settings of a run that its authors published, nested as in
+            `settings.RunConfig`.
+        preset_of_flux: the settings that differ for FLUX.
     """
 
     title: str
@@ -42,10 +43,10 @@ class Kind:
     preset_of_flux: Mapping[str, Any] = field(default_factory=dict)
 
 
-# All guards: help texts, errors, tables and experiments have their names from here. Presets as
-# published: ReNO (arXiv 2406.04312), PRNO (arXiv 2405.18881), MPGR (arXiv 2509.07027, whose setting
-# the losses without one of their own share; the learning rate is ReNO's, MPGR's is not in its
-# text), GPER (arXiv 2602.08646).
+# All guards: help texts, errors, tables and experiments take their names from here. The presets are
+# the published ones of ReNO (arXiv 2406.04312), PRNO (arXiv 2405.18881), MPGR (arXiv 2509.07027)
+# and GPER (arXiv 2602.08646). Losses without published settings share MPGR's. Its learning rate is
+# ReNO's, because MPGR's text gives none.
 GUARDS: dict[str, Kind] = {
     "none": Kind("none", preset=_MPGR),
     "norm": Kind(
@@ -95,7 +96,7 @@ def kind_of(name: Any) -> Kind:
     """Return the kind of guard that a name stands for.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no guard has that name.
     """
     if not isinstance(name, str) or name not in GUARDS:
         raise InputError(f"guard must be one of {', '.join(GUARDS)}, got {name!r}")
@@ -108,17 +109,17 @@ class Guard:
 
     Attributes:
         name: one of `GUARDS`.
-        weight: of the loss's gradient beside the reward's.
+        weight: weight of the loss's gradient beside the reward's.
         rescale: per sample, give the loss's gradient the norm of the reward's before `weight`
-            (as MPGR's authors do): the guard's part then does not depend on the reward's scale.
+            (as MPGR's authors do), so that the guard's share does not depend on the reward's scale.
         project: "gradient" replaces the gradient by its white-noise projection (GPER,
             arXiv 2602.08646) before the optimiser sees it; "both" also projects the latent
-            after each step; "none".
+            after each step; "none" projects nothing.
         options: further arguments of the loss, such as `orders` or `shuffles`.
 
     Raises:
-        InputError: unknown name or projection, negative weight, or an option that the loss
-            does not have.
+        InputError: the name or projection is unknown, the weight negative or not finite, or the
+            loss has no such option.
     """
 
     name: str = field(
@@ -140,8 +141,8 @@ class Guard:
     project: str = field(
         default="none",
         metadata={
-            "help": "What the guard `projection` projects: the gradient, or both the gradient and "
-            f"the noise. One of {', '.join(PROJECTIONS)}."
+            "help": "Project the gradient, or both the gradient and the noise, with the guard "
+            f"`projection`. One of {', '.join(PROJECTIONS)}."
         },
     )
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -154,15 +155,15 @@ class Guard:
             )
         if kind.projects == (self.project == "none"):
             raise InputError(
-                f"guard.project is for the guard 'projection', which needs 'gradient' or 'both': "
-                f"got {self.project!r} for {self.name!r}"
+                f"guard.project must be 'gradient' or 'both' for the guard 'projection' and 'none' "
+                f"for any other, got {self.project!r} for {self.name!r}"
             )
         if not 0 <= self.weight < float("inf"):
             raise InputError(f"guard.weight must be finite and >= 0, got {self.weight}")
         unknown = sorted(set(self.options) - set(self.known_options))
         if unknown:
             known = ", ".join(self.known_options) or "none"
-            raise InputError(f"guard {self.name!r} has no option {unknown[0]!r}, its are: {known}")
+            raise InputError(f"guard.options of {self.name!r} may hold {known}, got {unknown[0]!r}")
         if self.options:
             try:
                 self.loss_and_gradient(torch.linspace(-2, 2, 4096).view(1, -1), 0)
@@ -171,16 +172,21 @@ class Guard:
 
     @property
     def known_options(self) -> list[str]:
-        """Names that `options` may hold."""
+        """The names that `options` may hold."""
         loss = GUARDS[self.name].loss
         if loss is None:
             return []
         return [name for name in inspect.signature(loss).parameters if name not in _NOT_OPTIONS]
 
     def loss_and_gradient(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """The loss of every sample, (B,), and its gradient, x's shape; zeros without a loss.
+        """Compute the loss of every sample and its gradient; zeros for a guard without a loss.
 
-        `seed` is that of the random permutations.
+        Args:
+            x: (B, ...) floating.
+            seed: seed of the random permutations.
+
+        Returns:
+            The loss, (B,), and its gradient, of x's shape, both detached.
         """
         kind = GUARDS[self.name]
         if kind.loss is None:
@@ -195,7 +201,10 @@ class Guard:
         return values.detach(), gradient
 
     def direction(self, reward_gradient: Tensor, guard_gradient: Tensor) -> Tensor:
-        """What the optimiser is to descend: minus the reward, plus the guard, projected."""
+        """Combine two gradients (B, ...) into the one that the optimiser descends.
+
+        It is minus the reward's plus the weighted guard's, projected if the guard projects.
+        """
         gradient = -reward_gradient
         if GUARDS[self.name].loss is not None:
             weight: float | Tensor = self.weight
@@ -210,22 +219,22 @@ class Guard:
         return gradient
 
     def after_step(self, x: Tensor) -> Tensor:
-        """The latent to go on from."""
+        """Project the latents (B, ...) after a step if the guard does so."""
         return functional.project_white_noise(x) if self.project == "both" else x
 
 
 def norms(x: Tensor) -> Tensor:
-    """l2 norm of every sample, (B,)."""
+    """Return the l2 norm of every sample, (B, ...) -> (B,)."""
     return x.flatten(1).norm(dim=1)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), to be multiplied with a batch."""
+    """Reshape (B,) to (B, 1, ..., 1), to multiply a batch with it."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def clip(gradient: Tensor, limit: float | None) -> Tensor:
-    """Scales every sample down to at most the l2 norm `limit`."""
+    """Scale every sample of (B, ...) down to at most the l2 norm `limit`; None sets no limit."""
     if limit is None:
         return gradient
     factor = (limit / norms(gradient).clamp_min(1e-30)).clamp_max(1)

@@ -1,4 +1,4 @@
-"""The one client of the Hugging Face hub: one file at a time, and why it could not be had."""
+"""Download files from the Hugging Face hub, with a reason where a download fails."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from gaussreg_fast.errors import first_line
 
 
 class HubError(Exception):
-    """A file could not be had from the hub; the message is a clause that says why."""
+    """A file could not be downloaded from the hub; the message is a clause that says why."""
 
 
 def download(repository: str, filename: str, revision: str | None = None) -> Path | None:
-    """Return a file of a repository on the local disk, downloaded if need be; None: there is none.
+    """Return the local copy of a repository's file, downloaded if needed; None if it has none.
 
     Raises:
-        HubError: no such repository or revision, no licence, no connection.
+        HubError: the repository or revision does not exist, its licence is not accepted, or the
+            hub cannot be reached.
         ModuleNotFoundError: the hub's client is not installed.
     """
     from huggingface_hub import hf_hub_download
@@ -27,7 +28,7 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
             return Path(hf_hub_download(repository, filename, revision=revision))
     except ImportError:
         raise
-    except Exception as error:  # of the client's several kinds, which its versions change
+    except Exception as error:  # the client's exception types differ between its versions
         why = _why(error, revision)
         if why is None:
             return None
@@ -35,7 +36,7 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
 
 
 def _why(error: Exception, revision: str | None) -> str | None:
-    """Say why a download failed; None: the repository is there and has no such file."""
+    """Say why a download failed; None if the repository exists and has no such file."""
     from huggingface_hub.utils import (
         EntryNotFoundError,
         GatedRepoError,
@@ -44,7 +45,7 @@ def _why(error: Exception, revision: str | None) -> str | None:
         RevisionNotFoundError,
     )
 
-    # Those that come first are subclasses of later ones.
+    # In this order, because earlier classes are subclasses of later ones.
     if isinstance(error, GatedRepoError):
         return "it is gated: accept its licence on the hub first, then `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
@@ -63,7 +64,7 @@ def _why(error: Exception, revision: str | None) -> str | None:
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Silence transformers and the hub's client: what matters of their warnings becomes an error.
+    """Silence transformers and the hub's client; warnings that matter are raised as errors.
 
     Args:
         bars: keep the progress bars.

@@ -1,4 +1,4 @@
-"""The optimisation of a batch of starting noises, one iteration at a time."""
+"""Optimise a batch of starting noises, one iteration at a time."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from gaussreg_fast.latent.selection import Selection
 
 
 class Batch:
-    """A batch of noises on its way; `step()` until `done`.
+    """A batch of noises under optimisation; call `step()` until `done`.
 
-    Samples do not see each other: rewards, gradients, clipping, the optimiser's state, the
-    choice of the best and the end are each sample's own. One whose reward or gradient is NaN or
-    infinite fails alone and keeps its best iterate.
+    Samples do not see each other: each has its own rewards, gradient, clipping, optimiser state,
+    best iterate and end. A sample whose reward or gradient is NaN or infinite fails alone and
+    keeps its best iterate.
 
     Args:
-        problem: what is optimised.
+        problem: the objective and how it is optimised.
         samples: the B samples.
-        latents: where to start, (B, *model.latent_shape); default: `starting_noise`.
+        latents: starting noises, (B, *model.latent_shape) of a floating dtype; by default
+            `starting_noise`.
 
     Raises:
-        InputError: latents of another shape, or not finite.
+        InputError: `latents` has another shape, is not floating or not finite.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class Batch:
 
     @property
     def done(self) -> bool:
-        """Whether no sample has an iterate left."""
-        over = self.iteration > self.problem.iterations
-        return over or not bool((self.status == RUNNING).any())
+        """Whether every sample has finished, stopped or failed."""
+        finished = self.iteration > self.problem.iterations
+        return finished or not bool((self.status == RUNNING).any())
 
     def step(self) -> Record:
-        """Evaluates the current iterate of every running sample, then moves on from it."""
+        """Evaluate the current iterate of every running sample, then take a step from it."""
         rows = (self.status == RUNNING).nonzero()[:, 0]
         where = rows.to(self.latents.device)
         x = self.latents.detach()[where]
@@ -102,7 +103,15 @@ class Batch:
     # ------------------------------------------------------------ parts of a step
 
     def images(self, latents: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """Images of latents, one per sample of `rows` (default: all), without gradient."""
+        """Generate images from latents without gradient, one per sample of `rows` (default: all).
+
+        Args:
+            latents: (B', *model.latent_shape) float32.
+            rows: indices of the B' samples.
+
+        Returns:
+            (B', 3, H, W) float32 in [0, 1].
+        """
         with torch.no_grad():
             return self._generate(latents, tuple(rows or range(len(self.samples))))
 
@@ -114,7 +123,7 @@ class Batch:
         return self.problem.model.generate(latents, self._conditioning[1], seeds=seeds)
 
     def _reward(self, rows: Tensor, x: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Values of the rewards, "reward" their sum; the images; the gradient of the sum."""
+        """Return the rewards with their sum "reward", the images, and the sum's gradient."""
         rewards = self.problem.rewards
         leaf = x.clone().requires_grad_(rewards is not None)
         with torch.enable_grad():
@@ -128,7 +137,7 @@ class Batch:
         if gradient is None:
             raise InputError(
                 "rewards must be differentiable in the images, got values that do not depend on "
-                f"them from {', '.join(rewards.names)}"
+                f"the images from {', '.join(rewards.names)}"
             )
         return {"reward": total, **parts}, images.detach(), gradient
 
@@ -136,7 +145,7 @@ class Batch:
         return [self.samples[row].prompt for row in rows.tolist()]
 
     def _evaluate(self, rows: Tensor, x: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Held-out rewards and p-values, NaN between the evaluations."""
+        """Return held-out rewards and p-values; NaN between the evaluations."""
         missing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
         held_out = self.problem.held_out
         own = held_out.names if held_out else ()
@@ -153,7 +162,7 @@ class Batch:
 
     @staticmethod
     def _distances(x: Tensor, start: Tensor) -> dict[str, Tensor]:
-        """How far the noise has gone: cosine to its start, and root mean square distance."""
+        """Measure how far the noise has moved: cosine to its start, and RMS distance."""
         a, b = x.flatten(1), start.flatten(1)
         return {
             "cosine": torch.cosine_similarity(a, b),
@@ -161,7 +170,7 @@ class Batch:
         }
 
     def _judge(self, rows: Tensor, x: Tensor, values: dict[str, Tensor], gradient: Tensor) -> None:
-        """Fails, keeps the best of, and stops samples."""
+        """Mark samples that failed, keep each one's best iterate, and stop impatient samples."""
         finite = values["reward"].isfinite() & gradient.flatten(1).isfinite().all(1).cpu()
         finite &= values["guard"].isfinite() & values["guard_gradient"].isfinite()
         self.status[rows[~finite]] = FAILED
@@ -176,11 +185,11 @@ class Batch:
             values["p_value"][finite],
         )
         if self.problem.patience is not None:
-            tired = self.selection.stale[rows] >= self.problem.patience
-            self.status[rows[tired & finite]] = STOPPED
+            stale = self.selection.stale[rows] >= self.problem.patience
+            self.status[rows[stale & finite]] = STOPPED
 
     def _move(self, rows: Tensor, gradient: Tensor, guard_gradient: Tensor) -> None:
-        """One step of the optimiser for those still running."""
+        """Take one step of the optimiser for the samples that are still running."""
         running = self.status[rows] == RUNNING
         if not running.any():
             return
@@ -193,14 +202,14 @@ class Batch:
         self.latents.grad = whole
         self.optimizer.step()
         with torch.no_grad():
-            # The optimiser moves everybody, by momentum also without a gradient.
+            # Momentum also moves samples that have no gradient: only running ones are kept.
             before[where] = self.problem.guard.after_step(self.latents[where])
             self.latents.copy_(before)
 
-    # ------------------------------------------------------------ to go on another day
+    # ------------------------------------------------------------ saving and resuming
 
     def state(self) -> dict[str, Tensor]:
-        """All that `load_state` needs to go on to the same numbers; tensors by name."""
+        """Return the tensors, by name, from which `load_state` resumes to the same numbers."""
         s = self.selection
         tensors = {
             "iteration": torch.tensor(self.iteration),
@@ -218,15 +227,15 @@ class Batch:
         return {key: value.detach().cpu().clone() for key, value in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes back to a `state()`.
+        """Restore a `state()`.
 
         Raises:
-            InputError: the state is of another batch or model.
+            InputError: the state's latents have another shape than this batch's.
         """
         if tensors["latents"].shape != self.latents.shape:
             raise InputError(
-                f"the saved state is of latents {tuple(tensors['latents'].shape)}, these are "
-                f"{tuple(self.latents.shape)}"
+                f"the saved state must hold latents of shape {tuple(self.latents.shape)}, got "
+                f"{tuple(tensors['latents'].shape)}"
             )
         device = self.latents.device
         self.iteration = int(tensors["iteration"])
@@ -246,7 +255,7 @@ class Batch:
 
 
 def p_values(x: Tensor) -> Tensor:
-    """p-value of every sample for being white Gaussian noise, (B,) float64; NaN if not finite."""
+    """Return each sample's p-value as white Gaussian noise, (B,) float64; NaN if not finite."""
     result = torch.full((len(x),), torch.nan, dtype=torch.float64)
     finite = x.flatten(1).isfinite().all(1)
     if finite.any():

@@ -1,4 +1,4 @@
-"""What the loop is given, and what it tells: samples, the problem, a record of every iterate."""
+"""The input and output of the loop: samples, the problem, and a record of every iterate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUS = ("running", "stopped", "failed")
 
 @dataclass(frozen=True)
 class Sample:
-    """One noise to optimise: a prompt, and the seed its noise is drawn from."""
+    """One noise to optimise: a prompt, and the seed from which its noise is drawn."""
 
     index: int
     prompt: str
@@ -30,22 +30,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is optimised, and how; the same for every batch of a run.
+    """The objective and how it is optimised; the same for every batch of a run.
 
     Attributes:
         model: noise to image, see `models.LatentModel`.
-        rewards: their weighted sum is maximised; None: the guard alone moves the noise.
-        guard: what keeps the noise Gaussian.
+        rewards: their weighted sum is maximised; with None the guard alone moves the noise.
+        guard: keeps the noise Gaussian.
         optimizer: makes a torch optimiser for the latents. Elementwise ones (SGD, Adam, AdamW)
             keep the samples of a batch independent of each other.
-        iterations: steps; the iterates are one more.
-        held_out: rewards that are only looked at.
-        clip: largest l2 norm of a sample's gradient, None for no limit.
-        select: see `Selection`.
-        p_value: the level of "still Gaussian" for `select="gaussianity"`.
-        patience: a sample stops after so many evaluations without a better iterate; None: never.
+        iterations: number of steps; there is one iterate more.
+        held_out: rewards that are evaluated but not maximised.
+        clip: largest l2 norm of a sample's gradient; None sets no limit.
+        select: how the best iterate is chosen, see `Selection`.
+        p_value: smallest p-value that passes as Gaussian for `select="gaussianity"`.
+        patience: evaluations without a better iterate after which a sample stops; None: no limit.
         evaluate_every: iterations between evaluations of held-out rewards and p-values.
-        seed: of the guard's random permutations.
+        seed: seed of the guard's random permutations.
     """
 
     model: LatentModel
@@ -68,9 +68,9 @@ class Record:
 
     Attributes:
         iteration: 0 is the starting noise.
-        samples: those still running, B' of them.
+        samples: the B' samples that are still running.
         values: column -> (B',) float64 on the CPU; NaN where it was not evaluated.
-        status: what became of each, an index into `STATUS`, (B',).
+        status: (B',) int64, each sample's index into `STATUS`.
         latents: (B', *latent), float32.
         images: (B', 3, H, W) in [0, 1].
     """
@@ -84,7 +84,7 @@ class Record:
 
 
 def starting_noise(samples: Sequence[Sample], shape: Sequence[int]) -> Tensor:
-    """N(0, 1), (B, *shape) float32 on the CPU: a sample's noise depends on its seed alone."""
+    """Draw N(0, 1) noise, (B, *shape) float32 on the CPU, from each sample's seed alone."""
     draws = [
         torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(sample.seed))
         for sample in samples
@@ -93,8 +93,8 @@ def starting_noise(samples: Sequence[Sample], shape: Sequence[int]) -> Tensor:
 
 
 def sampler_seed(seed: int) -> int:
-    """The seed of the noise that a sampler of several steps adds by itself.
+    """Return the seed of the noise that a sampler of several steps adds by itself.
 
-    Another than the starting noise's: from the same seed it would draw the same numbers.
+    It differs from the starting noise's seed, because the same seed would draw the same numbers.
     """
     return (seed ^ 0x9E3779B97F4A7C15) % 2**63

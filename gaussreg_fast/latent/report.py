@@ -1,4 +1,4 @@
-"""What a run came to: one table of all iterations, one of all samples, curves, a page."""
+"""Report a run: a table of all iterations, a table of all samples, curves and a page."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NO_MEASURE = ("sample", "seed", "iteration", "status")
 def write(
     folder: RunFolder, config: RunConfig, batches: Sequence[Sequence[Sample]]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Writes metrics.csv, samples.csv, latents.safetensors, curves.png and report.md.
+    """Write metrics.csv, samples.csv, latents.safetensors, curves.png and report.md.
 
     Returns:
-        A mapping per sample, and the latents by kind.
+        A mapping per sample, and the latents by kind, (samples, *latent) float32.
     """
     places = [folder.batch(index) for index in range(len(batches))]
     heading, rows = folders.read_metrics([place.metrics for place in places])
@@ -56,7 +56,7 @@ def _samples(
     samples: Sequence[Sample],
     whole: dict[str, Tensor],
 ) -> list[dict[str, Any]]:
-    """Per sample: what it was, what became of it, the measures of three of its iterates."""
+    """Return a row per sample: prompt, seed, status, and the measures of three iterates."""
     by_sample: dict[int, dict[int, Sequence[str]]] = {}
     for row in rows:
         by_sample.setdefault(int(row[0]), {})[int(row[2])] = row
@@ -85,7 +85,7 @@ def _samples(
 
 
 def _curves(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
-    """Every measure over the iterations: a thin line per sample, their median thick."""
+    """Plot every measure over the iterations: a thin line per sample, the median thick."""
     from matplotlib.figure import Figure
 
     names = [
@@ -121,7 +121,7 @@ def _curves(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
 
 
 def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) -> str:
-    """The report: what was asked, what it came to, pictures, settings."""
+    """Return the report in Markdown: the problem, a summary, pictures and settings."""
     target = " + ".join(f"{r.weight:g} {r.name}" for r in config.rewards)
     held = ", ".join(r.name for r in config.held_out) or "none"
     failed = [row for row in table if row["status"] == "failed"]
@@ -130,14 +130,14 @@ def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) 
         "",
         f"{len(table)} samples of `{config.model.source}`, reward {target}, held out: {held}, "
         f"guard {config.guard.name}, {config.iterations} iterations of {config.optimizer.name} "
-        f"({config.optimizer.lr:g}). The best iterate is chosen by "
+        f"with learning rate {config.optimizer.lr:g}. The best iterate is "
         f"{_CHOICE[config.selection]}.",
         "",
     ]
     for row in failed:
         lines += [
             f"**Sample {row['sample']} failed** in iteration {row['iterations']}: its reward, its "
-            "guard or a gradient was not finite. Its best iterate is from before.",
+            "guard or a gradient was not finite. Its best iterate is an earlier one.",
             "",
         ]
     lines += [*_summary(table, config), "", "![curves](curves.png)", "", *_pictures(folder, table)]
@@ -154,14 +154,14 @@ def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) 
 
 
 _CHOICE = {
-    "held_out": "the held-out rewards",
-    "gaussianity": "Gaussianity: the latest that still passes for noise",
-    "last": "being the last",
+    "held_out": "the one with the largest held-out rewards",
+    "gaussianity": "the latest whose noise still passes as Gaussian",
+    "last": "the last",
 }
 
 
 def _summary(table: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
-    """Means and standard errors over the samples, a row per measure."""
+    """Return a table of means and standard errors over the samples, a row per measure."""
     rewards = config.reward_columns if len(config.rewards) > 1 else []
     held = config.held_out_columns
     lines = ["| mean over samples | start | best | final |", "| --- | --- | --- | --- |"]

@@ -1,4 +1,4 @@
-"""A whole run: prompts and seeds in batches, a folder that can be resumed, several devices."""
+"""Optimise all prompts and seeds in batches, into a folder that can be resumed, on all devices."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Callback = Callable[[Record], object]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        folder: where everything lies (see `gaussreg_fast.latent.folder`).
+        folder: the run folder (see `gaussreg_fast.latent.folder` for its files).
         samples: per sample its prompt, seed, status, best iteration, and the values of its
             start, best and final iterates under `start/...`, `best/...`, `final/...`.
         latents: "start", "best", "final": (samples, *latent) float32.
@@ -47,7 +47,7 @@ class RunResult:
     latents: dict[str, Tensor]
 
     def image(self, sample: int, kind: str = "best") -> Path:
-        """The picture of a sample's start, best or final iterate."""
+        """Return the path of the picture of a sample's "start", "best" or "final" iterate."""
         return self.folder / "images" / f"{sample:03d}-{kind}.png"
 
 
@@ -58,37 +58,41 @@ def optimize(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> RunResult | None:
-    """Optimises starting noises against rewards, guarded, and leaves a run folder.
+    """Optimise starting noises against rewards with a guard, and write a run folder.
 
-    A folder that holds a run of the same settings is resumed, to the same result as if it
-    had never been interrupted (on the same machine). Under `torchrun` or `accelerate launch`
-    the batches are shared out between the processes.
+    An existing run with the same settings is resumed; on the same machine the result equals that
+    of an uninterrupted run. `torchrun` or `accelerate launch` distribute the batches over their
+    processes.
 
     Args:
-        config: settings, see `RunConfig`; or give them as keyword arguments, or both.
-        out: the run's folder.
+        config: settings as a `RunConfig`, or as a mapping over which `settings` win.
+        out: run folder.
         callbacks: called with a `Record` after each iteration of this process.
-        settings: fields of `RunConfig`.
+        settings: fields of `RunConfig`, unless `config` is one.
 
     Returns:
         The result, or None in processes other than the first.
 
     Raises:
-        InputError: bad settings, unknown model or reward, a folder of another run.
+        InputError: the settings are invalid, the model or a reward is unknown, or the folder
+            holds another run.
         OSError: the folder cannot be written.
     """
     if not isinstance(config, RunConfig):
         config = resolve(config or {}, settings)
     elif settings:
-        raise InputError("give a RunConfig or settings, not both")
+        raise InputError(
+            f"config is a RunConfig, so that no settings may be given beside it, got "
+            f"{', '.join(settings)}"
+        )
     ranks = _Ranks()
     folder = RunFolder(Path(out), config)
     given = _given_latents(config)
     every = batches(config)
     if len(every) < ranks.count:
         warnings.warn(
-            f"{ranks.count} processes for {len(every)} batches: some have nothing to do; a smaller "
-            "batch_size makes more batches",
+            f"{ranks.count} processes share {len(every)} batches, so that some processes are idle; "
+            "a smaller batch_size makes more batches",
             stacklevel=2,
         )
     with _opened(folder, ranks):
@@ -111,26 +115,26 @@ def optimize(
 
 
 class _Ranks:
-    """This process among those of the launch; one alone where there is no launcher."""
+    """This process's place among those of the launcher; without a launcher it is the only one."""
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        # Who has done its share waits for the others, which may take days.
+        # A process that has finished waits for the slowest one, which may take days.
         self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
         self.index, self.count = self._state.process_index, self._state.num_processes
         self.device = str(self._state.device) if self.count > 1 else "auto"
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes get here."""
         self._state.wait_for_everyone()
 
 
 @contextmanager
 def _opened(folder: RunFolder, ranks: _Ranks) -> Iterator[None]:
-    """The run's folder, made by the first process and locked while it works.
+    """Create the run folder in the first process, and lock it during the run.
 
-    What goes wrong before the first iteration is done leaves no folder behind.
+    An error before the end of the first iteration removes the folder again.
     """
     if ranks.index:
         ranks.wait()
@@ -147,7 +151,7 @@ def _opened(folder: RunFolder, ranks: _Ranks) -> Iterator[None]:
 
 
 def batches(config: RunConfig) -> Sequence[tuple[Sample, ...]]:
-    """The samples of a run in batches: prompts outermost, then seeds."""
+    """Return the samples of a run in batches: prompts outermost, then seeds."""
     pairs = [(prompt, seed) for prompt in config.prompts for seed in config.seeds]
     samples = [Sample(index, *pair) for index, pair in enumerate(pairs)]
     size = config.batch_size
@@ -155,7 +159,7 @@ def batches(config: RunConfig) -> Sequence[tuple[Sample, ...]]:
 
 
 def build(config: RunConfig, device: str = "auto") -> Problem:
-    """Loads what a config names.
+    """Load the model and rewards of a config.
 
     Raises:
         InputError: a model or reward cannot be loaded.
@@ -195,9 +199,9 @@ def run_batch(
     latents: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Run or resume one batch, to its images and its result.
+    """Run or resume one batch, and write its images and its result.
 
-    `latents`: the noises of all samples of the run, if it is not to draw them.
+    `latents` are the starting noises of all samples of the run; None draws them.
     """
     place = folder.batch(index)
     own = None if latents is None else latents[[sample.index for sample in samples]]
@@ -232,12 +236,14 @@ def _finish(folder: RunFolder, place: BatchFolder, batch: Batch) -> None:
 
 
 def _given_latents(config: RunConfig) -> Tensor | None:
-    """The noises that a run is to start from, if it names any."""
+    """Read the starting noises from the config's file; None if it names no file."""
     if config.latents is None:
         return None
     latents = files.load_latents(config.latents, config.latents_key)
     if not latents.is_floating_point():
-        raise InputError(f"{config.latents}: must be of a real floating type, got {latents.dtype}")
+        raise InputError(
+            f"{config.latents}: must hold latents of a real floating type, got {latents.dtype}"
+        )
     return latents
 
 

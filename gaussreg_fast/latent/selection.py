@@ -1,4 +1,4 @@
-"""Which iterate of a sample is kept, and when a sample has had enough: never by its reward."""
+"""Choose the best iterate of every sample, and count evaluations since; never by its reward."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MODES = ("held_out", "gaussianity", "last")
 class Selection:
     """The best iterate of every sample so far.
 
-    A reward that is optimised says nothing about its own being hacked, so the choice is made by
-    - "held_out": the largest sum of held-out rewards;
-    - "gaussianity": the latest iterate whose noise still passes for Gaussian (p >= `p_value`);
-    - "last": no choice.
+    An optimised reward cannot tell that it is being hacked. So the best iterate is, by `mode`,
+    - "held_out": the one with the largest sum of held-out rewards;
+    - "gaussianity": the latest whose noise still passes as Gaussian (p >= `p_value`);
+    - "last": the last.
 
     Attributes:
-        score: (B,), held-out sum of the best, or its iteration.
-        iteration: (B,) int64, of the best.
-        stale: (B,) int64, iterations since.
-        latents: (B, *latent), the best.
+        score: (B,) float64, the best iterate's held-out sum, or its iteration.
+        iteration: (B,) int64, iteration of the best iterate.
+        stale: (B,) int64, evaluations since the best iterate.
+        latents: (B, *latent) float32, the best iterate.
     """
 
     mode: str
@@ -35,7 +35,7 @@ class Selection:
 
     @staticmethod
     def start(mode: str, p_value: float, latents: Tensor) -> Selection:
-        """Before the first evaluation: the starting noise, with the worst score."""
+        """Return the selection before the first evaluation: the start, with the worst score."""
         batch = len(latents)
         return Selection(
             mode,
@@ -49,9 +49,9 @@ class Selection:
     def update(
         self, iteration: int, rows: Tensor, latents: Tensor, held_out: Tensor, p_value: Tensor
     ) -> None:
-        """Takes the iterates of the samples `rows` in, with their (B',) measures.
+        """Compare the iterates of the samples `rows` with the best ones, by (B',) measures.
 
-        A measure that is NaN chooses nothing.
+        An iterate whose measure is NaN is never chosen.
         """
         if self.mode == "held_out":
             score = held_out.double()

@@ -1,4 +1,4 @@
-"""The settings of a run: what may be set, and to what."""
+"""The settings of a run, with their types, ranges and help texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Settings(BaseModel):
 
 
 class ModelSettings(_Settings):
-    """Which model, and how it runs: the arguments of `models.load_model`."""
+    """The model and how it runs: the arguments of `models.load_model`."""
 
     source: str = Field(
         default="digits",
@@ -47,7 +47,7 @@ class ModelSettings(_Settings):
     )
     steps: int | None = Field(
         default=None,
-        description="Steps of the model's sampler. By default those it was published with.",
+        description="Steps of the model's sampler. By default the number it was published with.",
     )
     guidance: float | None = Field(
         default=None,
@@ -57,7 +57,7 @@ class ModelSettings(_Settings):
     width: int | None = Field(default=None, description="Width of the images in pixels.")
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Save memory: compute activations again in the backward pass.",
+        description="Save memory: recompute activations in the backward pass.",
     )
     vae_slicing: bool = Field(default=False, description="Save memory: decode one image at a time.")
     offload: Literal[OFFLOADS] = Field(  # type: ignore[valid-type]
@@ -85,7 +85,7 @@ class OptimizerSettings(_Settings):
     )
 
     def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        """Return a torch optimiser; `momentum` and `nesterov` are those of SGD."""
+        """Return a torch optimiser; `momentum` and `nesterov` apply to SGD alone."""
         if self.name == "sgd":
             nesterov = self.nesterov and self.momentum > 0
             return torch.optim.SGD(
@@ -106,9 +106,9 @@ Reward = Annotated[RewardSpec, BeforeValidator(_reward)]
 class RunConfig(_Settings):
     """Everything a run depends on.
 
-    A sample is made for every prompt and seed. `guard` and the rewards check themselves: see
+    There is a sample for every prompt and seed. `guard` and the rewards check themselves: see
     `guards.Guard` and `rewards.RewardSpec`. `select`, `p_value` and `patience` are those of
-    `problem.Problem`; "auto" selects by held-out rewards where there are some, else by Gaussianity.
+    `problem.Problem`; "auto" selects by held-out rewards if there are any, else by Gaussianity.
     """
 
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
@@ -133,7 +133,7 @@ class RunConfig(_Settings):
     )
     held_out: tuple[Reward, ...] = Field(
         default=(),
-        description="Reward that is watched and not maximised; it chooses the best iterate: "
+        description="Reward that is evaluated but not maximised; it chooses the best iterate: "
         "NAME[@SOURCE][=WEIGHT]. May be given several times.",
     )
     reward_dtype: Literal["float32", "float16", "bfloat16"] = Field(
@@ -142,7 +142,8 @@ class RunConfig(_Settings):
     guard: Guard
     optimizer: OptimizerSettings
     iterations: int = Field(
-        ge=1, description="Optimisation steps. By default as the guard's authors chose."
+        ge=1,
+        description="Optimisation steps. By default the number that the guard's authors chose.",
     )
     batch_size: int = Field(default=4, ge=1, description="Samples that are computed at a time.")
     select: Literal["auto", "held_out", "gaussianity", "last"] = Field(
@@ -180,19 +181,19 @@ class RunConfig(_Settings):
         if self.select == "held_out" and not self.held_out:
             raise ValueError("select 'held_out' needs a held-out reward, got none")
         if self.patience is not None and self.select == "last":
-            raise ValueError("patience needs something to wait for: not select 'last'")
+            raise ValueError("patience needs select 'held_out' or 'gaussianity', got 'last'")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ: the same seed is the same noise")
         return self
 
     @property
     def reward_columns(self) -> list[str]:
-        """Names of the rewards in the metrics: their own, with #2 for a second of that name."""
+        """Names of the rewards in the metrics; the second reward of a name gets "#2"."""
         return unique_names(self.rewards)
 
     @property
     def held_out_columns(self) -> list[str]:
-        """The same of the held-out rewards."""
+        """Names of the held-out rewards in the metrics, each after "held_out/"."""
         return [f"held_out/{name}" for name in unique_names(self.held_out)]
 
     @property

@@ -195,7 +195,7 @@ def edited(path, **changed):
         (lambda p: p.write_text('{"what'), "not JSON"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
         (lambda p: p.write_text('{"what": "report"}'), "not a baseline"),
-        (lambda p: edited(p, format=0), "format 0"),
+        (lambda p: edited(p, format=0), "the format must be 1"),
         (lambda p: p.write_text('{"what": "baseline", "format": 1}'), "broken baseline: 'machine'"),
         (lambda p: edited(p, calls=[]), "broken baseline: 'calls'"),
         (lambda p: edited(p, calls={"a": {"ratio": [1, 0]}}), "needs ratios above 0"),
@@ -219,9 +219,9 @@ def test_a_baseline_of_no_use_ends_with_2(baseline, capsys, spoil, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--only", "nothing"], "no call of"),
+        (["--only", "nothing"], "no call has a name"),
         (["--processes", "1"], "cannot tell a regression"),
-        (["--suite", "missing.py"], "is of suite None"),
+        (["--suite", "missing.py"], "measured with suite None"),
     ],
 )
 def test_bad_arguments_end_with_2(baseline, capsys, arguments, said):
@@ -235,7 +235,7 @@ def test_a_baseline_whose_calls_are_all_gone(baseline, capsys, monkeypatch):
     )
     assert run("check", "--baseline", baseline) == 1
     printed = capsys.readouterr()
-    assert "not in the baseline, and not compared: new" in printed.out
+    assert "not compared, because the baseline lacks them: new" in printed.out
     assert "REGRESSION: a: in the baseline, and no longer in the suite" in printed.err
 
 

@@ -113,7 +113,7 @@ def test_a_report(tiny, tmp_path, capsys):
     assert set(store.row(content, "toy")["seconds_of_runs"]) == {"MPGR", "PRNO"}
     text = (tmp_path / "report.md").read_text()
     for title, _ in tables.SECTIONS:
-        assert (title in text) == (title != "One latent, waited for")
+        assert (title in text) == (title != "Waiting time for one latent")
     assert "FAILED: none" in shown
     assert run("render", tmp_path) == 0
     assert (tmp_path / "report.md").read_text() == text
@@ -189,14 +189,14 @@ def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(tiny, tmp_path, c
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, "d128-1-growth")
         assert run("report", "--quick", "--out", tmp_path) == 130
-    kept = f"6 of 9 kept in {tmp_path}: resume with the same command and --resume"
+    kept = f"6 of 9 parts are kept in {tmp_path}: the same command with --resume resumes them"
     assert kept in capsys.readouterr().err
     kept = load(tmp_path)
     assert not kept["complete"]
     assert len(kept["rows"]) == 6
     # Not overwritten unasked.
     assert run("report", "--quick", "--out", tmp_path) == 2
-    assert "--resume or --restart" in capsys.readouterr().err
+    assert "--resume resumes it, --restart replaces it" in capsys.readouterr().err
     assert load(tmp_path) == kept
     assert run("report", "--quick", "--out", tmp_path, "--resume") == 0
     whole = load(tmp_path)
@@ -238,7 +238,7 @@ def test_a_run_of_another_device_ends_with_2(tiny, tmp_path, capsys):
     (tmp_path / "report.json").write_text(json.dumps(content))
     capsys.readouterr()
     assert run("report", "--quick", "--out", tmp_path, "--resume") == 2
-    assert "it is of device another, here it is" in capsys.readouterr().err
+    assert "measured with device another, here it is" in capsys.readouterr().err
     assert run("report", "--quick", "--out", tmp_path, "--restart") == 0
 
 
@@ -247,7 +247,7 @@ def test_other_settings_are_not_resumed(tiny, tmp_path, capsys):
         interrupt_at(patch, "d64-2")
         run("report", "--quick", "--out", tmp_path)
     assert run("report", "--out", tmp_path, "--resume") == 2
-    assert "other settings: quick True" in capsys.readouterr().err
+    assert "its settings are quick True" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_other_settings_are_not_resumed(tiny, tmp_path, capsys):
         ("{", "not JSON"),
         ("[]", "not a report"),
         ('{"what": "baseline"}', "not a report"),
-        ('{"what": "report", "format": 0}', "format 0"),
+        ('{"what": "report", "format": 0}', "the format must be 1"),
         ('{"what": "report", "format": 1}', "a broken report: 'machine'"),
     ],
 )
@@ -280,7 +280,10 @@ def test_nothing_to_resume_or_render(tmp_path, capsys):
 
 def test_no_such_part(tmp_path, capsys):
     assert run("report", "--quick", "--only", "nothing", "--out", tmp_path) == 2
-    assert "--only 'nothing': no part has this in its name: ceilings, " in capsys.readouterr().err
+    assert (
+        "--only: no part has a name that contains 'nothing', there are ceilings, "
+        in capsys.readouterr().err
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -115,9 +115,9 @@ def test_keys(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": noise(2, 64), "b": noise(3, 64)}, path)
     assert files.load_latents(path, "b").shape == (3, 64)
-    with pytest.raises(files.LatentFileError, match=r"with a key: a, b|with a key: b, a"):
+    with pytest.raises(files.LatentFileError, match=r"with a key out of (a, b|b, a)$"):
         files.load_latents(path)
-    with pytest.raises(files.LatentFileError, match="no tensor 'c'"):
+    with pytest.raises(files.LatentFileError, match="must be one of"):
         files.load_latents(path, "c")
     torch.save({"step": 3}, tmp_path / "x.pt")
     with pytest.raises(files.LatentFileError, match="holds no tensor"):
@@ -173,7 +173,7 @@ def test_check_of_a_single_sample(cli, tmp_path):
     ("name", "content", "words"),
     [
         ("missing.pt", None, "no such file"),
-        ("x.txt", b"hello", "unknown ending"),
+        ("x.txt", b"hello", "the ending must be one of"),
         ("x.npy", b"\x93NUMPY", "unreadable or truncated"),
         ("x.safetensors", b"\xff" * 40, "unreadable or truncated"),
         ("nan.npy", torch.full((2, 64), torch.nan), "finite"),

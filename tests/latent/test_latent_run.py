@@ -146,7 +146,7 @@ def test_a_run_can_start_from_given_latents(tmp_path):
     result = run(tmp_path / "run", latents=str(tmp_path / "noise.safetensors"), iterations=1)
     assert torch.equal(result.latents["start"], noise)
     onward = {"latents": str(result.folder / "latents.safetensors"), "iterations": 1}
-    with pytest.raises(InputError, match="choose one of its tensors"):
+    with pytest.raises(InputError, match="choose one with a key"):
         run(tmp_path / "next", **onward)
     again = run(tmp_path / "next", **onward, latents_key="final")
     assert torch.equal(again.latents["start"], result.latents["final"])
@@ -362,7 +362,7 @@ def test_the_command_line(tmp_path, monkeypatch, cli):
         (["--reward", "digits-ink"], "prompts: required"),
         (["--prompts-file", "none.txt", "--reward", "digits-ink"], "none.txt: No such file"),
         (["--config", "none.yaml"], "none.yaml: No such file"),
-        (["--seed", "1", "--seeds", "2"], "give --seed or --seeds"),
+        (["--seed", "1", "--seeds", "2"], "--seed and --seeds exclude each other"),
     ],
 )
 def test_bad_commands_are_one_line_and_exit_code_2(tmp_path, monkeypatch, cli, arguments, said):

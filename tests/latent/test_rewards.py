@@ -306,7 +306,7 @@ def test_a_batch_that_makes_no_sense(double, name):
         (x, PROMPTS, "prompts"),
         (x, "aa", "prompts"),
     ]:
-        with pytest.raises(ValueError, match=f"^{what}: "):
+        with pytest.raises(ValueError, match=f"^{what} must be "):
             double[name](bad, prompts)
 
 

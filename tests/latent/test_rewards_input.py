@@ -137,18 +137,18 @@ def test_functions_and_callable_objects(mine):
 
 @pytest.mark.parametrize("name", ["one", "three", "named"])
 def test_wrong_signatures_are_refused_on_loading(mine, name):
-    refused(f"'{mine}:{name}'", "(images, prompts)", "its signature is (", name=f"{mine}:{name}")
+    refused(f"'{mine}:{name}'", "(images, prompts)", "got the signature (", name=f"{mine}:{name}")
 
 
 @pytest.mark.parametrize(
     ("attribute", "what"),
     [
-        ("Callable", "is a class"),
-        ("NUMBER", "of type int"),
+        ("Callable", "got a class"),
+        ("NUMBER", "got type int"),
         ("later", "async"),
         ("absent", "has no 'absent', it has column, crash,"),
         ("instance.absent", "has no 'instance.absent'"),
-        ("", "wanted module:function"),
+        ("", "must be module:function"),
     ],
 )
 def test_what_is_no_function_is_refused(mine, attribute, what):
@@ -158,7 +158,7 @@ def test_what_is_no_function_is_refused(mine, attribute, what):
 def test_modules_that_cannot_be_imported(mine, tmp_path):
     refused("no module named 'nowhere_at_all'", tmp_path, name="nowhere_at_all:f")
     refused("no module named 'nowhere.at.all'", name="nowhere.at.all:f")
-    refused("wanted module:function", name=":f")
+    refused("must be module:function", name=":f")
     refused("'a b' failed", name="a b:f")
     (tmp_path / "mine_broken.py").write_text("def f(:\n")
     refused("importing 'mine_broken' failed with SyntaxError", name="mine_broken:f")
@@ -170,8 +170,8 @@ def test_modules_that_cannot_be_imported(mine, tmp_path):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("number", "returned float"),
-        ("scalar", "of shape (), wanted a floating tensor of shape (2,)"),
+        ("number", "got float"),
+        ("scalar", "must return a floating tensor of shape (2,), got torch.float32 of shape ()"),
         ("column", "of shape (2, 1)"),
         ("whole", "torch.int64 of shape (2,)"),
         ("detached", "no gradient with respect to the images"),
@@ -258,7 +258,7 @@ def test_sums_keep_what_is_not_finite_in_its_sample():
 def test_sums_that_make_no_sense():
     with pytest.raises(InputError, match="at least one"):
         load_rewards([])
-    with pytest.raises(InputError, match="weight inf"):
+    with pytest.raises(InputError, match="finite number, got inf"):
         RewardSum({"a": (constant([1.0]), math.inf)})
 
 
@@ -389,9 +389,9 @@ def test_a_tokenizer_or_configuration_that_does_not_fit(tmp_path):
     tiny_rewards.save_imagereward(tmp_path)
     med = tmp_path / "med_config.json"
     med.write_text(json.dumps(tiny_rewards.MED_CONFIG | {"vocab_size": 30524}))
-    refused("tokenizer has 14 tokens", "30524", name="imagereward", source=str(tmp_path))
+    refused("got 14", "30524", name="imagereward", source=str(tmp_path))
     config = {k: v for k, v in tiny_rewards.MED_CONFIG.items() if k != "hidden_act"}
     med.write_text(json.dumps(config))
-    refused("no hidden_act", name="imagereward", source=str(tmp_path))
+    refused("must hold 'hidden_act'", name="imagereward", source=str(tmp_path))
     med.write_text("[]")
-    refused("not a JSON object", name="imagereward", source=str(tmp_path))
+    refused("must hold a JSON object", name="imagereward", source=str(tmp_path))

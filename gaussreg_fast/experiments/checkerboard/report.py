@@ -1,4 +1,4 @@
-"""The checkerboard experiment as a table, a picture and JSON."""
+"""Report the checkerboard experiment: a table, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = ("guard", "iter", "sec", "m1", "m2", "m4", "L_power", "lag-1", "left", "
 
 
 def as_json(outcomes: list[Outcome], samples: int, seed: int) -> dict[str, Any]:
-    """Everything but the latents, with what is needed to run it again."""
+    """Return all results but the latents, with the settings to run the experiment again."""
     rows = []
     for outcome in outcomes:
         row = asdict(outcome)
@@ -42,7 +42,7 @@ def _p_value(p: float) -> str:
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The cells of the table, in the order of `COLUMNS`, without the heading."""
+    """Return the cells of the table, in the order of `COLUMNS`, without the heading."""
     return [
         [
             row["name"],
@@ -63,12 +63,12 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     return "\n".join(output.table(COLUMNS, table_rows(result))) + "\n"
 
 
 def picture(outcomes: list[Outcome]) -> Figure:
-    """Latents, their spectra and loss curves, a column per guard; lag-1 over time below."""
+    """Plot latents, their spectra and loss curves, a column per guard; lag-1 over time below."""
     from matplotlib.figure import Figure
 
     n = len(outcomes)
@@ -108,5 +108,5 @@ def picture(outcomes: list[Outcome]) -> Figure:
 
 
 def save(outcomes: list[Outcome], result: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes demo.png, demo.md and demo.json, each whole or not at all."""
+    """Write demo.png, demo.md and demo.json, each whole or not at all; return the paths."""
     return output.save("demo", picture(outcomes), markdown(result), result, folder)

@@ -1,7 +1,7 @@
 """The checkerboard-recovery experiment (MPGR, arXiv 2509.07027).
 
 Latents with a checkerboard under the noise are optimised with one Gaussianity loss each and
-nothing else: does the loss see the structure, and does it take it away?
+nothing else: does the loss see the structure, and does it remove it?
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ AMPLITUDE = 0.8
 
 
 def pattern() -> Tensor:
-    """The checkerboard, (4, 64, 64) of +-1 in cells of 8 x 8."""
+    """Return the checkerboard, (4, 64, 64) of +-1 in cells of 8 x 8."""
     rows, columns = (torch.arange(n, device="cpu") // CELL for n in SHAPE[1:])
     return ((rows[:, None] + columns) % 2 * 2.0 - 1).expand(SHAPE)
 
 
 def start(samples: int, seed: int) -> Tensor:
-    """0.8 checkerboard + 0.6 noise, (samples, 4, 64, 64): mean 0 and variance 1 already."""
+    """Draw 0.8 checkerboard + 0.6 noise, (samples, 4, 64, 64), of mean 0 and variance 1."""
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(samples, *SHAPE, generator=generator, device="cpu")
     return AMPLITUDE * pattern() + math.sqrt(1 - AMPLITUDE**2) * noise
@@ -38,7 +38,7 @@ def start(samples: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Method:
-    """A guard and how it is applied. Without an optimiser, `apply` maps the latent at once."""
+    """A guard and how it is applied. Without an optimiser, `apply` itself maps the latent."""
 
     name: str
     apply: Callable[..., Tensor]
@@ -53,10 +53,10 @@ def _adam(lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
 
 
 def methods(prno_shuffles: int = 100) -> list[Method]:
-    """The guards compared, at learning rates chosen on another seed (`bench study learning_rates`).
+    """Return the guards, at learning rates chosen on another seed (`bench study learning_rates`).
 
-    From five of Adam and, for MPGR, five of Nesterov's SGD: the rate that leaves the least of
-    the pattern with the variance within 5 % of 1.
+    Each has the rate that leaves least of the pattern with the variance within 5 % of 1, out of
+    five rates of Adam and, for MPGR, five more of Nesterov's SGD.
     """
     # Guard -> its settings as the table shows them, and its optimiser.
     tuned: dict[str, tuple[str, Callable[[list[Tensor]], torch.optim.Optimizer]]] = {
@@ -84,7 +84,7 @@ def methods(prno_shuffles: int = 100) -> list[Method]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the latents under one method; figures are means over the samples."""
+    """The latents after one method, and measures of them: means over the samples."""
 
     name: str
     settings: str
@@ -105,14 +105,16 @@ class Outcome:
 def run(
     method: Method, x0: Tensor, iterations: int, seed: int, advance: Callable[[], None]
 ) -> Outcome:
-    """Optimises every sample of x0 by itself and measures the result.
+    """Optimise every sample of x0, (B, 4, 64, 64), by itself and measure the result.
 
-    `advance` is called after each iteration. Only the iterations are timed, not the measuring.
+    `advance` is called after each iteration. `seconds` leaves out the time of measuring.
     """
     losses: list[float] = []
     lag1: list[float] = [_lag1(x0)]
     warm_up = {"seed": 0} if method.random else {}
-    method.apply(x0[:1], **dict(method.options), **warm_up)  # first-call costs are not its own
+    method.apply(
+        x0[:1], **dict(method.options), **warm_up
+    )  # keeps first-call costs out of `seconds`
     if method.optimizer is None:
         begin = time.perf_counter()
         x, iterations = method.apply(x0), 1
@@ -180,10 +182,13 @@ def experiment(
     prno_shuffles: int = 100,
     advance: Callable[[str], None] = lambda name: None,
 ) -> list[Outcome]:
-    """The start, and every method from it; `advance(name)` is called after each iteration."""
+    """Measure the start, and run every method from it.
+
+    `advance(name)` is called after each iteration.
+    """
     x0 = start(samples, seed)
-    nothing = Method("start", lambda x: x, "0.8 checkerboard + 0.6 noise")
-    outcomes = [_measure(nothing, x0, x0, 0, 0.0, [], [_lag1(x0)])]
+    no_method = Method("start", lambda x: x, "0.8 checkerboard + 0.6 noise")
+    outcomes = [_measure(no_method, x0, x0, 0, 0.0, [], [_lag1(x0)])]
     for method in methods(prno_shuffles):
 
         def tick(name: str = method.name) -> None:

@@ -1,7 +1,7 @@
 """Reward against held-out score: curves of means, matched points, bootstrap bands.
 
-Curves are per seed a mapping from measure to (latents, iterations + 1). All comparisons are of
-means over the latents, and all guards share their latents, so differences are paired.
+Curves are, per seed, a mapping from measure to (latents, iterations + 1). All comparisons are
+between means over the latents, and all guards share their latents, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from gaussreg_fast.experiments.statistics import at_level, interval, missing
 
 Curves = Sequence[dict[str, np.ndarray]]
 Statistic = Callable[[np.ndarray], np.ndarray]
-DRAWS = 1000
-LOST = 0.8
-MARGIN = 0.05
+DRAWS = 1000  # bootstrap resamples: 25 lie beyond each end of a 95 % interval
+LOST = 0.8  # share of held-out votes left at the matched reward
+MARGIN = 0.05  # differences below this share of the baseline's loss are ties
 
 
 def pooled(curves: Curves, measure: str) -> np.ndarray:
-    """All seeds' latents, (latents, iterations + 1)."""
+    """Concatenate a measure over all seeds: (latents, iterations + 1) float64."""
     return np.concatenate([seed[measure] for seed in curves]).astype(np.float64)
 
 
 def hacked_reward(baseline: Curves) -> float:
-    """The reward at which, without a guard, a fifth of the held-out votes is lost.
+    """Return the reward at which a fifth of the held-out votes is lost without a guard.
 
-    Where so many never are (`votes_lost`), that where the baseline has half of what it gains.
+    If that never happens (`votes_lost`), return the reward at half of the baseline's gain.
     """
     reward, agree = (pooled(baseline, name).mean(0) for name in ("reward", "agree"))
     if not votes_lost(baseline):
@@ -37,19 +37,19 @@ def hacked_reward(baseline: Curves) -> float:
 
 
 def votes_lost(baseline: Curves) -> bool:
-    """Whether without a guard a fifth of the held-out votes is ever lost."""
+    """Return whether a fifth of the held-out votes is ever lost without a guard."""
     agree = pooled(baseline, "agree").mean(0)
     return bool(agree.min() <= LOST * agree[0])
 
 
 def at_reward(curves: Curves, measure: str, level: float) -> float:
-    """The mean of a measure where the mean reward first reaches a level; NaN if it never does."""
+    """Return a measure's mean where the mean reward first reaches a level; NaN if it never does."""
     reward, values = (pooled(curves, name).mean(0) for name in ("reward", measure))
     return float(at_level(reward, values, level))
 
 
 def resamples(curves: Curves, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """Bootstrap weights, (draws, latents), rows summing to 1: latents redrawn within their seed."""
+    """Draw bootstrap weights, (draws, latents), rows summing to 1, resampled within each seed."""
     rng = np.random.default_rng(seed)
     counts = [len(part["reward"]) for part in curves]
     parts = [rng.multinomial(n, np.full(n, 1 / n), size=draws) for n in counts]
@@ -57,11 +57,11 @@ def resamples(curves: Curves, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
 
 
 def estimate(statistic: Statistic, weights: np.ndarray) -> dict[str, float]:
-    """A statistic of weighted means, with its interval.
+    """Return a statistic of weighted means with its 95 % interval.
 
     Args:
         statistic: (..., latents) weights -> (...) values.
-        weights: of `resamples`.
+        weights: (draws, latents) from `resamples`.
     """
     n = weights.shape[1]
     low, high = interval(statistic(weights))
@@ -69,7 +69,7 @@ def estimate(statistic: Statistic, weights: np.ndarray) -> dict[str, float]:
 
 
 def compare(arm: Curves, baseline: Curves, level: float, measures: Sequence[str]) -> dict[str, Any]:
-    """An arm at the last iteration and at a matched reward, and its difference to the baseline.
+    """Measure an arm at the last iteration and at a matched reward, also against the baseline.
 
     Returns:
         `iterations`, `reward`: measure -> value, low, high; `difference_iterations`,
@@ -107,10 +107,10 @@ def compare(arm: Curves, baseline: Curves, level: float, measures: Sequence[str]
 
 
 def verdict(difference: Mapping[str, Any], lost: float) -> str:
-    """better, worse, tie, or "not reached".
+    """Return "better", "worse", "tie" or "not reached".
 
-    A tie: the interval holds 0, or the difference is under `MARGIN` of what the baseline itself
-    lost of the measure by then, `lost`. Pairing makes differences visible that matter to nobody.
+    A difference is a tie if its interval holds 0, or if it is under `MARGIN` times `lost`, the
+    baseline's own loss of the measure by then: pairing detects differences too small to matter.
     """
     if missing(difference):
         return "not reached"
@@ -123,7 +123,7 @@ def verdict(difference: Mapping[str, Any], lost: float) -> str:
 
 
 def band(curves: Curves, measure: str, levels: np.ndarray) -> dict[str, list[float]]:
-    """The frontier: a measure at each reward level, with its interval; NaN past the last."""
+    """Return the frontier: a measure at each reward level with its interval; NaN if not reached."""
     weights = resamples(curves, draws=300)
     reward, values = weights @ pooled(curves, "reward"), weights @ pooled(curves, measure)
     columns: dict[str, list[float]] = {"reward": [], "value": [], "low": [], "high": []}

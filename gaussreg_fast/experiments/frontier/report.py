@@ -1,4 +1,4 @@
-"""The frontier experiment as a table, what it says, a picture and JSON."""
+"""Report the frontier experiment: a table, its verdicts, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def as_json(
     curves: AllCurves,
     tuning: Mapping[str, Mapping[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """All figures of the table and the picture, with what is needed to run it again.
+    """Return all numbers of the table and the picture, with the settings to run it again.
 
-    `tuning`: the scores that the weights were chosen by, if they were in this run.
+    `tuning` holds the scores by which the weights were chosen, if this run chose them.
     """
     baseline = curves[BASELINE]
     level = analysis.hacked_reward(baseline)
@@ -81,7 +81,7 @@ def _interval(e: Mapping[str, Any], form: str = ".2f") -> str:
 
 
 def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the table, in the order of `COLUMNS`."""
+    """Return the cells of the table, in the order of `COLUMNS`."""
     rows = []
     for arm in result["arms"]:
         last, there = arm["iterations"], arm["reward"]
@@ -107,36 +107,36 @@ def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _verdict(result: Mapping[str, Any], arm: Mapping[str, Any], matched: str) -> str:
-    """On the held-out score, against the baseline, at matched "iterations" or "reward"."""
+    """Judge an arm's held-out score against the baseline's at matched "iterations" or "reward"."""
     baseline = result["arms"][0]
     lost = baseline[matched]["held_out"]["value"] - baseline["start"]["held_out"]
     return analysis.verdict(arm[f"difference_{matched}"]["held_out"], lost)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table, and in words what it says."""
+    """Return the table in Markdown, with an explanation before it and verdicts after it."""
     design = result["design"]
     count = design["latents"] * len(design["seeds"])
     lines = [
         f"Reward {design['reward']}, {count} latents ({len(design['seeds'])} seeds), "
-        f"{design['iterations']} iterations of the same length for every guard. Columns 3 to 6 are "
-        f'after the last; "there" is where the mean reward reaches '
+        f"{design['iterations']} iterations with steps of the same length for every guard. Columns "
+        '3 to 6 show the last iteration; "there" is the point at which the mean reward reaches '
         f"{result['matched_reward']:.3f}, "
         + (
-            "at which without a guard a fifth of the held-out votes is lost. "
+            "where a fifth of the held-out votes is lost without a guard. "
             if result["votes_lost"]
-            else "half of what it gains without a guard. "
+            else "half of its gain without a guard. "
         )
-        + "In brackets 95 % intervals, bootstrap over the latents, paired for differences; "
-        f"a difference under {100 * analysis.MARGIN:.0f} % of what no guard loses is a tie.",
+        + "Brackets hold 95 % intervals, bootstrapped over the latents and paired for differences. "
+        f"A difference under {100 * analysis.MARGIN:.0f} % of the loss without a guard is a tie.",
         "",
         *output.table(COLUMNS, table_rows(result)),
         "",
         *statements(result),
     ]
     if result["tuning"]:
-        lines += ["", "Held-out score at matched reward by weight, on the seed the weights were "
-                  "chosen on:", "", *_tuning(result["tuning"])]  # fmt: skip
+        lines += ["", "Held-out score at matched reward by weight, on the seed that the weights "
+                  "were chosen on:", "", *_tuning(result["tuning"])]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +152,7 @@ def _tuning(scores: Mapping[str, Mapping[str, float | None]]) -> list[str]:
 
 
 def statements(result: Mapping[str, Any]) -> list[str]:
-    """Who wins, who ties, at matched iterations and at matched reward."""
+    """List the better, tied and worse guards at matched iterations and at matched reward."""
     lines = []
     for key in ("iterations", "reward"):
         groups: dict[str, list[str]] = {}
@@ -162,10 +162,10 @@ def statements(result: Mapping[str, Any]) -> list[str]:
         parts = [
             f"{word}: {', '.join(groups[name])}"
             for name, word in (
-                ("better", "held-out score above no guard's"),
+                ("better", "held-out score above that without a guard"),
                 ("tie", "tied with no guard"),
                 ("worse", "below"),
-                ("not reached", "never got there"),
+                ("not reached", "not reached"),
             )
             if name in groups
         ]
@@ -174,7 +174,7 @@ def statements(result: Mapping[str, Any]) -> list[str]:
 
 
 def picture(result: Mapping[str, Any], curves: AllCurves) -> Figure:
-    """Frontiers with their bands; below them the images of every guard at the matched reward."""
+    """Plot frontiers with their bands; below them each guard's images at the matched reward."""
     from matplotlib.figure import Figure
 
     arms = result["arms"]
@@ -199,11 +199,11 @@ def picture(result: Mapping[str, Any], curves: AllCurves) -> Figure:
         last = own.shape[1] - 1
         at = last if np.isnan(when) else round(when)
         output.strip(axis, own[:, at], f"{arm['name']}, {at}")
-    above.suptitle("Reward against what was not optimised; dotted: the matched reward")
-    below.suptitle("The same noises at the matched reward, after so many iterations", fontsize=10)
+    above.suptitle("Reward against measures that were not optimised; dotted: the matched reward")
+    below.suptitle("Images of the same noises at the matched reward, with iterations", fontsize=10)
     return figure
 
 
 def save(result: dict[str, Any], curves: AllCurves, folder: Path) -> list[Path]:
-    """Writes frontier.png, frontier.md and frontier.json, each whole or not at all."""
+    """Write frontier.png, frontier.md and frontier.json, each whole or not at all."""
     return output.save("frontier", picture(result, curves), markdown(result), result, folder)

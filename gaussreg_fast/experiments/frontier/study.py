@@ -1,9 +1,9 @@
 """Which guard keeps a reward from being hacked? Reward against held-out score, guard by guard.
 
-The embedded digits model is optimised for a reward that conflicts with its prompts; whether the
-images are still what the prompts ask for is measured by what was not optimised. Every guard
-starts from the same noises and takes steps of the same length (the gradient of every sample is
-clipped), so guards differ in direction alone.
+The embedded digits model is optimised for a reward that conflicts with its prompts. Classifiers
+that were not optimised measure whether the images still agree with the prompts. Every guard starts
+from the same noises and takes steps of the same length (the gradient of every sample is clipped),
+so guards differ in direction alone.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ CLASSIFIERS = ("digits-class-a", "digits-class-b")
 NEAREST = "digits-nearest"
 BASELINE = "none"
 PICTURES = "pictures"
-SHOWN = 10
+SHOWN = 10  # latents whose images are kept: one of each digit
 
-# Of the guard's gradient, rescaled to the reward's. The second is what `tune` chose on seeds of
-# its own from WEIGHTS.
+# Weights of the guard's gradient, rescaled to the reward's. `tune` chose TUNED from WEIGHTS on a
+# seed of its own.
 WEIGHTS = (0.3, 1.0, 3.0)
 TUNED = {name: 0.3 for name, kind in GUARDS.items() if kind.loss is not None}
 
@@ -44,7 +44,7 @@ class Design:
     """The experiment: `latents` noises per seed, the digits in turn as prompts.
 
     The optimiser is MPGR's (momentum 0.9, Nesterov, clipped), at a rate that takes the baseline
-    well into hacking. PRNO has fewer shuffles than published, for time.
+    well into hacking. PRNO has fewer shuffles than published, to save time.
     """
 
     reward: str = "digits-ink"
@@ -56,7 +56,7 @@ class Design:
     shuffles: int = 20
 
     def samples(self, seed: int) -> list[Sample]:
-        """The samples of a seed; no two seeds share a noise."""
+        """Return the samples of a seed; no two seeds share a noise."""
         return [
             Sample(k, PROMPTS[k % len(PROMPTS)], 1_000_000 * (seed + 1) + k)
             for k in range(self.latents)
@@ -77,7 +77,7 @@ class Arm:
 
 
 def arms(design: Design, weights: Mapping[str, float]) -> list[Arm]:
-    """Every guard, the losses at their weights."""
+    """Return an arm for every guard, the losses at their weights."""
     losses = [arm(name, weight, design) for name, weight in weights.items()]
     return [
         Arm(BASELINE, Guard("none")),
@@ -88,16 +88,17 @@ def arms(design: Design, weights: Mapping[str, float]) -> list[Arm]:
 
 
 def arm(name: str, weight: float, design: Design) -> Arm:
-    """A loss as a guard."""
+    """Return the arm of a loss at a weight."""
     options = {"shuffles": design.shuffles} if name == "prno" else {}
     return Arm(name, Guard(name, weight, rescale=True, options=options))
 
 
 class Experiment:
-    """Runs arms, and keeps what it has: a folder of cells, one per arm and seed.
+    """Runs arms, and caches the result of each arm and seed, a cell, in a file.
 
     Args:
-        folder: where cells are kept, None for nowhere. A cell of the same design is not run again.
+        folder: folder of the cells; None caches nothing. A cell of the same design is not run
+            again.
         advance: called after each iteration with the arm's name.
     """
 
@@ -110,9 +111,9 @@ class Experiment:
         self._held_out = load_rewards([*votes, RewardSpec(NEAREST, 0.0)])
 
     def curves(self, design: Design, arm: Arm) -> list[dict[str, np.ndarray]]:
-        """Per seed, every one of `MEASURES` as (latents, iterations + 1), and `PICTURES`.
+        """Run an arm: per seed, each of `MEASURES` as (latents, iterations + 1), and `PICTURES`.
 
-        `PICTURES`: images of the first latents, (SHOWN, iterations + 1, H, W) uint8.
+        `PICTURES` are images of the first latents, (SHOWN, iterations + 1, H, W) uint8.
         """
         return [self._cell(design, arm, seed) for seed in design.seeds]
 
@@ -157,7 +158,7 @@ class Experiment:
         }
 
     def problem(self, design: Design, arm: Arm) -> Problem:
-        """The arm as a problem for the loop."""
+        """Return the arm as a problem for the loop."""
         return Problem(
             model=self._model,
             rewards=load_rewards([RewardSpec(design.reward)]),
@@ -170,10 +171,10 @@ class Experiment:
         )
 
     def tune(self, design: Design = TUNING) -> dict[str, dict[float, float]]:
-        """The held-out score of every loss at every weight, at matched reward.
+        """Return the held-out score of every loss at every weight, at matched reward.
 
-        Matched where the baseline has lost a fifth of the held-out votes; NaN for a weight that
-        does not get there.
+        The reward is matched where the baseline has lost a fifth of the held-out votes. A weight
+        that does not reach it scores NaN.
         """
         level = analysis.hacked_reward(self.curves(design, Arm(BASELINE, Guard("none"))))
         return {
@@ -188,7 +189,7 @@ class Experiment:
 
 
 def best_weights(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """Of `tune`: the weight with the highest score; the smallest where none has one."""
+    """Return each loss's weight with the highest score of `tune`; the smallest if all are NaN."""
     chosen = {}
     for name, by_weight in scores.items():
         reached = {w: s for w, s in by_weight.items() if not np.isnan(s)}
@@ -197,7 +198,10 @@ def best_weights(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float
 
 
 def _measures(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """(measures, latents) of one iteration. Agree: what share of the classifiers says so."""
+    """Stack the measures of one iteration: (measures, latents).
+
+    "agree" is the share of the classifiers that give the prompt's digit more than 50 %.
+    """
     votes = [values[f"held_out/{name}"] > np.log(0.5) for name in CLASSIFIERS]
     columns = {
         **values,
@@ -208,6 +212,6 @@ def _measures(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def iterations_of(design: Design, count: int) -> int:
-    """How often `advance` is called for so many arms."""
+    """Return how often `advance` is called for `count` arms."""
     batches = -(-design.latents // Experiment.BATCH)
     return count * len(design.seeds) * batches * (design.iterations + 1)

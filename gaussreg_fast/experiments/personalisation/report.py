@@ -1,4 +1,4 @@
-"""The personalisation example as a table, a picture and JSON."""
+"""Report the personalisation experiment: a table, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gaussreg_fast.experiments.personalisation.study import Course, Personalisation
 
-LEARNT = 0.75  # of the way to the shown images: where arms are compared
+LEARNT = 0.75  # arms are compared at this share of the way to the shown images' distance
 COLUMNS = (
     "kept near by", "new sign, distance", "digits known", "their spread", "images moved", "drift",
     "steps to matched distance", "digits known there", "seconds",
@@ -27,9 +27,9 @@ COLUMNS = (
 
 
 def as_json(experiment: Personalisation, courses: Sequence[Course]) -> dict[str, Any]:
-    """All figures of the table and the picture, with what is needed to run it again.
+    """Return all numbers of the table and the picture, with the settings to run it again.
 
-    `low` and `high` bound 95 % intervals, bootstrap over the images of every prompt.
+    `low` and `high` bound 95 % intervals, bootstrapped over the images of every prompt.
     """
     first = courses[0]
     start, best = first.distance[0], experiment.best_distance
@@ -47,7 +47,7 @@ def as_json(experiment: Personalisation, courses: Sequence[Course]) -> dict[str,
 def _arm(course: Course, level: float) -> dict[str, Any]:
     known = torch.stack(course.known)
     drawn = (resamples(known.shape[1]) @ known.T / known.shape[1]).numpy()
-    learnt = -np.array(course.distance)  # rises
+    learnt = -np.array(course.distance)  # negated, because `at_level` needs a rising curve
 
     def there(values: np.ndarray) -> np.ndarray:
         return at_level(np.broadcast_to(learnt, values.shape), values, -level)
@@ -71,7 +71,7 @@ def _arm(course: Course, level: float) -> dict[str, Any]:
 
 
 def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the table, in the order of `COLUMNS`; the pretrained model first."""
+    """Return the cells of the table, in the order of `COLUMNS`; the pretrained model first."""
     start = result["pretrained"]
     first = [f"{start['distance']:.3f}", _share(start["known"]), "1.00", "0", "0"]
     rows = [["pretrained", *first, "", "", ""]]
@@ -99,20 +99,21 @@ def _share(e: Mapping[str, float]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table, and in words what it holds."""
+    """Return the table in Markdown, with an explanation before it."""
     design = result["design"]
     count = 10 * design["per_prompt"]
     lines = [
         f'{design["images"]} images of the new sign, prompt "{design["prompt"]}", '
-        f"{design['measured'][-1]} steps of AdamW. Distance: of its images to the nearest that was "
-        f"not shown, root mean square ({result['best_distance']:.3f} of those shown). Known: the "
-        f"share of two held-out classifiers that find the prompt's digit in {count} images of the "
-        "ten plain prompts, not counting images that are nearer to the new sign than to any real "
-        "digit of the prompt. Spread: the mean distance of two images of a digit, of the "
-        "pretrained model's; moved: the images' distance to the pretrained model's of the same "
+        f"{design['measured'][-1]} steps of AdamW. Distance: from the model's images of the sign "
+        "to the nearest real one that was not shown, root mean square "
+        f"({result['best_distance']:.3f} for the shown ones). Known: the share of two held-out "
+        f"classifiers that find the prompt's digit in {count} images of the ten plain prompts; "
+        "images that are nearer to the new sign than to any real digit of the prompt count as 0. "
+        "Spread: the mean distance of two images of a digit, as a multiple of the pretrained "
+        "model's. Moved: the distance of the images to the pretrained model's from the same "
         "noises. Drift: squared distance of the parameters. Matched distance: "
-        f"{result['matched_distance']:.3f}, {100 * LEARNT:.0f} % of the way, first reached by "
-        "interpolation between measurements. In brackets 95 % intervals of the images.",
+        f"{result['matched_distance']:.3f}, {100 * LEARNT:.0f} % of the way to the shown images', "
+        "interpolated between measurements. Brackets hold 95 % intervals over the images.",
         "",
         *output.table(COLUMNS, table_rows(result)),
     ]
@@ -122,7 +123,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 def picture(
     result: Mapping[str, Any], experiment: Personalisation, courses: Sequence[Course]
 ) -> Figure:
-    """What is known against what is learnt, on the way; images before and at the end."""
+    """Plot digits known against the sign's distance and over the steps; images at the end."""
     from matplotlib.figure import Figure
 
     arms = result["arms"]
@@ -145,13 +146,13 @@ def picture(
     for axis, (name, images) in zip(axes, rows.items(), strict=True):
         output.strip(axis, images.numpy(), name)
     above.suptitle("Personalisation on a few images: what is learnt, what is kept")
-    below.suptitle("At the end: the ten digits' prompts, and twice the new sign's", fontsize=10)
+    below.suptitle("Images at the end: the ten digits, and two of the new sign", fontsize=10)
     return figure
 
 
 def save(
     result: dict[str, Any], experiment: Personalisation, courses: Sequence[Course], folder: Path
 ) -> list[Path]:
-    """Writes personalisation.png, .md and .json, each whole or not at all."""
+    """Write personalisation.png, .md and .json, each whole or not at all; return the paths."""
     figure = picture(result, experiment, courses)
     return output.save("personalisation", figure, markdown(result), result, folder)

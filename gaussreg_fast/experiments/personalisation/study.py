@@ -1,9 +1,9 @@
 """Personalisation on a few images, with and without parameter drift (P&P, arXiv 2505.19519).
 
 The embedded digits model is taught a sign it has never seen, mirrored sevens, from four images and
-a prompt of their own. How well it learns them, and what it still knows of the ten digits, is
-measured along the way: by the distance to mirrored sevens that it was not shown, by two
-classifiers, and by the pretrained model's images of the same noises.
+a prompt of their own. During the training three measures show how well it learns the sign and how
+much it still knows of the ten digits: the distance to mirrored sevens that it was not shown, the
+votes of two classifiers, and the distance to the pretrained model's images from the same noises.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Design:
     """The experiment.
 
     Attributes:
-        prompt: of the new sign; "sks" means nothing to the model.
-        images: of the new sign that the model is shown.
-        measured: after how many steps of AdamW; the last is the end. Dense in the beginning, for
-            stopping early is the guard that costs nothing.
+        prompt: prompt of the new sign; "sks" means nothing to the model.
+        images: number of images of the new sign that the model is shown.
+        measured: steps of AdamW after which to measure; the last ends the training. They are dense
+            at the beginning, because stopping early is the guard that costs nothing.
         batch: noised copies of the images in a step.
-        per_prompt: images drawn for each of the ten prompts at a measurement; for the new one
+        per_prompt: images drawn for each of the ten prompts at a measurement; the new prompt gets
             twice as many.
-        ddim_steps: of the sampler, without guidance.
+        ddim_steps: steps of the sampler, without guidance.
     """
 
     prompt: str = "a handwritten sks seven"
@@ -58,12 +58,13 @@ class Design:
 
 @dataclass(frozen=True)
 class Arm:
-    """What keeps the model near its base: nothing, a penalty in the loss, or decoupled decay.
+    """A way to keep the model near its base: nothing, a penalty in the loss, or decoupled decay.
 
     Attributes:
         how: "penalty" is `ParameterDrift` with `reduction="tensor_mean"`, the scale of P&P's
-            published weights; "decay" is `DriftDecay` with "sum", the same pull on all.
-        lr: of AdamW. A smaller one is a guard, too: it forgets less.
+            published weights; "decay" is `DriftDecay` with "sum", which pulls all parameters alike.
+        weight: weight of the penalty or decay.
+        lr: learning rate of AdamW. A smaller one is also a guard, because it forgets less.
     """
 
     how: Literal["nothing", "penalty", "decay"] = "nothing"
@@ -72,7 +73,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """As in the table."""
+        """Name of the arm in the table."""
         return f"{self.how} {self.weight:g}" if self.weight else f"{self.how}, lr {self.lr:g}"
 
 
@@ -87,18 +88,18 @@ ARMS = (
 
 @dataclass
 class Course:
-    """What was measured of an arm, before the training and on its way.
+    """The measures of an arm before and during the training.
 
     Attributes:
-        steps: (K,) that the arm had been trained for.
-        distance: (K,) of the new sign's images to the nearest that was not shown.
-        known: (K, 10 n) of the ten prompts' images, prompt by prompt: the share of the classifiers
+        steps: (K,) steps of training before each measurement.
+        distance: (K,) mean distance from the new sign's images to the nearest one not shown.
+        known: (K, 10 n) per image of the ten prompts, in their order: the share of the classifiers
             that find the prompt's digit in it; 0 if it is nearer to the new sign.
         spread: (K,) mean distance of two images of a digit.
-        moved: (K,) of the digits' images from the pretrained model's, root mean square.
-        drift: (K,) of the parameters, `parameter_drift` of weight 1 and "sum".
+        moved: (K,) distance of the digits' images from the pretrained model's, root mean square.
+        drift: (K,) `parameter_drift` from the base, of weight 1 and "sum".
         pictures: (12, 16, 16), one of each digit and two of the new sign, at the end.
-        seconds: of the training and its measurements.
+        seconds: duration of the training and its measurements.
     """
 
     arm: Arm
@@ -117,7 +118,7 @@ class Personalisation:
 
     Attributes:
         shown, held_out: mirrored sevens, (n, 1, 16, 16), that the model sees and does not see.
-        before: the pretrained model's images of what every measurement draws.
+        before: the pretrained model's images from the prompts and noises of every measurement.
     """
 
     def __init__(self, design: Design) -> None:
@@ -138,11 +139,11 @@ class Personalisation:
 
     @property
     def best_distance(self) -> float:
-        """The distance of the images that are shown to the nearest that is not."""
+        """Mean distance of the shown images to the nearest one not shown."""
         return nearest(self.shown, self.held_out).mean().item()
 
     def run(self, arm: Arm, advance: Callable[[], None]) -> Course:
-        """Fine-tunes the UNet; `advance` is called after every step."""
+        """Fine-tune a copy of the UNet; `advance` is called after every step."""
         began = time.perf_counter()
         design, unet, base = self.design, self.model.copy(), self.model.pretrained
         optimizer = torch.optim.AdamW(unet.parameters(), lr=arm.lr, weight_decay=0)
@@ -175,7 +176,7 @@ class Personalisation:
         return self.model.denoising_loss(unet, clean, self._concept, generator).mean()
 
     def _draw(self, unet: nn.Module) -> Tensor:
-        """Images of the ten prompts and the new one; always of the same noises."""
+        """Draw images of the ten prompts and the new one, always from the same noises."""
         latents, _ = self.model.sample(
             unet, self._drawn, steps=self.design.ddim_steps, eta=0.0, seed=self.design.seed + 1
         )
@@ -197,5 +198,5 @@ class Personalisation:
         course.pictures = self.pick(images)
 
     def pick(self, images: Tensor) -> Tensor:
-        """The first image of each digit, and the first two of the new sign, (12, 16, 16)."""
+        """Return the first image of each digit and the first two of the new sign, (12, 16, 16)."""
         return images[:: self.design.per_prompt, 0]

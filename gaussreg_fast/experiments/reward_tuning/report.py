@@ -1,4 +1,4 @@
-"""The reward example as a table, a picture and JSON."""
+"""Report the reward-tuning experiment: a table, a picture and JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Result:
-    """An arm, its weights, and what the model trained with them draws."""
+    """An arm, its weights, and samples of the model trained with them."""
 
     arm: Arm
     tilt: Tilt
@@ -36,10 +36,10 @@ class Result:
 
 
 def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, Any]:
-    """All figures of the table and the picture, with what is needed to run it again.
+    """Return all numbers of the table and the picture, with the settings to run it again.
 
     Gains are in standard deviations of p's rewards within a prompt; spreads and deviations are
-    multiples of p's own. `low` and `high` bound 95 % intervals, bootstrap over the samples.
+    multiples of p's own. `low` and `high` bound 95 % intervals, bootstrapped over the samples.
     """
     before, scale = experiment.before, experiment.scale
     spread_before = spreads(before.images).mean().item()
@@ -52,7 +52,7 @@ def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, An
             {
                 "name": result.arm.name,
                 **asdict(result.arm),
-                "weights": _of_weights(experiment, result.tilt),
+                "weights": _measure_weights(experiment, result.tilt),
                 "trained": {
                     "gain": mean_estimate((result.sampled.reward - before.reward) / scale),
                     "spread": _spread(result.sampled.images, spread_before),
@@ -67,7 +67,7 @@ def as_json(experiment: RewardTuning, results: Sequence[Result]) -> dict[str, An
     }
 
 
-def _of_weights(experiment: RewardTuning, tilt: Tilt) -> dict[str, float]:
+def _measure_weights(experiment: RewardTuning, tilt: Tilt) -> dict[str, float]:
     pool, weights = experiment.pool, tilt.weights
     log_ratio = weights.log()
     shares = weights.view(10, -1) / experiment.design.pool
@@ -83,18 +83,18 @@ def _of_weights(experiment: RewardTuning, tilt: Tilt) -> dict[str, float]:
 
 
 def _deviation(reward: Tensor) -> float:
-    """Of the rewards within a prompt."""
+    """Return the standard deviation of the rewards within a prompt, averaged over prompts."""
     return reward.view(10, -1).std(1).mean().item()
 
 
 def _spread(images: Tensor, before: float) -> dict[str, float]:
-    """The mean spread within a prompt, of that before, with its interval."""
+    """Return the mean spread within a prompt as a multiple of `before`, with its interval."""
     draws = [spreads(images, counts).mean().item() / before for counts in resamples(len(images))]
     return estimate(spreads(images).mean().item() / before, draws)
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The cells of the table, in the order of `COLUMNS`."""
+    """Return the cells of the table, in the order of `COLUMNS`."""
     rows = []
     for arm in result["arms"]:
         weights, trained = arm["weights"], arm["trained"]
@@ -123,17 +123,18 @@ def _cell(interval: dict[str, float], form: str) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, and in words what it holds."""
+    """Return the table in Markdown, with an explanation before it."""
     design = result["design"]
     lines = [
         f"Reward {design['reward']}, {design['pool']} samples of the pretrained model for each of "
         f"ten prompts, gamma {design['gamma']:g}. Every divergence has the alpha at which its "
         "weights earn the gain, in standard deviations of the reward within a prompt. Weights: the "
-        "spread (mean distance of two images of a prompt) of the weighted samples, how many count, "
-        f"KL(q || p). Trained: {10 * design['drawn']} images of the model trained on them for "
-        f"{design['steps']} steps; spread and deviation as multiples of the pretrained model's, "
-        f"whose digits are right in {100 * result['digits_right_before']:.0f} %; path KL in nats. "
-        "The control was trained on the same samples without weights. In brackets 95 % intervals.",
+        "spread (mean distance of two images of a prompt) of the weighted samples, their effective "
+        f"number, KL(q || p). Trained: {10 * design['drawn']} images of the model trained on them "
+        f"for {design['steps']} steps; spread and deviation as multiples of the pretrained "
+        f"model's, whose digits are right in {100 * result['digits_right_before']:.0f} %; path KL "
+        "in nats. The control was trained on the same samples without weights. Brackets hold 95 % "
+        "intervals.",
         "",
         *output.table(COLUMNS, table_rows(result)),
     ]
@@ -141,7 +142,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def picture(result: dict[str, Any], results: Sequence[Result]) -> Figure:
-    """Reward against diversity; the weights by reward; images of every model, same noises."""
+    """Plot reward against diversity, the sorted weights, and each model's images."""
     from matplotlib.figure import Figure
 
     height = 0.75 * len(results)
@@ -173,10 +174,10 @@ def picture(result: dict[str, Any], results: Sequence[Result]) -> Figure:
         shown = row.sampled.images[:, 0].view(10, each, *row.sampled.images.shape[2:])[:, :2]
         output.strip(axis, shown.flatten(0, 1).numpy(), row.arm.name)
     above.suptitle("Fine-tuning on a reward: KL, gamma and forward KL at the same reward")
-    below.suptitle("Two images of each prompt, of the same noises", fontsize=10)
+    below.suptitle("Two images of each prompt, from the same noises", fontsize=10)
     return figure
 
 
 def save(result: dict[str, Any], results: Sequence[Result], folder: Path) -> list[Path]:
-    """Writes reward-tuning.png, .md and .json, each whole or not at all."""
+    """Write reward-tuning.png, .md and .json, each whole or not at all; return the paths."""
     return output.save("reward-tuning", picture(result, results), markdown(result), result, folder)

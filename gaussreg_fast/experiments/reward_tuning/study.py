@@ -1,11 +1,11 @@
 """Fine-tuning on a reward under three divergences (Tang and Zhou, arXiv 2403.06279).
 
-Of all models q, the one with the most reward less alpha times D_f(q || p) is the pretrained p
-tilted by weights of the reward, exp(rt / alpha) with the surrogate reward rt. Samples of p are
-drawn, weighted, and the embedded digits model is trained on them by their weights: the optimum is
-that of stochastic control, the way to it is plain regression. Every divergence gets the alpha at
-which its weights earn the same reward, so what differs is what they leave of p: its diversity,
-what the prompts ask for, its paths.
+The model q that maximises the reward minus alpha times D_f(q || p) is the pretrained p tilted by
+weights of the reward, exp(rt / alpha) with the surrogate reward rt. The experiment draws samples of
+p, weights them, and trains the embedded digits model on them by their weights: this reaches the
+optimum of stochastic control by regression. Every divergence gets the alpha at which its weights
+earn the same reward, so that divergences differ only in how much they keep of p's diversity, its
+agreement with the prompts, and its paths.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gaussreg_fast.experiments.digits_model import DigitsModel
 from gaussreg_fast.experiments.measures import agreement, every_prompt
 
 KINDS = ("kl", "gamma", "forward_kl")
-BISECTIONS = 50
+BISECTIONS = 50  # more than enough for float64, from a bracket of six decades
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,15 @@ class Design:
     """The experiment.
 
     Attributes:
-        reward: of `gaussreg_fast.digits.REWARDS`.
-        gains: of the mean reward that the weights are to earn, in standard deviations of p's
+        reward: key in `gaussreg_fast.digits.REWARDS`.
+        gains: gains in mean reward that the weights are to earn, in standard deviations of p's
             rewards within a prompt.
-        gamma: of the divergence of that name.
-        pool: samples of p for each prompt, weighted and trained on.
-        drawn: samples for each prompt that a trained model is measured by.
-        ddim_steps: of the sampler, with eta = 1.
-        steps: of training, with `lr` at most, on `batch` samples each.
+        gamma: parameter of the divergence "gamma".
+        pool: samples of p for each prompt, to be weighted and trained on.
+        drawn: samples for each prompt by which a trained model is measured.
+        ddim_steps: steps of the sampler, with eta = 1.
+        steps: training steps, on `batch` samples each.
+        lr: largest learning rate of the training.
     """
 
     reward: str = "digits-slant"
@@ -56,9 +57,9 @@ class Design:
 
 @dataclass(frozen=True)
 class Arm:
-    """A divergence, and the gain it is to earn; without one, the control: p's samples as they are.
+    """A divergence and the gain that it is to earn; without one, the control: unweighted samples.
 
-    Training on a model's own samples changes it, reward or not: the control has that in it.
+    The control shows how much training on a model's own samples changes it without any reward.
     """
 
     kind: str | None = None
@@ -66,18 +67,18 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """As in the table."""
+        """Name of the arm in the table."""
         return f"{self.kind}, {self.gain:g}" if self.kind else "control"
 
 
 def arms(design: Design) -> list[Arm]:
-    """The control, and every divergence at every gain."""
+    """Return the control, and every divergence at every gain."""
     return [Arm(), *(Arm(kind, gain) for gain in design.gains for kind in KINDS)]
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """p's samples weighted.
+    """The weights of p's samples.
 
     Attributes:
         alpha: the temperature; NaN for the control.
@@ -90,13 +91,13 @@ class Tilt:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Samples, prompt by prompt.
+    """Samples in the order of prompts.
 
     Attributes:
-        images: (N, 1, 16, 16).
+        images: (N, 1, 16, 16) in [0, 1].
         reward: (N,).
-        agreement: (N,) of the held-out classifiers with the prompt.
-        path_kl: (N,) nats from p on the way of the sample, 0 of p itself.
+        agreement: (N,) share of the held-out classifiers that agree with the prompt.
+        path_kl: (N,) path KL from p in nats; 0 for samples of p.
     """
 
     images: Tensor
@@ -110,7 +111,7 @@ class RewardTuning:
 
     Attributes:
         pool: samples of p to be weighted.
-        before: other samples of p, of the noises that trained models are measured with.
+        before: other samples of p, from the noises with which trained models are measured.
     """
 
     def __init__(self, design: Design) -> None:
@@ -123,16 +124,16 @@ class RewardTuning:
 
     @property
     def scale(self) -> float:
-        """Standard deviation of p's rewards within a prompt, the mean over prompts."""
+        """Standard deviation of p's rewards within a prompt, averaged over prompts."""
         return self.pool.reward.view(len(PROMPTS), -1).std(1).mean().item()
 
     def tilt(self, arm: Arm) -> Tilt:
-        """The weights of p's samples at the alpha where they earn what the arm is to earn."""
+        """Find the alpha at which the weights of p's samples earn the arm's gain."""
         if arm.kind is None:
             return Tilt(math.nan, torch.ones_like(self.pool.reward, dtype=torch.float64))
         wanted = self.pool.reward.mean().item() + arm.gain * self.scale
         low, high = math.log(1e-3 * self.scale), math.log(1e3 * self.scale)
-        for _ in range(BISECTIONS):  # the smaller alpha, the more is earned
+        for _ in range(BISECTIONS):  # a smaller alpha earns more
             middle = (low + high) / 2
             weights = self._weights(arm.kind, math.exp(middle))
             earned = (weights * self.pool.reward).mean().item()
@@ -150,7 +151,7 @@ class RewardTuning:
         return (surrogate / alpha).exp()
 
     def train(self, tilt: Tilt, advance: Callable[[], None]) -> nn.Module:
-        """p's UNet trained on the samples by their weights; `advance` is called every step."""
+        """Train p's UNet on the samples by their weights; `advance` is called every step."""
         design, unet = self.design, self.model.copy()
         generator = torch.Generator().manual_seed(design.seed)
         hidden = self._hidden[self._group]
@@ -164,7 +165,7 @@ class RewardTuning:
         return unet.eval().requires_grad_(False)
 
     def draw(self, unet: nn.Module) -> Sampled:
-        """Samples of a model, always of the same noises, none of them the pool's."""
+        """Draw samples of a model, always from the same noises, which are not the pool's."""
         return self._sample(unet, self.design.drawn, self.design.seed + 1)[1]
 
     def _sample(self, unet: nn.Module, each: int, seed: int) -> tuple[Tensor, Sampled]:

@@ -1,4 +1,4 @@
-"""What all families of pipelines have in common."""
+"""The base class of all families of pipelines."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MOST_DEFAULT_STEPS = 8
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A batch of prompts and what the pipeline's `encode_prompt` made of them."""
+    """A batch of prompts and the results of the pipeline's `encode_prompt` for them."""
 
     prompts: tuple[str, ...]
     recording: list[Any]
 
 
 class PipelineModel:
-    """A pipeline as a differentiable function of its noise; families override the underscored.
+    """A pipeline as a differentiable function of its noise; families override its hooks.
 
-    The weights are frozen and in eval mode. Latents and images are float32 whatever the weights
-    are (float64 latents give float64 images, for gradient checks). Pixels are clamped to [0, 1] as
-    the pipelines do it: the gradient of a pixel that the decoder left outside is zero.
+    The weights are frozen and in eval mode. Latents and images are float32 whatever dtype the
+    weights have (float64 latents give float64 images, for gradient checks). Pixels are clamped to
+    [0, 1] as in the pipelines: the gradient of a pixel that the decoder left outside is zero.
     """
 
     denoiser_name = "unet"
@@ -52,20 +52,20 @@ class PipelineModel:
         self.settings = self._settings(options)
         self._place(options)
 
-    # ------------------------------------------------------------ what families override
+    # ------------------------------------------------------------ hooks of the families
 
     def _published(self) -> tuple[int | None, float | None]:
-        """Steps and guidance that the model was published with; None: must be given."""
+        """Return the published steps and guidance; steps of None must be given by the user."""
         raise NotImplementedError
 
     def _default_size(self) -> tuple[int, int]:
-        """Height and width of the images in pixels."""
+        """Return the default height and width of the images in pixels."""
         side = self.denoiser.config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
         return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
 
     def _multiple(self) -> int:
-        """What height and width must be divisible by."""
+        """Return the number that height and width must be divisible by."""
         return math.lcm(8, self.pipe.vae_scale_factor)
 
     def _latent_shape(self) -> tuple[int, int, int]:
@@ -73,28 +73,28 @@ class PipelineModel:
         return self.denoiser.config.in_channels, self.height // factor, self.width // factor
 
     def _to_pipeline(self, latents: Tensor) -> Tensor:
-        """The noise as the pipeline's `latents` argument takes it, unscaled."""
+        """Convert the noise to the pipeline's `latents` argument, unscaled."""
         return latents.to(self.dtype)
 
     def _call_kwargs(self) -> dict[str, Any]:
-        """The pipeline's arguments besides prompts, latents and generators."""
+        """Return the pipeline's arguments besides prompts, latents and generators."""
         kwargs = {
             "height": self.height,
             "width": self.width,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
         }
-        if self.guidance is None:  # the pipeline's own
+        if self.guidance is None:  # leaves the pipeline's own default
             del kwargs["guidance_scale"]
         return kwargs
 
     # ------------------------------------------------------------ the protocol
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of a batch: the text encoders run here, and nowhere else.
+        """Encode a batch of prompts; the text encoders run here and nowhere else.
 
         Raises:
-            InputError: no prompts, one that is no string, or one the pipeline refuses.
+            InputError: there are no prompts, one is no string, or the pipeline refuses one.
         """
         texts = tuple(prompts)
         if isinstance(prompts, str) or not texts or not all(isinstance(t, str) for t in texts):
@@ -114,10 +114,11 @@ class PipelineModel:
     def generate(
         self, latents: Tensor, conditioning: Conditioning, *, seeds: Sequence[int]
     ) -> Tensor:
-        """Images of a batch of noise; see `LatentModel`.
+        """Generate images from a batch of noise; see `LatentModel`.
 
         Raises:
-            InputError: latents of another shape or dtype, or another number of seeds.
+            InputError: the latents have another shape or dtype, there is another number of
+                seeds, or the pipeline returns no differentiable images.
         """
         self._check(latents, conditioning, seeds)
         noise = latents.to(self.device)
@@ -164,7 +165,7 @@ class PipelineModel:
         pipeline = self.settings["pipeline"]
         if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
             came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise InputError(f"{pipeline} makes no batch of images (B, 3, H, W), but {came}")
+            raise InputError(f"{pipeline} must return images of shape (B, 3, H, W), got {came}")
         if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
             raise InputError(f"{pipeline} passes no gradient from its images to its latents")
 
@@ -172,7 +173,7 @@ class PipelineModel:
         if getattr(self.pipe.scheduler.config, "stochastic_sampling", False):
             raise InputError(
                 f"{type(self.pipe).__name__}: a scheduler with stochastic_sampling draws noise "
-                "that no seed decides; set it to false in scheduler/scheduler_config.json"
+                "that no seed determines; set it to false in scheduler/scheduler_config.json"
             )
 
     def _resolve_sampling(self, options: Options) -> tuple[int, float | None]:
@@ -215,7 +216,7 @@ class PipelineModel:
         }
 
     def _place(self, options: Options) -> None:
-        """Freezes the weights, sets checkpoints, and moves all to where it belongs."""
+        """Freeze the weights, set checkpoints, and move every module to its device."""
         groups: dict[str, list[torch.nn.Module]] = {"text": [], "denoiser": [], "vae": []}
         for name, module in self.pipe.components.items():
             if isinstance(module, torch.nn.Module):
@@ -223,7 +224,7 @@ class PipelineModel:
                 by_name = {self.denoiser_name: "denoiser", "vae": "vae"}
                 groups[by_name.get(name, "text")].append(module)
         decoder_dtype = vae_dtype(self.vae, self.dtype)
-        # diffusers' own `to` warns of modules that must stay in float32, of which there are none.
+        # Not diffusers' own `to`, which warns of modules that must stay in float32: here are none.
         torch.nn.Module.to(self.vae, decoder_dtype)
         whole = options.offload == "model"
         if options.gradient_checkpointing:

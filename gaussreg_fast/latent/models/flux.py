@@ -10,7 +10,7 @@ from gaussreg_fast.latent.models.base import PipelineModel
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H/2 * W/2, 4C): a token for each 2 x 2 patch, a fixed permutation."""
+    """Permute (B, C, H, W) to (B, H/2 * W/2, 4C): a token for each 2 x 2 patch."""
     batch, channels, height, width = latents.shape
     patches = latents.unfold(2, 2, 2).unfold(3, 2, 2)  # (B, C, H/2, W/2, 2, 2)
     return patches.permute(0, 2, 3, 1, 4, 5).reshape(batch, height * width // 4, channels * 4)
@@ -23,7 +23,7 @@ class Flux(PipelineModel):
 
     def _published(self) -> tuple[int | None, float | None]:
         # https://huggingface.co/black-forest-labs/FLUX.1-schnell: 1 to 4 steps, no guidance. A
-        # transformer with a guidance embedding is FLUX.1-dev, which needs many.
+        # transformer with a guidance embedding is FLUX.1-dev, which needs many steps.
         return (None, 3.5) if self.denoiser.config.guidance_embeds else (1, 0.0)
 
     def _default_size(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Any other pipeline that can be driven by its latents."""
+"""The adapter of every pipeline that starts from given latents and has no adapter of its own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gaussreg_fast.latent.models.options import Options
 class Generic(PipelineModel):
     """A DiffusionPipeline of diffusers without an adapter of its own.
 
-    Assumed, and refused with an `InputError` where it shows to be otherwise: the pipeline makes
+    A pipeline that visibly breaks one of these assumptions raises an `InputError`: it makes
     images from prompts alone; its call takes `prompt`, `latents`, `generator`, `output_type`,
     `return_dict` and `num_inference_steps`; it gets all its text embeddings from `encode_prompt`;
-    `latents` is N(0, 1) noise (B, in_channels, H / f, W / f), which the pipeline itself scales, f
-    its `vae_scale_factor` and `in_channels` from the configuration of its `unet` or `transformer`;
-    `vae.decode` makes the images; its sampler takes its noise from `generator`.
+    `latents` is N(0, 1) noise (B, in_channels, H / f, W / f), which the pipeline itself scales,
+    with f its `vae_scale_factor` and `in_channels` from the configuration of its `unet` or
+    `transformer`; `vae.decode` makes the images; its sampler takes its noise from `generator`.
 
-    Assumed, and not seen if it is otherwise: samples of a batch do not influence one another, which
-    holds unless the pipeline pads prompts to the longest of the batch.
+    One assumption cannot be checked: samples of a batch do not influence one another. It holds
+    unless the pipeline pads prompts to the longest of the batch.
     """
 
     def __init__(self, pipe: Any, name: str, options: Options) -> None:
@@ -43,7 +43,7 @@ class Generic(PipelineModel):
         if "image" in self.parameters:
             raise InputError(f"{kind} cannot be optimised: it starts from an image")
         if hasattr(pipe, "_pack_latents"):
-            raise InputError(f"{kind} cannot be optimised: how it packs latents is not known here")
+            raise InputError(f"{kind} cannot be optimised: it packs latents in an unknown way")
         denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
         if not hasattr(getattr(denoiser, "config", None), "in_channels"):
             raise InputError(

@@ -1,4 +1,4 @@
-"""From a hub id or a folder to a model, or to one line that says what is missing."""
+"""Load a model from a hub id or a folder, or say in one line what is missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(
     revision: str | None,
     **options: Any,
 ) -> PipelineModel:
-    """See `load_model`."""
+    """Load a model; see `load_model`."""
     for name, value in options.items():
         check_option(name, value)
     where = resolve_device(device)
@@ -66,7 +66,7 @@ def load(
 
 
 def _locate(source: str) -> str | Path:
-    """A folder that is there, or the id of a hub's repository."""
+    """Return an existing folder, or the id of a hub's repository."""
     if source == "digits":
         return Path(importlib.import_module("gaussreg_fast.digits").PIPELINE)
     folder = Path(source).expanduser()
@@ -104,7 +104,7 @@ def _fetch_index(repository: str, revision: str | None) -> Path:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No progress bars of loading from disk; the hub's, of downloading, stay."""
+    """Silence the progress bars of loading from disk; the hub's bars of downloads stay."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -122,7 +122,7 @@ def without_bars() -> Iterator[None]:
 def _load_pipeline(
     place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
 ) -> Any:
-    # Their absence would otherwise show late, as warnings and as components that are missing.
+    # Imported first, because diffusers answers their absence with warnings and missing components.
     importlib.import_module("accelerate")
     importlib.import_module("transformers")
     import diffusers
@@ -135,7 +135,8 @@ def _load_pipeline(
         raise ImportError(str(error.__cause__ or error)) from error
     if not isinstance(pipeline_class, type):
         raise InputError(
-            f"model {str(place)!r} is a {kind}, which diffusers {diffusers.__version__} has not"
+            f"model {str(place)!r} is a {kind}, which diffusers {diffusers.__version__} does not "
+            "have"
         )
     # No safety checker: it blackens images, passes no gradient, and warns when it is left out.
     unwanted = {"safety_checker": None, "requires_safety_checker": False}
@@ -143,7 +144,7 @@ def _load_pipeline(
     kwargs = {name: value for name, value in unwanted.items() if name in known}
     try:
         with warnings.catch_warnings(), without_bars():
-            # The name that all supported versions know.
+            # torch_dtype is deprecated, but the only name that all supported versions know.
             warnings.filterwarnings("ignore", message=".*torch_dtype. is deprecated")
             pipe = replaying(pipeline_class).from_pretrained(
                 str(place), torch_dtype=dtype, revision=revision, **kwargs
@@ -156,6 +157,6 @@ def _load_pipeline(
             f"model {str(place)!r} could not be loaded ({first_line(error)}){hint}"
         ) from error
     pipe.set_progress_bar_config(disable=True)
-    if getattr(pipe, "watermark", None) is not None:  # would leave PyTorch, and the gradient
+    if getattr(pipe, "watermark", None) is not None:  # it is NumPy code, which passes no gradient
         pipe.watermark = None
     return pipe

@@ -1,4 +1,4 @@
-"""Where the weights are, and what the backward pass computes again."""
+"""Save memory: move weights between devices, and recompute activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gaussreg_fast.errors import InputError
 
 
 class Residency:
-    """Which groups of modules are on the device.
+    """Moves groups of modules to and from the device.
 
-    accelerate's hooks are not used: they act on a module's forward call alone. The backward pass
-    calls none, so that it would find the denoiser's weights on the CPU, where the VAE's turn sent
-    them. Here a module's whole call is computed again in its backward pass (a checkpoint around
-    it), and `bring` is part of what is computed again.
+    accelerate's hooks do not serve here: they act on a module's forward call alone. The backward
+    pass calls none of them, so that it would find the denoiser's weights on the CPU, where the
+    VAE's call sent them. Here a checkpoint around a module's whole call recomputes it in its
+    backward pass, and the recomputation includes `bring`.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Residency:
             self._move(name, to_device=offload == "none" or (offload == "text" and name != "text"))
 
     def bring(self, group: str) -> None:
-        """Has that group on the device before it is called."""
+        """Move a group to the device before its call, and the others off it if so configured."""
         if self.offload == "model":
             for name in self.groups:
                 if name != group:
@@ -39,7 +39,7 @@ class Residency:
             self._move(group, to_device=True)
 
     def text_done(self) -> None:
-        """Takes the text encoders off the device, and gives their memory back."""
+        """Move the text encoders off the device, and release their memory."""
         if self.offload != "none":
             self._move("text", to_device=False)
             if self.device.type == "cuda":
@@ -50,13 +50,13 @@ class Residency:
             module.to(self.device if to_device else "cpu")
 
 
-def _again(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Keeps no activations; the backward pass calls the function again."""
+def _call_checkpointed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call without keeping activations; the backward pass calls the function again."""
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def drive_denoiser(denoiser: nn.Module, residency: Residency) -> None:
-    """With "model" offloading: the denoiser comes to the device when it is called."""
+    """Move the denoiser to the device at each call, if `offload` is "model"."""
     if residency.offload != "model":
         return
     forward = denoiser.forward
@@ -66,9 +66,10 @@ def drive_denoiser(denoiser: nn.Module, residency: Residency) -> None:
         return forward(*args, **kwargs)
 
     def driven(*args: Any, **kwargs: Any) -> Any:
-        return (_again if torch.is_grad_enabled() else _once)(resident, *args, **kwargs)
+        call = _call_checkpointed if torch.is_grad_enabled() else _call
+        return call(resident, *args, **kwargs)
 
-    # Libraries look a forward's arguments up.
+    # Set because libraries inspect a forward's signature.
     setattr(driven, "__signature__", inspect.signature(forward))  # noqa: B010  mypy knows it not
     denoiser.forward = driven
 
@@ -76,26 +77,27 @@ def drive_denoiser(denoiser: nn.Module, residency: Residency) -> None:
 def drive_decoder(
     vae: Any, residency: Residency, dtype: torch.dtype, *, slicing: bool, whole: bool
 ) -> None:
-    """The VAE's `decode`, in its own dtype and on the device, by slices and checkpoints.
+    """Replace the VAE's `decode`: in its own dtype, on the device, by slices and checkpoints.
 
     Args:
         vae: gets a new `decode`, which calls its own.
-        residency: told before each call.
-        dtype: of the VAE's weights; the latents are cast to it.
-        slicing: one sample at a time, each decoded again in the backward pass.
-        whole: the whole batch is decoded again in the backward pass.
+        residency: moves the VAE to the device before each call.
+        dtype: dtype of the VAE's weights; the latents are cast to it.
+        slicing: decode one sample at a time, and each again in the backward pass.
+        whole: decode the whole batch again in the backward pass.
     """
-    plain = vae.decode
+    own_decode = vae.decode
 
     def resident(z: Tensor) -> Tensor:
         residency.bring("vae")
-        return plain(z, return_dict=False)[0]
+        return own_decode(z, return_dict=False)[0]
 
     def decode(z: Tensor, return_dict: bool = True, **_: Any) -> Any:
         z = z.to(residency.device, dtype)
         parts = z.split(1) if slicing else (z,)
-        again = torch.is_grad_enabled() and (slicing or whole)
-        images = [(_again if again else _once)(resident, part) for part in parts]
+        recompute = torch.is_grad_enabled() and (slicing or whole)
+        call = _call_checkpointed if recompute else _call
+        images = [call(resident, part) for part in parts]
         sample = images[0] if len(images) == 1 else torch.cat(images)
         if not return_dict:
             return (sample,)
@@ -106,15 +108,16 @@ def drive_decoder(
     vae.decode = decode
 
 
-def _once(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
 def checkpoint_blocks(denoiser: Any, vae: Any) -> bool:
-    """Turns diffusers' own checkpointing on. False: the VAE has none (SANA's)."""
+    """Turn on diffusers' own checkpointing. Return whether the VAE has it (SANA's has not)."""
     if not getattr(denoiser, "_supports_gradient_checkpointing", False):
         raise InputError(
-            f"gradient_checkpointing: {type(denoiser).__name__} does not support it in diffusers"
+            f"gradient_checkpointing must be off for {type(denoiser).__name__}: diffusers does not "
+            "support it there"
         )
     denoiser.enable_gradient_checkpointing()
     if getattr(vae, "_supports_gradient_checkpointing", False):

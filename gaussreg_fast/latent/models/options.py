@@ -1,4 +1,4 @@
-"""The options of `load_model`, and what each of them may be."""
+"""The options of `load_model` and the check of their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OFFLOADS = ("none", "text", "model")
 
 @dataclass(frozen=True)
 class Options:
-    """`load_model`'s arguments, resolved as far as they can be without the pipeline."""
+    """The arguments of `load_model`, resolved as far as possible without the pipeline."""
 
     device: torch.device
     dtype: torch.dtype
@@ -31,7 +31,7 @@ def check_option(name: str, value: Any) -> None:
     """Check one option by its name; None leaves it to the pipeline.
 
     Raises:
-        InputError: it is out of range.
+        InputError: the value is out of range.
     """
     if name == "steps" and value is not None and (type(value) is not int or value < 1):
         raise InputError(f"steps must be a positive integer, got {value!r}")
@@ -40,6 +40,6 @@ def check_option(name: str, value: Any) -> None:
         if not (number and 0 <= value < float("inf")):
             raise InputError(f"guidance must be a finite number of at least 0, got {value!r}")
     if name in ("height", "width") and value is not None and (type(value) is not int or value < 1):
-        raise InputError(f"{name} must be a positive number of pixels, got {value!r}")
+        raise InputError(f"{name} must be a positive integer of pixels, got {value!r}")
     if name == "offload" and value not in OFFLOADS:
         raise InputError(f"offload must be one of {', '.join(OFFLOADS)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Which dtypes the weights have, and gradients that survive float16."""
+"""Choose device and dtypes of the weights, and scale gradients so that they survive float16."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _LOG2_PEAK = -6
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one."""
+    """Return the device of that name; "auto" is the GPU if there is one.
+
+    Raises:
+        InputError: the name is none, or this machine has no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -30,14 +34,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but PyTorch sees no GPU here")
+        raise InputError(f"device must be auto or cpu, got {device!r}: PyTorch sees no GPU here")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs here")
+        last = torch.cuda.device_count() - 1
+        raise InputError(f"device must be at most cuda:{last} on this machine, got {device!r}")
     return resolved
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" goes by the device."""
+    """Return the dtype of that name; "auto" depends on the device, see `load_model`.
+
+    Raises:
+        InputError: the name or dtype is not one of `DTYPES`.
+    """
     if dtype == "auto":
         if device.type != "cuda":
             return torch.float32
@@ -52,7 +61,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def vae_dtype(vae: Any, dtype: torch.dtype) -> torch.dtype:
-    """float32 for a VAE that overflows in float16, which its configuration tells."""
+    """Return `dtype`, or float32 for a VAE whose configuration says it overflows in float16."""
     overflows = dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
     return torch.float32 if overflows else dtype
 
@@ -61,19 +70,19 @@ class GradientScale:
     """Scales each sample's gradient between the image and the noise by a power of two.
 
     A reward that is a mean over pixels has derivatives near 1e-6, where float16 has few bits left
-    or none. Everything between the two ends is linear in the gradient, so that the scale comes
-    off exactly. It is chosen in the backward pass, from the gradient itself, sample by sample.
+    or none. Everything between the two ends is linear in the gradient, so that the scale can be
+    removed exactly. The backward pass chooses it from the gradient itself, sample by sample.
     """
 
     def __init__(self) -> None:
         self.exponent: Tensor | None = None
 
     def at_noise(self, latents: Tensor) -> Tensor:
-        """The identity; takes the scale off the gradient."""
+        """Return the latents; removes the scale from their gradient."""
         return _TakeOff.apply(latents, self)
 
     def at_images(self, images: Tensor) -> Tensor:
-        """The identity; puts the scale on the gradient."""
+        """Return the images; applies the scale to their gradient."""
         return _PutOn.apply(images, self)
 
 
@@ -92,7 +101,7 @@ class _PutOn(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         peak = gradient.abs().flatten(1).amax(1)
         exponent = _LOG2_PEAK - torch.frexp(peak).exponent
-        # Nothing to scale in zeros, nothing to save in NaN.
+        # Zeros need no scale, and none can rescue NaN.
         usable = torch.isfinite(peak) & (peak > 0)
         ctx.scale.exponent = torch.where(usable, exponent.clamp(-100, 100), 0)
         return torch.ldexp(gradient, _per_sample(ctx.scale.exponent, gradient)), None

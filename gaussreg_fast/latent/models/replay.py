@@ -1,8 +1,8 @@
 """Pipelines that remember their text embeddings.
 
-A pipeline's `__call__` encodes its prompts and then denoises. Here the two are parted without
-copying either: a call that stops at the denoiser records what `encode_prompt` gave, and later calls
-get the recording. It is the pipeline's own code that runs, of whatever family and version.
+A pipeline's `__call__` encodes its prompts and then denoises. Here the two are separated without
+copying either: a call that stops at the denoiser records the results of `encode_prompt`, and later
+calls get the recording. So the pipeline's own code runs, whatever its family and version.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 
 
 class _Stop(Exception):
-    """Ends a pipeline's call when the denoiser's turn comes."""
+    """Ends a pipeline's call at its first call of the denoiser."""
 
 
 class Replay:
-    """Mixed into a pipeline's class, before it: see `replaying`."""
+    """A mixin that comes before a pipeline's class: see `replaying`."""
 
     run_device: torch.device
     _recording: list[Any] | None = None
@@ -28,11 +28,11 @@ class Replay:
 
     @property
     def _execution_device(self) -> torch.device:
-        # diffusers takes it from where the weights are, which offloading changes.
+        # diffusers derives it from the place of the weights, which offloading changes.
         return self.run_device
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
-        """The pipeline's own, or what it gave when it was recorded."""
+        """Return the pipeline's own encoding, or the recorded one during a replay."""
         if self._replayed is not None:
             return next(self._replayed)
         encoded = super().encode_prompt(*args, **kwargs)  # type: ignore[misc]
@@ -41,7 +41,7 @@ class Replay:
         return encoded
 
     def record(self, denoiser: torch.nn.Module, **kwargs: Any) -> list[Any]:
-        """What `encode_prompt` gave in a call with `kwargs`, which stops at the denoiser."""
+        """Call the pipeline with `kwargs` up to the denoiser; return `encode_prompt`'s results."""
 
         def stop(*_: Any) -> None:
             raise _Stop
@@ -56,10 +56,10 @@ class Replay:
         finally:
             handle.remove()
             self._recording = None
-        raise RuntimeError(f"{type(self).__name__} made an image without its denoiser")
+        raise RuntimeError(f"{type(self).__name__} made an image without calling its denoiser")
 
     def replay(self, recording: list[Any], **kwargs: Any) -> Any:
-        """A call with gradients, beneath the no_grad of `__call__`."""
+        """Call the pipeline with gradients, below the no_grad decorator of `__call__`."""
         with self._replaying(recording):
             return inspect.unwrap(type(self).__call__)(self, **kwargs)
 
@@ -73,7 +73,7 @@ class Replay:
 
 
 def replaying(pipeline_class: type) -> Any:
-    """A subclass of the same name, to be loaded in its place, which can record and replay."""
+    """Return a subclass of the same name, to be loaded in its place, that records and replays."""
     return type(
         pipeline_class.__name__,
         (Replay, pipeline_class),

@@ -11,9 +11,9 @@ from gaussreg_fast.latent.models.base import PipelineModel
 
 
 class Sana(PipelineModel):
-    """SanaPipeline: it has no published number of steps that is small, so `steps` must be given.
+    """SanaPipeline; `steps` must be given, because it has no small published number of steps.
 
-    Sizes are taken as they are, not binned to those of the training data.
+    Sizes are not binned to those of the training data.
     """
 
     denoiser_name = "transformer"
@@ -25,7 +25,7 @@ class Sana(PipelineModel):
         return math.lcm(32, self.pipe.vae_scale_factor)
 
     def _to_pipeline(self, latents: Tensor) -> Tensor:
-        return latents  # the sampler's own arithmetic is in float32
+        return latents  # uncast, because the sampler itself computes in float32
 
     def _call_kwargs(self) -> dict[str, Any]:
         return {**super()._call_kwargs(), "use_resolution_binning": False}
@@ -38,6 +38,6 @@ class SanaSprint(Sana):
         return 2, 4.5  # the defaults of the pipeline's call
 
     def _call_kwargs(self) -> dict[str, Any]:
-        # The published schedule of two steps has a timestep of its own, which others refuse.
+        # The intermediate timestep belongs to the published schedule of two steps alone.
         own = {} if self.steps == 2 else {"intermediate_timesteps": None}
         return {**super()._call_kwargs(), **own}

@@ -1,4 +1,4 @@
-"""Stable Diffusion and Stable Diffusion XL: SD-Turbo, SDXL-Turbo and their like."""
+"""Stable Diffusion and Stable Diffusion XL, such as SD-Turbo and SDXL-Turbo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class StableDiffusion(PipelineModel):
     """
 
     def _published(self) -> tuple[int | None, float | None]:
-        # https://huggingface.co/stabilityai/sd-turbo and .../sdxl-turbo. One step starts at the
-        # last timestep with trailing spacing alone, which models of many steps do not have.
+        # https://huggingface.co/stabilityai/sd-turbo and .../sdxl-turbo. A single step starts at
+        # the last timestep only with trailing spacing, which models of many steps do not have.
         trailing = self.pipe.scheduler.config.get("timestep_spacing") == "trailing"
         return (1, 0.0) if trailing else (None, None)

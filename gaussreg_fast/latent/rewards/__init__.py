@@ -1,8 +1,8 @@
 """Rewards: how good images are under their prompts, differentiable in the images.
 
-`load_reward` knows the published ones (CLIP score, LAION aesthetic, PickScore, HPS v2,
-ImageReward) by name, those of the embedded digits, and any function of the user's as
-`module:function`. `load_rewards` loads several with weights.
+`load_reward` knows published rewards (CLIP score, LAION aesthetic, PickScore, HPS v2, ImageReward)
+and those of the embedded digits by name, and any function of the user as `module:function`.
+`load_rewards` loads several with weights.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _PUBLISHED: dict[str, Callable[[str | None, torch.device | str, torch.dtype], Re
     "hpsv2": load_hpsv2,
     "imagereward": load_imagereward,
 }
-# What `pip install 'gaussreg_fast[latent]'` brings and the published rewards need.
+# The packages that published rewards need and `pip install 'gaussreg_fast[latent]'` installs.
 _PACKAGES = ("transformers", "huggingface_hub", "safetensors", "tokenizers")
 
 
 def known_rewards() -> tuple[str, ...]:
-    """The names that `load_reward` takes, besides `module:function`; loads no model."""
+    """Return the names that `load_reward` takes besides `module:function`; loads no model."""
     return (*_PUBLISHED, *_digits())
 
 
@@ -60,31 +60,32 @@ def load_reward(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Reward:
-    """A reward, ready to be called, its weights frozen.
+    """Load a reward with frozen weights.
 
     Args:
         name: clip, aesthetic, pickscore, hpsv2, imagereward, one of the embedded digits'
             (digits-...), or `module:function`: a function or callable object that takes
             images (B, 3, H, W) in [0, 1] and B prompts and returns (B,), differentiable.
         source: for a published reward, hub id or local path of its weights instead of the
-            default one; `rewards.clip.load_clip` and its like say what may lie there.
-        device: of the weights. Images may be on another; the result is on the images' device.
-        dtype: of the weights, floating. Images, preprocessing and scores are float32 or wider.
+            default one; its loader, such as `rewards.clip.load_clip`, lists the allowed formats.
+        device: device of the weights. Images may be on another; the result is on theirs.
+        dtype: floating dtype of the weights. Images, preprocessing and scores are float32 or wider.
 
     Raises:
-        InputError: unknown name, no such file, wrong checkpoint, hub not reachable, package
-            missing, module or function missing or of the wrong signature.
+        InputError: the name is unknown, a file or package is missing, the checkpoint is wrong,
+            the hub cannot be reached, or the user's module or function is missing or has the
+            wrong signature.
     """
     if not dtype.is_floating_point:
-        raise InputError(f"reward {name!r}: dtype {dtype}, wanted a floating one")
+        raise InputError(f"reward {name!r}: dtype must be a floating one, got {dtype}")
     if name in _PUBLISHED:
         return _load_published(name, source, device, dtype)
     digits = {} if ":" in name else _digits()
     if name not in digits and ":" not in name:
         known = ", ".join([*_PUBLISHED, *digits])
-        raise InputError(f"unknown reward {name!r}, known are {known} and module:function")
+        raise InputError(f"reward must be one of {known} or module:function, got {name!r}")
     if source is not None:
-        raise InputError(f"reward {name!r}: takes no source, got {source!r}")
+        raise InputError(f"reward {name!r} takes no source, got {source!r}")
     return digits[name]() if name in digits else load_user(name)
 
 
@@ -94,10 +95,10 @@ def load_rewards(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> RewardSum:
-    """The weighted sum of the rewards; a name that comes again is called name#2, and so on.
+    """Load the weighted sum of rewards; a name's second reward is called name#2, and so on.
 
     Raises:
-        InputError: as `load_reward` and `RewardSum`.
+        InputError: see `load_reward` and `RewardSum`.
     """
     rewards = [load_reward(s.name, source=s.source, device=device, dtype=dtype) for s in specs]
     weighted = zip(rewards, (spec.weight for spec in specs), strict=True)
@@ -119,7 +120,7 @@ def _load_published(
 
 
 def _digits() -> dict[str, Callable[[], Reward]]:
-    """The embedded digits' rewards, if this installation has them."""
+    """Return the embedded digits' rewards; empty if this installation has none."""
     try:
         digits = importlib.import_module("gaussreg_fast.digits")
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ AESTHETIC_FILE = "aesthetic-model.pth"
 
 
 class AestheticReward:
-    """A head on the unit image embedding of a CLIP; the prompts are not looked at.
+    """A head on the unit image embedding of a CLIP; ignores the prompts.
 
     Args:
         clip: a transformers `CLIPVisionModelWithProjection`, frozen, on its device.
@@ -33,7 +33,7 @@ class AestheticReward:
         self._clip, self._head, self._preprocess = clip, head, preprocess
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> (B,), differentiable in the images."""
+        """Score images (B, 3, H, W) in [0, 1]: (B,), differentiable in the images."""
         check_batch(images, prompts)
         if not prompts:
             return result(images.sum((1, 2, 3)), images)
@@ -44,17 +44,20 @@ class AestheticReward:
 def load_aesthetic(
     source: str | None, device: torch.device | str, dtype: torch.dtype
 ) -> AestheticReward:
-    """The predictor "sac+logos+ava1-l14-linearMSE": about 1 to 10, good pictures above 5.5.
+    """Load "sac+logos+ava1-l14-linearMSE": scores of about 1 to 10, good pictures above 5.5.
 
     Schuhmann, github.com/christophschuhmann/improved-aesthetic-predictor (the score behind
     LAION-Aesthetics v2; Schuhmann et al., "LAION-5B", NeurIPS 2022, arXiv:2210.08402).
 
     Args:
         source: the head: a .pth or .safetensors file with the original's keys, a folder with
-            one such file, a hub id, or owner/name/file on the hub. Its CLIP is in the folder
+            one such file, a hub id, or owner/name/file on the hub. Its CLIP is the folder
             `clip` beside the file, in transformers' format, else OpenAI's ViT-L/14 on the hub.
-        device: of the models.
-        dtype: of the CLIP; the head is float32 or wider.
+        device: device of the models.
+        dtype: dtype of the CLIP; the head is float32 or wider.
+
+    Raises:
+        InputError: a file is missing, unreadable or wrong, or the hub cannot be reached.
     """
     from transformers import CLIPVisionModelWithProjection
 

@@ -1,4 +1,4 @@
-"""Several rewards as one: their names, sources and weights, and their weighted sum."""
+"""Combine rewards: their names, sources and weights, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RewardSpec:
 
     Attributes:
         name: as `load_reward` takes it.
-        weight: finite; negative to have less of it.
+        weight: finite factor in the sum; a negative one minimises the reward.
         source: hub id or local path instead of the reward's default one.
     """
 
@@ -28,11 +28,10 @@ class RewardSpec:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise InputError("reward: the name is empty, wanted NAME[@SOURCE][=WEIGHT]")
+            raise InputError("reward must be NAME[@SOURCE][=WEIGHT], got an empty name")
         if self.source == "":
-            raise InputError(f"reward {self.name!r}: the source after @ is empty")
-        if not math.isfinite(self.weight):
-            raise InputError(f"reward {self.name!r}: weight {self.weight}, wanted a finite number")
+            raise InputError(f"reward {self.name!r}: the source after @ must not be empty")
+        _check_weight(self.name, self.weight)
 
     def __str__(self) -> str:
         source = "" if self.source is None else f"@{self.source}"
@@ -40,13 +39,13 @@ class RewardSpec:
 
 
 def parse_reward(text: str) -> RewardSpec:
-    """The spec in NAME[@SOURCE][=WEIGHT]; `str` of a spec gives it back.
+    """Parse NAME[@SOURCE][=WEIGHT]; `str` of a spec gives it back.
 
-    The source is what follows the first "@". What follows the last "=" is the weight if it is a
-    number, otherwise part of the source: a path that itself ends in =NUMBER needs a weight.
+    The source follows the first "@". The text after the last "=" is the weight if it is a number,
+    otherwise part of the source: a path that itself ends in =NUMBER needs a weight.
 
     Raises:
-        InputError: empty name or source, or a weight that is no finite number.
+        InputError: the name or source is empty, or the weight is no finite number.
     """
     rest, equals, last = text.rpartition("=")
     weight = _number(last) if equals else None
@@ -54,8 +53,14 @@ def parse_reward(text: str) -> RewardSpec:
         rest = text
     name, at, source = rest.partition("@")
     if "=" in name:
-        raise InputError(f"reward {text!r}: {name.partition('=')[2]!r} is no number as a weight")
+        got = name.partition("=")[2]
+        raise InputError(f"reward {text!r}: the weight must be a finite number, got {got!r}")
     return RewardSpec(name, 1.0 if weight is None else weight, source if at else None)
+
+
+def _check_weight(name: str, weight: float) -> None:
+    if not math.isfinite(weight):
+        raise InputError(f"reward {name!r}: the weight must be a finite number, got {weight}")
 
 
 def _number(text: str) -> float | None:
@@ -69,19 +74,18 @@ class RewardSum:
     """The weighted sum of rewards, and each of them.
 
     Args:
-        rewards: name -> (reward, weight). A reward of weight 0 is computed, and not added: its
-            infinities stay out of the sum.
+        rewards: name -> (reward, weight). A reward of weight 0 is computed but not added, so that
+            its infinities stay out of the sum.
 
     Raises:
-        InputError: no rewards, or a weight that is not finite.
+        InputError: there are no rewards, or a weight is not finite.
     """
 
     def __init__(self, rewards: Mapping[str, tuple[Reward, float]]) -> None:
         if not rewards:
-            raise InputError("rewards: none given, wanted at least one")
+            raise InputError("rewards must hold at least one reward, got none")
         for name, (_, weight) in rewards.items():
-            if not math.isfinite(weight):
-                raise InputError(f"reward {name!r}: weight {weight}, wanted a finite number")
+            _check_weight(name, weight)
         self._rewards = dict(rewards)
 
     @property
@@ -91,13 +95,13 @@ class RewardSum:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each."""
+        """The weights of the rewards, by name."""
         return {name: weight for name, (_, weight) in self._rewards.items()}
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B, 3, H, W) and B prompts -> the sum (B,) and each reward (B,), unweighted.
+        """Return the weighted sum (B,) and each unweighted reward (B,) of images (B, 3, H, W).
 
-        All arithmetic is within a sample: a reward that is not finite stays in its own.
+        All arithmetic is within a sample: a reward that is not finite affects no other sample.
         """
         check_batch(images, prompts)
         scores = {name: reward(images, prompts) for name, (reward, _) in self._rewards.items()}
@@ -109,7 +113,7 @@ class RewardSum:
 
 
 def unique_names(specs: Sequence[RewardSpec]) -> list[str]:
-    """A name for each spec: its own, and name#2, name#3 where it comes again."""
+    """Return a name for each spec: its own, with #2, #3 and so on for repeated ones."""
     count: dict[str, int] = {}
     names = []
     for spec in specs:

@@ -10,24 +10,27 @@ from torch import Tensor, nn
 
 from gaussreg_fast.latent.rewards import sources
 
-# Places of the linear layers in the published nn.Sequential; the others are dropout.
+# Indices of the linear layers in the published nn.Sequential; the other layers are dropout.
 _LINEAR = (0, 2, 4, 6, 7)
 
 
 def linear_head(reward: str, where: object, state: Mapping[str, Tensor], width: int) -> nn.Module:
-    """Five linear layers down to one number, from a state dict with `layers.0.weight` etc.
+    """Build five linear layers down to one number from a state dict.
 
-    As published there is no activation between them (768-1024-128-64-16-1); the dropout
-    between them does nothing outside training.
+    The published head (768-1024-128-64-16-1) has no activation between them, and its dropout does
+    nothing outside training.
 
     Args:
-        reward: named in errors.
-        where: the checkpoint, named in errors.
+        reward: the reward's name, for errors.
+        where: the checkpoint, for errors.
         state: `layers.{0,2,4,6,7}.{weight,bias}`.
-        width: of the embedding that goes in.
+        width: size of the embedding that goes in.
+
+    Returns:
+        (B, width) -> (B, 1).
 
     Raises:
-        InputError: keys missing, unexpected, or of shapes that do not fit each other.
+        InputError: keys are missing or unexpected, or their shapes do not fit each other.
     """
     wanted = [f"layers.{i}.{kind}" for i in _LINEAR for kind in ("weight", "bias")]
     missing = [key for key in wanted if key not in state]

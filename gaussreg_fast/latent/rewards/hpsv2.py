@@ -49,13 +49,13 @@ _BLOCK_NAMES = {
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An OpenCLIP state dict (its `CLIP` class) under the names of transformers' `CLIPModel`.
+    """Rename a state dict of OpenCLIP's `CLIP` to the keys of transformers' `CLIPModel`.
 
-    Names it does not know stay as they are, so that loading reports them as unexpected.
+    Unknown names stay as they are, so that loading reports them as unexpected.
     """
     converted: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name == "attn_mask":  # the causal mask, which old versions saved
+        if name == "attn_mask":  # the causal mask, which old versions of OpenCLIP saved
             continue
         if name in _TRANSPOSED:
             converted[_TRANSPOSED[name]] = value.T.contiguous()
@@ -69,7 +69,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _block(
     name: str, value: Tensor, visual: str | None, layer: str, part: str, kind: str
 ) -> dict[str, Tensor]:
-    """One tensor of a transformer's block; queries, keys and values are stacked in OpenCLIP."""
+    """Rename one tensor of a transformer's block; OpenCLIP stacks queries, keys and values."""
     prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{layer}."
     if part == "attn":
         parts = zip("qkv", value.chunk(3), strict=True)
@@ -80,7 +80,7 @@ def _block(
 
 
 def load_hpsv2(source: str | None, device: torch.device | str, dtype: torch.dtype) -> CosineReward:
-    """HPS v2.1: the cosine itself, as published, about 0.2 to 0.35 on generated pictures.
+    """Load HPS v2.1: the cosine itself, as published, about 0.2 to 0.35 on generated pictures.
 
     Wu et al., "Human Preference Score v2", 2023 (arXiv:2306.09341); `hpsv2.score` of the
     authors' package. Unlike CLIP's, its preprocessing fits the longer side and pads with black.
@@ -90,10 +90,14 @@ def load_hpsv2(source: str | None, device: torch.device | str, dtype: torch.dtyp
             HPS_v2.1_compressed.pt, or owner/name/file on the hub; or a model in
             transformers' format: a folder with config.json or a hub id. By default the authors'
             on the hub. The configuration (which alone tells GELU from QuickGELU), tokenizer
-            and normalisation of an OpenCLIP checkpoint are those of the folder `clip` beside
-            the file, in transformers' format, weights not needed; else LAION's on the hub.
-        device: of the model.
-        dtype: of the model.
+            and normalisation of an OpenCLIP checkpoint come from the folder `clip` beside the
+            file, in transformers' format, where weights are not needed; else from LAION's
+            ViT-H/14 on the hub.
+        device: device of the model.
+        dtype: dtype of the model.
+
+    Raises:
+        InputError: a file is missing, unreadable or wrong, or the hub cannot be reached.
     """
     from transformers import CLIPModel
 
@@ -119,7 +123,7 @@ def _is_open_clip(source: str) -> bool:
 
 
 def _from_open_clip(source: str) -> tuple[Any, sources.Folder]:
-    """The model, and where its configuration, tokenizer and normalisation came from."""
+    """Load a model; also return the source of its configuration, tokenizer and normalisation."""
     from transformers import CLIPConfig, CLIPModel
 
     file = sources.checkpoint("hpsv2", source, HPSV2_FILE)

@@ -1,4 +1,4 @@
-"""ImageReward: BLIP's text encoder reads the prompt while it looks at the image."""
+"""ImageReward: BLIP's text encoder reads the prompt and attends to the image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gaussreg_fast.latent.rewards.preprocess import Preprocessing
 IMAGEREWARD = "zai-org/ImageReward"  # formerly THUDM/ImageReward
 IMAGEREWARD_FILE = "ImageReward.pt"
 BERT = "google-bert/bert-base-uncased"
-# ImageReward.py of the authors' repository: the scores' mean and deviation on their data.
+# From ImageReward.py of the authors' repository: the scores' mean and deviation on their data.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 MAX_TOKENS = 35
-HEAD_WIDTH = 64  # of an attention head in BLIP's vision transformers, base and large
+HEAD_WIDTH = 64  # size of an attention head in BLIP's vision transformers, base and large
 
 # BLIP's names (models/vit.py, after timm) -> transformers' BlipVisionModel's.
 _VISION_NAMES = {
@@ -60,7 +60,8 @@ _TEXT_FIELDS = (
 class ImageReward:
     """The head's score of the text encoder's first token, standardised as published.
 
-    Each prompt is tokenised once. The text encoder runs at every call: it attends to the image.
+    Each prompt is tokenised once. The text encoder runs at every call, because it attends to the
+    image.
 
     Args:
         vision: a transformers `BlipVisionModel`, frozen, on its device.
@@ -80,7 +81,7 @@ class ImageReward:
         self._tokens = lru_cache(maxsize=CACHED_PROMPTS)(self._tokenise)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] and B prompts -> (B,), differentiable in the images."""
+        """Score images (B, 3, H, W) in [0, 1] under B prompts: (B,), differentiable in images."""
         check_batch(images, prompts)
         if not prompts:
             return result(images.sum((1, 2, 3)), images)
@@ -96,7 +97,7 @@ class ImageReward:
         return result((self._head(first).squeeze(-1) - MEAN) / STD, images)
 
     def _tokenise(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Token numbers and mask, (35,) each."""
+        """Return token numbers and mask, (35,) int64 each."""
         tokens = self._tokenizer(
             prompt,
             padding="max_length",
@@ -110,18 +111,21 @@ class ImageReward:
 def load_imagereward(
     source: str | None, device: torch.device | str, dtype: torch.dtype
 ) -> ImageReward:
-    """ImageReward v1.0: standardised, about -2 to 2, 0 on average on the authors' data.
+    """Load ImageReward v1.0: standardised, about -2 to 2, 0 on average on the authors' data.
 
     Xu et al., "ImageReward", NeurIPS 2023 (arXiv:2304.05977); models/BLIP and ImageReward.py
     of the authors' package.
 
     Args:
         source: the authors' ImageReward.pt, a folder or hub id that holds it, or
-            owner/name/file on the hub. Beside it lies med_config.json (the text encoder's
-            configuration), else the hub's; and the folder `bert` with the tokenizer of
-            bert-base-uncased, else the hub's.
-        device: of the models.
-        dtype: of the models; the head is float32 or wider.
+            owner/name/file on the hub. The text encoder's configuration, med_config.json, and
+            the folder `bert` with the tokenizer of bert-base-uncased are taken from beside it,
+            else from the hub.
+        device: device of the models.
+        dtype: dtype of the models; the head is float32 or wider.
+
+    Raises:
+        InputError: a file is missing, unreadable or wrong, or the hub cannot be reached.
     """
     file = sources.checkpoint("imagereward", source or IMAGEREWARD, IMAGEREWARD_FILE)
     parts = _split(sources.read_state("imagereward", file))
@@ -143,7 +147,7 @@ def load_imagereward(
 
 
 def _split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The checkpoint's parts by prefix; BLIP's projections, which the score does not use, go."""
+    """Split a checkpoint by prefix, without BLIP's projections, which the score does not use."""
     prefixes = ("blip.visual_encoder.", "blip.text_encoder.", "mlp.")
     return {
         p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in prefixes
@@ -151,9 +155,9 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def to_blip_vision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BLIP's vision transformer under the names of transformers' `BlipVisionModel`.
+    """Rename BLIP's vision transformer to the keys of transformers' `BlipVisionModel`.
 
-    Names it does not know stay as they are, so that loading reports them as unexpected.
+    Unknown names stay as they are, so that loading reports them as unexpected.
     """
 
     def rename(name: str) -> str:
@@ -181,23 +185,23 @@ def _vision(file: Path, state: Mapping[str, Tensor]) -> Any:
         image_size=isqrt(state["pos_embed"].shape[1] - 1) * patch,
         patch_size=patch,
         hidden_act="gelu",
-        layer_norm_eps=1e-6,  # timm's; transformers' default is another
+        layer_norm_eps=1e-6,  # timm's; transformers' default differs
     )
     where = sources.Folder("imagereward", str(file), local=True)
     return sources.load_model(BlipVisionModel, where, config=config, state=to_blip_vision(state))
 
 
 def _text(file: Path, state: Mapping[str, Tensor], med: Mapping[str, Any], width: int) -> Any:
-    """The text encoder; its names are transformers' own."""
+    """Load the text encoder, whose keys are transformers' own."""
     from transformers import BlipTextConfig, BlipTextModel
 
     absent = [field for field in _TEXT_FIELDS if field not in med]
     if absent:
-        raise InputError(f"reward 'imagereward': med_config.json has no {absent[0]}")
+        raise InputError(f"reward 'imagereward': med_config.json must hold {absent[0]!r}")
     config = BlipTextConfig(
         **{field: med[field] for field in _TEXT_FIELDS},
         encoder_hidden_size=width,
-        is_decoder=True,  # builds the cross-attention; at the call it masks nothing
+        is_decoder=True,  # builds the cross-attention; the call masks nothing
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -208,12 +212,12 @@ def _text(file: Path, state: Mapping[str, Tensor], med: Mapping[str, Any], width
 
 
 def _tokenizer(source: sources.Folder, med: Mapping[str, Any]) -> Any:
-    """BERT's tokenizer with the two tokens that BLIP adds at the end of its vocabulary."""
+    """Load BERT's tokenizer and add the two tokens that BLIP has at the end of its vocabulary."""
     tokenizer = sources.load_tokenizer(source)
     tokenizer.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)
     if len(tokenizer) != med.get("vocab_size"):
         raise InputError(
-            f"reward 'imagereward': {source.where}: the tokenizer has {len(tokenizer)} tokens "
-            f"with [DEC] and [ENC], the text encoder {med.get('vocab_size')}"
+            f"reward 'imagereward': {source.where}: the tokenizer must have the text encoder's "
+            f"{med.get('vocab_size')} tokens with [DEC] and [ENC], got {len(tokenizer)}"
         )
     return tokenizer

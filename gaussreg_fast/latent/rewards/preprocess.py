@@ -1,4 +1,4 @@
-"""Images as a checkpoint wants them: resize, crop or pad, normalise; differentiable, on tensors."""
+"""Preprocess image tensors for a checkpoint, differentiably: resize, crop or pad, normalise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.batch import at_least_float32
 
-# OpenAI's CLIP, its notebook and clip/clip.py; LAION's, HPS and ImageReward use the same.
+# From OpenAI's clip/clip.py; LAION's CLIP, HPS and ImageReward use the same values.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -20,15 +20,14 @@ _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """(B, 3, H, W) in [0, 1] -> (B, 3, h, w), normalised; float32, or float64 if it came so.
+    """Maps (B, 3, H, W) in [0, 1] to normalised (B, 3, h, w), float32, or float64 from float64.
 
-    With `fit="shortest"` it does what transformers' CLIP image processor does to a PIL image
-    of 8 bits, but for the rounding to 8 bits: an antialiased resize of the shorter side to
-    `size`, saturating to [0, 1] after each of its two passes, and a centred crop. The
-    saturation stops the gradient where the cubic filter overshoots, as it must: there the
-    processor's output does not move either. With `fit="exact"` the resize is to `crop`, whatever
-    the aspect. With `fit="longest"` the longer side becomes `size` and the rest of the square is
-    black; nothing saturates.
+    `fit="shortest"` equals transformers' CLIP image processor on a PIL image of 8 bits, except for
+    the rounding to 8 bits: an antialiased resize of the shorter side to `size`, saturating to
+    [0, 1] after each of its two passes, and a centred crop. Where the cubic filter overshoots, the
+    saturation stops the gradient, which is right, because the processor's output is constant
+    there. `fit="exact"` resizes to `crop` whatever the aspect. `fit="longest"` resizes the longer
+    side to `size` and pads to a square with black; nothing saturates.
     """
 
     size: int
@@ -40,11 +39,11 @@ class Preprocessing:
 
     @classmethod
     def square(cls, size: int, fit: Literal["shortest", "longest"] = "shortest") -> Preprocessing:
-        """CLIP's own to size x size."""
+        """Return CLIP's own preprocessing to size x size pixels."""
         return cls(size, (size, size), fit=fit)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as the model's pixel values (B, 3, h, w)."""
+        """Convert images (B, 3, H, W) in [0, 1] to the model's pixel values (B, 3, h, w)."""
         x = images.to(at_least_float32(images.dtype))
         x = self._pad(self._resize(x)) if self.fit == "longest" else self._crop(self._resize(x))
         return (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
@@ -53,7 +52,7 @@ class Preprocessing:
         target = self._target(x.shape[-2], x.shape[-1])
         if target == tuple(x.shape[-2:]):
             return x
-        for size in ((x.shape[-2], target[1]), target):  # along rows, then along columns, as PIL
+        for size in ((x.shape[-2], target[1]), target):  # rows first, then columns, like PIL
             x = F.interpolate(x, size=size, mode=self.mode, align_corners=False, antialias=True)
             x = x if self.fit == "longest" else x.clamp(0, 1)
         return x
@@ -79,16 +78,16 @@ class Preprocessing:
 
 
 def from_config(config: dict[str, Any], image_size: int, where: str) -> Preprocessing:
-    """The preprocessing that a `preprocessor_config.json` describes.
+    """Return the preprocessing that a `preprocessor_config.json` describes.
 
     Args:
-        config: its content; {} gives CLIP's own at the model's size.
+        config: the file's content; {} gives CLIP's own preprocessing at the model's size.
         image_size: side of the square that the model takes, in pixels.
-        where: named in errors.
+        where: the file, for errors.
 
     Raises:
-        InputError: a resampling other than bilinear or bicubic, a size that does not cover the
-            crop, or a crop that is not what the model takes.
+        InputError: the resampling is neither bilinear nor bicubic, the size does not cover the
+            crop, or the crop is not the model's size.
     """
     fit, size = _size(config.get("size", image_size), where)
     crop = (
@@ -96,10 +95,11 @@ def from_config(config: dict[str, Any], image_size: int, where: str) -> Preproce
     )
     mode = _RESAMPLE.get(config.get("resample", 3))
     if mode is None:
-        raise InputError(f"{where}: resample {config['resample']}, known are {_RESAMPLE}")
+        raise InputError(f"{where}: resample must be one of {_RESAMPLE}, got {config['resample']}")
     if crop != (image_size, image_size) or crop[0] > size[0] or crop[1] > size[1]:
         raise InputError(
-            f"{where}: resizes to {size} and crops to {crop}, the model takes {image_size} pixels"
+            f"{where}: size and crop must give {image_size} x {image_size} pixels, got a resize "
+            f"to {size} and a crop to {crop}"
         )
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if config.get("do_normalize", True):
@@ -115,7 +115,9 @@ def _size(size: Any, where: str) -> tuple[Literal["shortest", "exact"], tuple[in
         return "shortest", (size["shortest_edge"], size["shortest_edge"])
     if "height" in size and "width" in size:
         return "exact", _pair(size)
-    raise InputError(f"{where}: size {size}, known are a number, shortest_edge, height and width")
+    raise InputError(
+        f"{where}: size must be a number, a shortest_edge, or height and width, got {size}"
+    )
 
 
 def _pair(size: Any) -> tuple[int, int]:

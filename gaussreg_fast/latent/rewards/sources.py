@@ -1,4 +1,4 @@
-"""Where a reward's files come from: local files and folders, or the Hugging Face hub."""
+"""Find and read a reward's files, in local folders or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class Folder:
-    """A local folder, or a repository of the hub, with the files of one reward."""
+    """A local folder, or a repository of the hub, with the files of one reward.
 
-    reward: str  # for messages
-    where: str  # path or repository
+    Attributes:
+        reward: the reward's name, for messages.
+        where: path or repository.
+        local: whether `where` is a path.
+        place: a local folder that would have been taken instead, for messages.
+    """
+
+    reward: str
+    where: str
     local: bool
-    place: str = ""  # a local folder that would have been taken instead
+    place: str = ""
 
     @property
     def path(self) -> Path:
@@ -35,17 +42,17 @@ class Folder:
 
     @property
     def hint(self) -> str:
-        """How to do without the hub."""
+        """Advice on using local files instead of the hub, for errors."""
         if self.place:
-            return f"the folder {self.place} is taken instead where there is one"
+            return f"the folder {self.place} is taken instead if it exists"
         return f"a local path can be given instead: {self.reward}@/path/to/folder"
 
     def fetch(self, filename: str) -> Path:
-        """The file on the local disk, downloaded if need be.
+        """Return the path of a file on the local disk, downloaded if needed.
 
         Raises:
-            InputError: it is not there, or the hub cannot be reached; says which file of what
-                was wanted and how to pass a local path.
+            InputError: there is no such file, or the hub cannot be reached. The message names the
+                file and says how to pass a local path.
         """
         path = self.find(filename)
         if path is None:
@@ -54,7 +61,7 @@ class Folder:
         return path
 
     def find(self, filename: str) -> Path | None:
-        """As `fetch`, but None where the folder or repository has no such file."""
+        """Do the same as `fetch`, but return None if there is no such file."""
         if self.local:
             path = Path(self.where, filename)
             return path if path.is_file() else None
@@ -66,39 +73,39 @@ class Folder:
             ) from error
 
     def json(self, filename: str) -> dict[str, Any]:
-        """The content of a JSON file; raises InputError where there is none."""
+        """Read a JSON file; raise InputError if there is none."""
         return read_json(self.reward, self.fetch(filename))
 
 
 def folder(reward: str, source: str) -> Folder:
-    """A local folder, or a repository of the hub by its id.
+    """Return a local folder, or a repository of the hub by its id.
 
     Raises:
-        InputError: neither a folder nor of the form owner/name.
+        InputError: the source is neither a folder nor of the form owner/name.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return Folder(reward, str(path), local=True)
     if path.exists() or not _REPOSITORY.fullmatch(source):
-        what = "is a file" if path.exists() else "does not exist"
+        got = "a file" if path.exists() else "a path that does not exist"
         raise InputError(
-            f"reward {reward!r}: {source} {what}, wanted a folder with a model in transformers' "
-            f"format or a hub id (owner/name)"
+            f"reward {reward!r}: the source must be a folder with a model in transformers' format "
+            f"or a hub id (owner/name), got {source}, {got}"
         )
     return Folder(reward, source, local=False)
 
 
 def checkpoint(reward: str, source: str, filename: str) -> Path:
-    """A reward's one file of weights.
+    """Return the path of a reward's one file of weights, downloaded if needed.
 
     Args:
-        reward: named in errors.
+        reward: the reward's name, for errors.
         source: the file; a folder or hub id that holds `filename`; a folder with one
             .pt, .pth, .bin or .safetensors file; or owner/name/file on the hub.
         filename: the published file's name.
 
     Raises:
-        InputError: there is none, or several; the hub cannot be reached.
+        InputError: there is no such file or several, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -110,39 +117,41 @@ def checkpoint(reward: str, source: str, filename: str) -> Path:
         if len(found) == 1:
             return path / found[0]
         several = f"several checkpoints ({', '.join(found)})" if found else "no checkpoint"
-        raise InputError(f"reward {reward!r}: {path} has {several}, wanted {filename}")
+        raise InputError(f"reward {reward!r}: {path} must hold {filename}, got {several}")
     if not _REPOSITORY.match(source):
-        raise InputError(f"reward {reward!r}: {source} does not exist, and is no hub id")
+        raise InputError(f"reward {reward!r}: {source} does not exist and is no hub id")
     owner, name, *rest = source.split("/", 2)
     return Folder(reward, f"{owner}/{name}", local=False).fetch(rest[0] if rest else filename)
 
 
 def companion(reward: str, beside: Path, name: str, repository: str) -> Folder:
-    """What a checkpoint does not hold itself: the folder `name` beside it, else the hub's."""
+    """Return the folder `name` beside a checkpoint if it exists, else the hub's repository."""
     if (beside / name).is_dir():
         return Folder(reward, str(beside / name), local=True)
     return Folder(reward, repository, local=False, place=str(beside / name))
 
 
 def read_json(reward: str, path: Path) -> dict[str, Any]:
-    """A JSON object; raises InputError for anything else."""
+    """Read a JSON object; raise InputError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"reward {reward!r}: {path}: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise InputError(f"reward {reward!r}: {path}: not a JSON object")
+        raise InputError(
+            f"reward {reward!r}: {path} must hold a JSON object, got {type(content).__name__}"
+        )
     return content
 
 
 def read_state(reward: str, path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or one of torch.save, on the CPU.
+    """Read a state dict from a .safetensors or torch.save file, onto the CPU.
 
-    No code in the file is run. A training checkpoint's "state_dict" is unwrapped, and the
-    "module." that data parallel training puts before the names is taken off.
+    No code in the file is run. The "state_dict" of a training checkpoint is unwrapped, and the
+    prefix "module." of data parallel training is removed.
 
     Raises:
-        InputError: unreadable, truncated, or not a state dict.
+        InputError: the file is unreadable, truncated, or holds no state dict.
     """
     try:
         if path.suffix == ".safetensors":
@@ -153,7 +162,7 @@ def read_state(reward: str, path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
-    except Exception as error:  # each format's reader has errors of its own
+    except Exception as error:  # each format's reader raises its own types
         why = first_line(error)
         raise InputError(f"reward {reward!r}: {path}: unreadable or truncated ({why})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -173,7 +182,7 @@ def check_keys(
     unexpected: list[str],
     misshapen: list[str] | None = None,
 ) -> None:
-    """Raises InputError that names the first key of each kind, if there is one."""
+    """Raise an InputError that names the first key of each kind, if there is any."""
     kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen or []}
     parts = [
         f"{kind} {min(keys)}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
@@ -194,19 +203,20 @@ def load_model(
     unused: tuple[str, ...] = (),
     **arguments: Any,
 ) -> Any:
-    """A transformers model, of which every weight came from the checkpoint.
+    """Load a transformers model; every weight must come from the checkpoint.
 
     Args:
         cls: the model's class.
-        source: where its files are.
+        source: the folder of its files.
         config: the model's configuration, if its weights come from `state`.
-        state: weights in transformers' names, instead of the source's.
-        where: what to call the checkpoint in errors; the source by default.
-        unused: beginnings of names that the checkpoint may have beyond the model's.
-        **arguments: of the model's constructor.
+        state: weights under transformers' names, instead of the source's.
+        where: the checkpoint's name in errors; the source by default.
+        unused: prefixes of names that the checkpoint may have beyond the model's.
+        **arguments: further arguments of `from_pretrained`.
 
     Raises:
-        InputError: unreadable, or weights missing, unexpected or of the wrong shape.
+        InputError: the checkpoint is unreadable, or weights are missing, unexpected or of the
+            wrong shape.
     """
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     where = source.where if where is None else where
@@ -219,13 +229,13 @@ def load_model(
             model, info = cls.from_pretrained(path, **arguments)
     except ImportError:
         raise
-    except Exception as error:  # OSError, ValueError, SafetensorError, of the file's format
+    except Exception as error:  # OSError, ValueError or SafetensorError, by the file's format
         why = first_line(error)
         hint = "" if source.local else f"; {source.hint}"
         raise InputError(
             f"reward {source.reward!r}: {where}: no {cls.__name__} could be loaded ({why}){hint}"
         ) from error
-    # position_ids: a buffer that old versions of transformers saved.
+    # position_ids is a buffer that old versions of transformers saved.
     unexpected = [
         k
         for k in info["unexpected_keys"]
@@ -238,7 +248,7 @@ def load_model(
 
 
 def load_tokenizer(source: Folder) -> Any:
-    """The tokenizer in a folder or repository; raises InputError where there is none."""
+    """Load the tokenizer of a folder or repository; raise InputError if there is none."""
     from transformers import AutoTokenizer
 
     source.find("tokenizer_config.json")  # an unreachable hub fails here, once
@@ -247,7 +257,7 @@ def load_tokenizer(source: Folder) -> Any:
             return AutoTokenizer.from_pretrained(source.where)
     except ImportError:
         raise
-    except Exception as error:  # OSError, ValueError, KeyError, of the file's format
+    except Exception as error:  # OSError, ValueError or KeyError, by the file's format
         raise InputError(
             f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
             f"({first_line(error)})"

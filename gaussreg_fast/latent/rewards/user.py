@@ -1,4 +1,4 @@
-"""A user's own reward, named as `module:function`."""
+"""A user's own reward, given as `module:function`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UserReward:
     """A user's differentiable function of images and prompts, its result checked at each call.
 
     Args:
-        name: of the reward, in errors.
+        name: the reward's name, for errors.
         function: images (B, 3, H, W) in [0, 1] and B prompts -> (B,), floating.
     """
 
@@ -32,21 +32,20 @@ class UserReward:
         self.name, self._function = name, function
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] and B prompts -> (B,).
+        """Score images (B, 3, H, W) in [0, 1] under B prompts: (B,).
 
         Raises:
             InputError: the result is no floating tensor of shape (B,), or does not depend on the
-                images although their gradient is asked for.
+                images although they require a gradient.
         """
         check_batch(images, prompts)
         scores = self._function(images, prompts)
-        wanted = f"a floating tensor of shape ({images.shape[0]},)"
+        wanted = f"must return a floating tensor of shape ({images.shape[0]},)"
         if not isinstance(scores, Tensor):
-            got = type(scores).__name__
-            raise InputError(f"reward {self.name!r}: returned {got}, wanted {wanted}")
+            raise InputError(f"reward {self.name!r} {wanted}, got {type(scores).__name__}")
         if not scores.is_floating_point() or scores.shape != images.shape[:1]:
             got = f"{scores.dtype} of shape {tuple(scores.shape)}"
-            raise InputError(f"reward {self.name!r}: returned {got}, wanted {wanted}")
+            raise InputError(f"reward {self.name!r} {wanted}, got {got}")
         if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
             raise InputError(
                 f"reward {self.name!r}: the result has no gradient with respect to the images; "
@@ -56,15 +55,15 @@ class UserReward:
 
 
 def load_user(name: str) -> UserReward:
-    """Imports `module:function`, with the current directory on the path.
+    """Import `module:function`, with the current directory on the path.
 
     Raises:
-        InputError: the module cannot be imported, has no such attribute, or it cannot be called
-            with two positional arguments.
+        InputError: the module cannot be imported or has no such attribute, or the attribute
+            cannot be called with two positional arguments.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise InputError(f"reward {name!r}: wanted module:function")
+        raise InputError(f"reward must be module:function, got {name!r}")
     module = _import(name, module_name)
     try:
         function: Any = reduce(getattr, attribute.split("."), module)
@@ -81,7 +80,7 @@ def _import(name: str, module: str) -> ModuleType:
         with _current_directory_on_path():
             imported: ModuleType = pkgutil.resolve_name(f"{module}:")
             return imported
-    except Exception as error:  # a name that is none, or what the user's module raises
+    except Exception as error:  # an invalid name, or any error of the user's module
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise InputError(
                 f"reward {name!r}: no module named {module!r}, looked for in {os.getcwd()} and "
@@ -95,7 +94,7 @@ def _import(name: str, module: str) -> ModuleType:
 
 @contextmanager
 def _current_directory_on_path() -> Iterator[None]:
-    """`python -m` has it there, an installed command does not."""
+    """Put the current directory on the path: `python -m` does, an installed command does not."""
     before = list(sys.path)
     sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
@@ -112,10 +111,10 @@ def _candidates(module: ModuleType) -> str:
 
 def _check_callable(name: str, function: Any) -> None:
     if not callable(function) or inspect.isclass(function):
-        what = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
-        raise InputError(f"reward {name!r}: is {what}, wanted a function or a callable object")
+        got = "a class" if inspect.isclass(function) else f"type {type(function).__name__}"
+        raise InputError(f"reward {name!r} must be a function or a callable object, got {got}")
     if inspect.iscoroutinefunction(function):
-        raise InputError(f"reward {name!r}: is an async function, wanted an ordinary one")
+        raise InputError(f"reward {name!r} must be an ordinary function, got an async one")
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
@@ -124,6 +123,6 @@ def _check_callable(name: str, function: Any) -> None:
         signature.bind("images", "prompts")
     except TypeError as error:
         raise InputError(
-            f"reward {name!r}: cannot be called as function(images, prompts), its signature is "
+            f"reward {name!r} must be callable as function(images, prompts), got the signature "
             f"{signature}"
         ) from error

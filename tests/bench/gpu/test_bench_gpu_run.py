@@ -217,10 +217,10 @@ def test_a_run_that_is_there_is_not_overwritten(planted, refused):
     _, before, out = planted
     words = ["gpu", "--rehearse", "--plan", "planted_stages:PLAN", "--out", str(out)]
     told = refused([*words, "--stages", "good"])
-    assert "a run is there already: --resume measures what it lacks, --restart replaces it" in told
+    assert "holds a run already: --resume measures its missing rows, --restart replaces it" in told
     with record.Record(out / "rehearsal" / "run.json", {}).locked():
         told = refused([*words, "--resume"])
-    assert told == f"error: {out / 'rehearsal' / 'run.json'}: another run is writing it\n"
+    assert told == f"error: {out / 'rehearsal' / 'run.json'}: another run writes this file\n"
     assert read(out) == before
 
 
@@ -285,21 +285,21 @@ def test_without_a_gpu_it_says_so(refused, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert refused(["gpu"]) == (
-        "error: gpu measures on a GPU: torch.cuda.is_available() is False; "
-        "--rehearse goes through it without one\n"
+        "error: gpu needs a GPU, but torch.cuda.is_available() is False; "
+        "--rehearse goes through the run without one\n"
     )
 
 
 def test_an_unknown_stage_is_named(refused):
     told = refused(["gpu", "--rehearse", "--stages", "paths,lunch"])
-    assert "'lunch' is no stage; these are: look, paths, headline" in told
+    assert "--stages must name some of look, paths, headline" in told
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--stages", ","], "error: --stages: ',' names no stage\n"),
-        (["--record"], "error: --record goes with --compile\n"),
+        (["--stages", ","], "error: --stages must name at least one stage, got ','\n"),
+        (["--record"], "error: --record needs --compile\n"),
     ],
 )
 def test_options_that_mean_nothing(refused, words, told):

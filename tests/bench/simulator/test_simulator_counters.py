@@ -42,10 +42,10 @@ def test_the_counts_are_the_recorded_ones_and_a_worse_one_is_named_with_its_line
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--device", "Voodoo2"], "'Voodoo2' is not known"),
+        (["--device", "Voodoo2"], "must be one of A100, H100, H200, B200, got 'Voodoo2'"),
         (["--only", "nothing like it"], "no case matches"),
         (["--check", "--record", "nowhere.json"], "No such file"),
-        (["--check", "--record", "pyproject.toml"], "no file of counts"),
+        (["--check", "--record", "pyproject.toml"], "must be a file of counts"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ import sys
 from bench import ROOT
 
 # Without "isa", because all of these tests run for each instruction set.
-TESTS = ("kernels", "memory", "runtime", "drift")
+TESTS = ("kernels", "runtime", "drift")
 OTHERS = ("inputs", "drift", "path")  # files of which only the tests that name the backend run
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
 

@@ -17,7 +17,7 @@ _Args = tuple[Tensor, Draw, StatisticsSpec, str]
 
 
 def _shapes(x: Tensor, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
-    """Empty results."""
+    """Return empty tensors of the results' shapes and dtypes."""
     batch, dtype = x.shape[0], result_dtype(x)
     blocks = -(-(math.prod(x.shape[1:]) // 2) // spec.block_size)
     moments = x.new_empty((batch, len(spec.orders)), dtype=dtype)
@@ -108,6 +108,6 @@ _statistics_op = Operator(
 
 
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P), differentiable."""
-    # Its seed is drawn once, for backward as well.
+    """Return moments (B, K) and block amplitudes (B, P), differentiable."""
+    # The seed is drawn here, once: backward needs the same permutation.
     return _statistics_op(x, draw_from_tensors(*draw.tensors(x.device)), spec, backend)

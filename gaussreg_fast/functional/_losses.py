@@ -113,7 +113,7 @@ def gaussianity_loss(
     has made a spectrum that is flatter than that of noise.
 
     If a bin y_k of the spectrum is 0, the gradient of |y_k| is taken to be 0; in float32,
-    |y_k| below 1e-18 counts as 0, because its square underflows.
+    |y_k| below 1e-18 counts as 0, because float32 hardly holds its square.
 
     Args:
         x: `(B, *latent)`; D >= 2 * block_size.

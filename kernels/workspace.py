@@ -1,4 +1,4 @@
-"""The workspace between the launches of `columns` and `rows`, and which program reads what of it.
+"""The workspace between the launches of `columns` and `rows`, and the places in it.
 
 z holds the transforms of N2 / 2 packed columns: N1 rows of N2 / 2 complex numbers. 16 rows fill a
 run of memory, interleaved number by number. `edges` (N1 / 16, N2 / 2) holds every 16th row once

@@ -67,7 +67,7 @@ def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
     That is: ordinary, dense, contiguous tensors of `FLOAT32` on one device, each of its base's
     shape, and a base that requires no gradient, or none at all. Each property is compared over all
     tensors in one loop in C, which takes less than a microsecond for each pair. If the answer is
-    False, `tensor_lists.paired` looks at each tensor and names one that is not allowed.
+    False, `tensor_lists.pair_with_base` looks at each tensor and names one that is not allowed.
     """
     if torch.compiler.is_compiling():  # its tracer cannot follow these loops
         return False

@@ -165,13 +165,13 @@ class DriftDecay:
         self.weight = checks.weight("weight", weight)
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
-        names, self.params, self.base, _ = tensor_lists.paired(params, base)
+        names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
         known = {
             id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
         }
         for i, p in enumerate(self.params):
             if id(p) not in known:
-                name = tensor_lists.called("params", i, names)
+                name = tensor_lists.label("params", i, names)
                 raise ValueError(
                     f"{name} must be a parameter of the optimiser, got a tensor that is in none of "
                     f"its groups"

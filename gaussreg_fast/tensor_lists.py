@@ -31,7 +31,7 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
     """Return the names, or None, and the tensors of a list.
 
     A list is a module (its parameters), a mapping by name, an iterable of (name, tensor), or an
-    iterable of tensors. Its items are not checked here, but by `paired`.
+    iterable of tensors. Its items are not checked here, but by `pair_with_base`.
     """
     if isinstance(value, torch.nn.Module):
         value = dict(value.named_parameters())
@@ -60,7 +60,7 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
     return names, listed
 
 
-def paired(
+def pair_with_base(
     params: Any, base: Any, uniform: Callable[[list[Any], list[Any]], bool] = checks.uniform
 ) -> Paired:
     """Check `params` and `base` and pair them: by name if both have names, else by position.
@@ -89,7 +89,7 @@ def paired(
     if len(left) != len(right):
         i = min(len(left), len(right))
         longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
-        name = called(longer, i, names if longer == "params" else base_names)
+        name = label(longer, i, names if longer == "params" else base_names)
         raise ValueError(
             f"{shorter} must have a tensor for each of {longer}, got {i} tensors and none for "
             f"{name.rstrip(',')}"
@@ -98,7 +98,7 @@ def paired(
 
 
 def _fits(p: Any, b: Any, device: Any) -> bool:
-    """Return whether a parameter and its base are as `paired` wants them."""
+    """Return whether a parameter and its base are as `pair_with_base` wants them."""
     return (
         isinstance(p, Tensor)
         and isinstance(b, Tensor)
@@ -113,14 +113,14 @@ def _fits(p: Any, b: Any, device: Any) -> bool:
     )
 
 
-def called(name: str, i: int, names: list[str] | None) -> str:
+def label(name: str, i: int, names: list[str] | None) -> str:
     """Return how an error names a tensor: params[3], or params[3], 'mid.weight', with a name."""
     return f"{name}[{i}]" if names is None else f"{name}[{i}], {names[i]!r},"
 
 
 def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
     """Raise the error for a parameter and its base that `_fits` has refused."""
-    name, base = called("params", i, names), called("base", i, names)
+    name, base = label("params", i, names), label("base", i, names)
     checks.floating(name, p)
     checks.floating(base, b)
     if p.shape != b.shape:
@@ -152,7 +152,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     left: list[Tensor] = []
     right: list[Tensor] = []
     for i, pair in enumerate(items):
-        place = called("pairs", i, names)
+        place = label("pairs", i, names)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{place} must be (A, B), got {type(pair).__name__}")
         a, b = pair
@@ -179,7 +179,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     return left, right
 
 
-def distinct(paired: Paired) -> None:
+def check_distinct(paired: Paired) -> None:
     """Check that no two parameters, which will be written to, begin at the same address."""
     params = paired.params
     if not paired.uniform:
@@ -191,8 +191,8 @@ def distinct(paired: Paired) -> None:
     for i, at in enumerate(memory):
         if at and first.setdefault(at, i) != i:
             raise ValueError(
-                f"{called('params', i, paired.names)} must not share memory with "
-                f"{called('params', first[at], paired.names).rstrip(',')}"
+                f"{label('params', i, paired.names)} must not share memory with "
+                f"{label('params', first[at], paired.names).rstrip(',')}"
             )
 
 
@@ -209,7 +209,7 @@ def gradients(paired: Paired) -> list[Tensor | None]:
         if grad is None:
             if p.requires_grad and not p.is_leaf:
                 raise ValueError(
-                    f"{called('params', i, paired.names)} must be a leaf, since only leaves have a "
+                    f"{label('params', i, paired.names)} must be a leaf, since only leaves have a "
                     f".grad, got the result of an operation"
                 )
         elif (
@@ -220,7 +220,7 @@ def gradients(paired: Paired) -> list[Tensor | None]:
             or (type(grad) not in checks.ORDINARY and _placement(grad) != _placement(p))
         ):
             raise ValueError(
-                f"the gradient of {called('params', i, paired.names)} must be dense, {p.dtype}, of "
+                f"the gradient of {label('params', i, paired.names)} must be dense, {p.dtype}, of "
                 f"its shape and sharding and without a graph, got {grad.dtype}, {grad.layout}, "
                 f"shape {tuple(grad.shape)}, requires_grad={grad.requires_grad}"
             )

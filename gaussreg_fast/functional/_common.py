@@ -17,7 +17,7 @@ def check_backend(backend: str, x: Tensor) -> None:
     require(backend, x)
 
 
-def checked_draw(
+def check_draw(
     permutation: str | Tensor,
     seed: Seed,
     generator: torch.Generator | None,

@@ -63,7 +63,7 @@ def parameter_drift(
             different devices, or an option is out of range.
         RuntimeError: the backend cannot run here.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     if not pair.uniform and ops.sharded((*pair.params, *pair.base)):
@@ -87,7 +87,7 @@ def parameter_drift_value_and_grad(
         The value, and a list of gradients in the order of params, each of its parameter's shape,
         type and layout.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _require_eager(pair, "parameter_drift_value_and_grad")
@@ -115,11 +115,11 @@ def accumulate_parameter_drift(
     Returns:
         The value of `parameter_drift` over all of params, shape ().
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     _require_eager(pair, "accumulate_parameter_drift")
-    tensor_lists.distinct(pair)
+    tensor_lists.check_distinct(pair)
     grads = tensor_lists.gradients(pair)
     with torch.no_grad():
         shards = ops.shards(*pair)
@@ -172,12 +172,12 @@ def parameter_drift_decay_(
     Raises:
         TypeError, ValueError, RuntimeError: see `parameter_drift`.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     rates = _rates(rate, len(scales))
     _require_eager(pair, "parameter_drift_decay_")
-    tensor_lists.distinct(pair)
+    tensor_lists.check_distinct(pair)
     checked = {r: checks.weight("rate", r) for r in set(rates)}
     both = list(zip(rates, scales, strict=True))
     share = {(r, s): -math.expm1(-2 * checked[r] * s) for r, s in set(both)}
@@ -236,17 +236,17 @@ def lora_drift(
     return weight * ops.lora_product(left, right)
 
 
-def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
+def _pair_with_base(params: Tensors, base: Tensors) -> tensor_lists.Paired:
     """Check both lists and pair them, and check that the base is no alias of the parameters.
 
     Of the aliases only the first trained parameter is looked at: a base made by `detach` or
     `state_dict` shares all of its memory.
     """
-    pair = tensor_lists.paired(params, base, ops.uniform)
+    pair = tensor_lists.pair_with_base(params, base, ops.uniform)
     if pair.uniform and ops.eager(pair.params, True):
         i = next((i for i, p in enumerate(pair.params) if p.requires_grad and p.numel()), None)
         if i is not None and pair.params[i].data_ptr() == pair.base[i].data_ptr():
-            name = tensor_lists.called("params", i, pair.names)
+            name = tensor_lists.label("params", i, pair.names)
             raise ValueError(
                 f"base must be a copy of params, but {name} and its base share their memory: "
                 f"`state_dict()` and `detach()` copy nothing, `ParameterDrift` and `clone()` do"

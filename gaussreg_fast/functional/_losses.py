@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gaussreg_fast import checks, ops, reference
 from gaussreg_fast.backends import require
-from gaussreg_fast.functional._common import Seed, check_backend, checked_draw
+from gaussreg_fast.functional._common import Seed, check_backend, check_draw
 from gaussreg_fast.spec import NONE, Draw, Gradient, LossSpec, StatisticsSpec
 
 
-def _checked(
+def _check_options(
     form: str,
     power_weight: float,
     block_size: int,
@@ -38,10 +38,11 @@ def _checked(
     return LossSpec(orders, form, power_weight, block_size, mu, statistic, reduction)
 
 
-_checked_before = functools.lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is not 1
+# typed: orders=(True,) must not be answered from orders=(1,).
+_check_options_once = functools.lru_cache(maxsize=64, typed=True)(_check_options)
 
 
-def _checked_loss(
+def _check_loss(
     x: Tensor,
     orders: Sequence[int] | None,
     power_weight: float,
@@ -66,11 +67,11 @@ def _checked_loss(
         *orders,
     )  # fmt: skip
     try:
-        spec = _checked(*key) if torch.compiler.is_compiling() else _checked_before(*key)
+        spec = _check_options(*key) if torch.compiler.is_compiling() else _check_options_once(*key)
     except TypeError:  # an option that cannot be hashed: the check says which
-        spec = _checked(*key)
+        spec = _check_options(*key)
     require(backend, x)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     if spec.power_weight:
         checks.long_enough(dimension, spec.block_size)
     else:
@@ -142,7 +143,7 @@ def gaussianity_loss(
         ValueError: any other argument is out of range, or D is below 2 * block_size.
         RuntimeError: the backend cannot run here.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
@@ -175,7 +176,7 @@ def gaussianity_value_and_grad(
         (for `reduction="none"`, row b is the gradient of loss b). Both are without an autograd
         graph.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
@@ -214,7 +215,7 @@ def permuted_statistics(
     checks.long_enough(dimension, block_size)
     check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     spec = StatisticsSpec(order_list, block_size, statistic)
     return ops.statistics(x, draw, spec, backend)
 
@@ -261,7 +262,7 @@ def power_spectrum_loss(
     It is about 0.0924 for white noise at block_size 16. Arguments, result and errors are those of
     `gaussianity_loss`.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, None, 1.0, "root", block_size, target, statistic, permutation, seed, generator,
         reduction, backend, precision, moments=False,
     )  # fmt: skip

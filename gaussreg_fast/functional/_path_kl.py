@@ -52,7 +52,7 @@ def path_kl(dmu: Tensor, sigma: Tensor, *, backend: str = "auto") -> Tensor:
         ValueError: shapes or devices do not match, or a step has no noise.
         RuntimeError: the backend cannot run here.
     """
-    return ops.path_kl(dmu, _checked(dmu, sigma, backend), False, backend)[0]
+    return ops.path_kl(dmu, _check(dmu, sigma, backend), False, backend)[0]
 
 
 def path_kl_value_and_grad(
@@ -66,12 +66,12 @@ def path_kl_value_and_grad(
     Returns:
         The path KL `(B,)`, and the gradient `dmu_t / sigma_t^2` in dmu's shape and dtype.
     """
-    sigma = _checked(dmu, sigma, backend)
+    sigma = _check(dmu, sigma, backend)
     kl, _, grad = ops.path_kl(dmu.detach(), sigma.detach(), True, backend)
     return kl, grad
 
 
-def _checked(dmu: Tensor, sigma: Tensor, backend: str) -> Tensor:
+def _check(dmu: Tensor, sigma: Tensor, backend: str) -> Tensor:
     """Check the arguments, and return sigma as (T, 1) or (T, B)."""
     _path_checks.path_kl(dmu, sigma)
     check_backend(backend, dmu)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
-from gaussreg_fast.functional._common import Seed, checked_draw, reduce
+from gaussreg_fast.functional._common import Seed, check_draw, reduce
 from gaussreg_fast.spec import seed_tensor
 
 
@@ -26,7 +26,7 @@ def covariance_loss(
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     return reduce(ops.covariance(x, ops.index(draw, x)), reduction)
 
 

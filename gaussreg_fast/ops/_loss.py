@@ -18,7 +18,7 @@ from gaussreg_fast._torch_internals import (
 )
 from gaussreg_fast.backends import choose
 from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
-from gaussreg_fast.ops._permutation import prepared
+from gaussreg_fast.ops._permutation import prepare
 from gaussreg_fast.spec import Draw, Gradient, LossSpec, draw_from_tensors
 
 # In Python before 3.12 looking up an enum's member costs more than reading a global.
@@ -42,7 +42,7 @@ def _compute(
     scale = 1 / batch if reduction == "mean" else 1.0
     # No `no_grad` here, because it costs as much as a small kernel: backends that need it have it.
     if x.dtype == torch.float64:
-        draw = prepared(draw, x, backend)
+        draw = prepare(draw, x, backend)
     loss, grad = kernels.loss(x, draw, spec, gradient=dtype, scale=scale)
     if reduction != "none" and loss.dim():
         loss = loss.view(()) if batch == 1 else loss.mean() if reduction == "mean" else loss.sum()
@@ -109,7 +109,7 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None]
     x, grad = ctx.saved_tensors
     if upstream is None:
         return (None,)
-    return (first_order(_scaled(x, grad, upstream, ctx.reduction, False), x),)
+    return (first_order(_scale(x, grad, upstream, ctx.reduction, False), x),)
 
 
 def _last_use(upstream: Tensor) -> bool:
@@ -119,7 +119,7 @@ def _last_use(upstream: Tensor) -> bool:
     return direct(upstream) and not vmapped_by_autograd(upstream)
 
 
-def _scaled(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
+def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
     """Return the kept gradient times the upstream one, in x's dtype.
 
     In its `last` use the kept gradient is overwritten, so that backward allocates no memory.
@@ -159,7 +159,7 @@ class _LossEager(Function):
         last = ctx.own and _last_use(upstream[0])
         if last and ctx.same_type and _scales_by_one(upstream[0]):
             return grad, None
-        return first_order(_scaled(x, grad, upstream[0], ctx.reduction, last), x), None
+        return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
 
 
 _apply_eager = quick_apply(_LossEager)

@@ -107,7 +107,7 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *upstream: Any) -> Any:
-                return padded(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
+                return pad_with_none(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
 
         return Autograd
 
@@ -124,12 +124,12 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *upstream: Any) -> Any:
-                return padded(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
+                return pad_with_none(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
 
         return Eager
 
 
-def padded(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def pad_with_none(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Return the gradients by the leading inputs, and None for each of the other inputs."""
     return (*grads, *[None] * (len(ctx.needs_input_grad) - len(grads)))
 

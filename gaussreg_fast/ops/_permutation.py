@@ -61,7 +61,7 @@ def index(draw: Draw, x: Tensor) -> Tensor | None:
     return _index_op(given, seed is not None, per_sample, x.shape[0], math.prod(x.shape[1:]))
 
 
-def prepared(draw: Draw, x: Tensor, backend: str) -> Draw:
+def prepare(draw: Draw, x: Tensor, backend: str) -> Draw:
     """Return the draw for the batch x with the permutation of a float64 batch already made.
 
     "auto" computes float64 in plain torch, but a permutation holds integers: the kernels make it.

@@ -95,7 +95,7 @@ def roots(dimension: int, device: torch.device) -> Tensor:
     # In another thread: during the warm-up of torch.compile's CUDA graphs, this thread allocates
     # from their memory pool, which must not hold anything that is kept.
     with ThreadPoolExecutor(1) as pool:
-        _roots[device, dimension] = pool.submit(_finished_roots, dimension, device).result()
+        _roots[device, dimension] = pool.submit(_synchronised_roots, dimension, device).result()
     return _roots[device, dimension]
 
 
@@ -105,7 +105,7 @@ def _new_roots(dimension: int, device: torch.device) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()]).float()
 
 
-def _finished_roots(dimension: int, device: torch.device) -> Tensor:
+def _synchronised_roots(dimension: int, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return _new_roots(dimension, device)
     with torch.cuda.device(device):

@@ -113,10 +113,10 @@ def _table(
     scales: Sequence[float],
     chunk: int,
 ) -> tuple[Tensor, bool, int, int]:
-    """Return the kernel's table, as kernels/drift.py describes it, and what it says of the launch.
+    """Return the table that kernels/drift.py describes, and properties of the list.
 
-    That is: whether all tensors are aligned to 16 bytes, the mask of their types, and the number of
-    chunks.
+    These are: whether all tensors are aligned to 16 bytes, the mask of their types, and the number
+    of chunks.
     """
     count = len(params)
     columns = np.zeros((6, count), dtype=np.int64)

@@ -14,6 +14,8 @@ from gaussreg_fast.kernels.loss_large_columns import columns, columns_back, fini
 from gaussreg_fast.kernels.loss_large_rows import rows
 from gaussreg_fast.spec import LossSpec, Task
 
+_NOT_PERMUTED = Mode.NONE.value
+
 
 def launch(
     x: Tensor,
@@ -28,35 +30,40 @@ def launch(
     batch, dimension = x.shape
     p = parameters.large(dimension, arch(x.device))
     shape = {"D": dimension, "N1": p.n1, "N2": p.n2}
+    c1, c2, c3 = p.row_radices
     tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
     chunk = min(batch, parameters.large_chunk(dimension))
-    column = _column_arguments(x, permutation, p, order_mask(spec.orders)) | shape
-    save = task.differentiates and column["MODE"] != Mode.NONE.value and column["ORDERS"] != 0
+    column = _column_arguments(x, permutation, p, order_mask(spec.orders), shape)
+    back = task.differentiates
+    save = back and column["MODE"] != _NOT_PERMUTED and column["ORDERS"] != 0
     # One workspace for all pieces: launches of one stream follow one another.
     work = _workspace(x, (chunk, tiles, programs), column["ORDERS"], save)
-    column["roots"] = roots(dimension, x.device)
-    row = _row_arguments(task, outputs.get("blocks", x), spec, scale, work, p)
-    row |= shape | {"roots": column["roots"]}
-    last = _last_arguments(task, outputs, spec, scale, x, work, column)
+    z, edges, xp, sums, gaps = work
+    column["roots"] = w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         with launching(x.device, f"large {task.value}"):
             columns[(tiles, size)](
-                x=x, xp=work["xp"], z=work["z"], edges=work["edges"], sums=work["sums"],
-                x_stride=x.stride(0), sample0=start, SAVE=save, **column,
+                x=x, xp=xp, z=z, edges=edges, sums=sums, x_stride=x.stride(0), sample0=start,
+                SAVE=save, **column,
             )  # fmt: skip
-            rows[(programs, size)](sample0=start, **row)
-            if task.differentiates:
-                source = work["xp"] if save else x[start:]
-                columns_back[(tiles, size)](
-                    xp=source, xp_stride=source.stride(0), sample0=start, **last
-                )
-            else:
-                finish[(size,)](sample0=start, TILES=tiles, **last)
+            rows[(programs, size)](
+                z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, roots=w,
+                blocks=outputs.get("blocks", x), power_weight=spec.power_weight,
+                target=spec.target, scale=scale, sample0=start, TASK=task.value,
+                STATISTIC=spec.statistic, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
+                **compiler(p.row_warps), **shape,
+            )  # fmt: skip
+            last = _launch_columns_back if back else _launch_finish
+            last(x, start, (tiles, size), work, column, task, outputs, spec, scale)
 
 
 def _column_arguments(
-    x: Tensor, permutation: Permutation, p: parameters.Large, orders: int
+    x: Tensor,
+    permutation: Permutation,
+    p: parameters.Large,
+    orders: int,
+    shape: dict[str, int],
 ) -> dict[str, Any]:
     """Return the arguments that `columns` and `columns_back` share, but for the roots."""
     mode, table, table_stride = source_of(permutation, x)
@@ -65,69 +72,70 @@ def _column_arguments(
         "table": table, "table_stride": table_stride,
         "seed": x if permutation.seed is None else permutation.seed,
         "R1": r1, "R2": r2, "R3": r3, "W": p.width, "MODE": mode.value, "ORDERS": orders,
-        "BITS": parameters.permutation_bits(x.shape[1]), **compiler(p.column_warps),
-    }  # fmt: skip
-
-
-def _row_arguments(
-    task: Task,
-    blocks: Tensor,
-    spec: LossSpec,
-    scale: float,
-    work: dict[str, Tensor],
-    p: parameters.Large,
-) -> dict[str, Any]:
-    """Return the arguments of `rows` that are the same for all pieces of the batch."""
-    z, edges = work["z"], work["edges"]
-    c1, c2, c3 = p.row_radices
-    return {
-        "z": z, "edges": edges, "z_back": z, "edges_back": edges, "gaps": work["gaps"],
-        "blocks": blocks, "power_weight": spec.power_weight, "target": spec.target,
-        "scale": scale, "TASK": task.value, "STATISTIC": spec.statistic,
-        "C1": c1, "C2": c2, "C3": c3, "COPIES": p.copies, **compiler(p.row_warps),
+        "BITS": parameters.permutation_bits(x.shape[1]), **compiler(p.column_warps), **shape,
     }  # fmt: skip
 
 
 def _workspace(
     x: Tensor, counts: tuple[int, int, int], orders: int, save: bool
-) -> dict[str, Tensor]:
-    """Return the workspace of a piece; `counts` are its samples, and tiles and programs of each.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return z, edges, xp, sums and gaps for pieces of the batch.
 
-    With `save` it keeps the permuted samples; without, x stands in for them.
+    `counts` are the samples of a piece, and the tiles and programs of a sample. With `save` the
+    permuted samples are kept in xp; without, xp is x.
     """
     (chunk, tiles, programs), dimension = counts, x.shape[1]
     new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
-    return {
-        "z": torch.empty((chunk, dimension), **new),
-        "edges": torch.empty((chunk, dimension // 16), **new),
-        "xp": torch.empty((chunk, dimension), **new) if save else x,
-        "sums": torch.empty((chunk, tiles, orders.bit_count() + 1), **new),
-        "gaps": torch.empty((chunk, programs), **new),
-    }
+    return (
+        torch.empty((chunk, dimension), **new),
+        torch.empty((chunk, dimension // 16), **new),
+        torch.empty((chunk, dimension), **new) if save else x,
+        torch.empty((chunk, tiles, orders.bit_count() + 1), **new),
+        torch.empty((chunk, programs), **new),
+    )
 
 
-def _last_arguments(
+def _launch_columns_back(
+    x: Tensor,
+    start: int,
+    grid: tuple[int, int],
+    work: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    column: dict[str, Any],
     task: Task,
     outputs: dict[str, Tensor],
     spec: LossSpec,
     scale: float,
-    stand_in: Tensor,
-    work: dict[str, Tensor],
-    column: dict[str, Any],
-) -> dict[str, Any]:
-    """Return the arguments of the last launch that are the same for all pieces of the batch.
+) -> None:
+    """Launch the last kernel of a task with a gradient; x stands in for outputs that it lacks."""
+    z, edges, xp, sums, gaps = work
+    source = x[start:] if xp is x else xp
+    columns_back[grid](
+        xp=source, z=z, edges=edges, sums=sums, gaps=gaps, loss=outputs.get("loss", x),
+        grad=outputs["grad"], moments=outputs.get("moments", x), xp_stride=source.stride(0),
+        power_weight=spec.power_weight, scale=scale, sample0=start, TASK=task.value,
+        FORM=spec.form, **column,
+    )  # fmt: skip
 
-    That is `columns_back`, or `finish` if there is no gradient. No kernel touches `stand_in`.
+
+def _launch_finish(
+    x: Tensor,
+    start: int,
+    grid: tuple[int, int],
+    work: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    column: dict[str, Any],
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float,
+) -> None:
+    """Launch the last kernel of a task without a gradient; x stands in for outputs that it lacks.
+
+    It has as many warps as `columns_back`, so that both add up the sums in the same order.
     """
-    last = {
-        "sums": work["sums"], "gaps": work["gaps"], "power_weight": spec.power_weight,
-        "loss": outputs.get("loss", stand_in), "moments": outputs.get("moments", stand_in),
-        "TASK": task.value, "FORM": spec.form,
-    }  # fmt: skip
-    if task.differentiates:
-        last |= {"z": work["z"], "edges": work["edges"], "scale": scale, **column}
-        last["grad"] = outputs["grad"]
-        return last
-    # `finish` has as many warps as `columns_back`, so that both add the sums in one order.
-    shared = "ORDERS", "D", "N1", *compiler(1)
-    return last | {name: column[name] for name in shared}
+    tiles, size = grid
+    finish[(size,)](
+        sums=work[3], gaps=work[4], loss=outputs.get("loss", x),
+        moments=outputs.get("moments", x), power_weight=spec.power_weight, sample0=start,
+        TASK=task.value, ORDERS=column["ORDERS"], FORM=spec.form, TILES=tiles, D=column["D"],
+        N1=column["N1"], **compiler(column["num_warps"]),
+    )  # fmt: skip

@@ -227,11 +227,10 @@ def _plot(d: Diagnosis, sample: int) -> Figure:
     histogram.plot(grid, np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi), "k", lw=1)
     histogram.set(title="values and N(0, 1)", xlabel="x")
 
-    deviation = math.sqrt(reference.RAYLEIGH_VAR / BLOCK)
+    mean, sigmas = reference.RAYLEIGH_MEAN, 2 * math.sqrt(reference.RAYLEIGH_VAR / BLOCK)
     block.plot(blocks, ".", ms=3)
-    block.axhspan(reference.RAYLEIGH_MEAN - 2 * deviation, reference.RAYLEIGH_MEAN + 2 * deviation,
-                  color="0.85", zorder=0)  # fmt: skip
-    block.axhline(reference.RAYLEIGH_MEAN, color="k", lw=1)
+    block.axhspan(mean - sigmas, mean + sigmas, color="0.85", zorder=0)
+    block.axhline(mean, color="k", lw=1)
     block.set(title="block amplitudes, 2 sigma", xlabel="block", ylim=(0, None))
 
     power = np.sort(amplitude[0].numpy() ** 2)

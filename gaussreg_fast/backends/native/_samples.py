@@ -185,6 +185,23 @@ def _run(
         request = native.Request(task, batch, size, address, **options)
         return request.moments_alone() if only_moments else request.fused()
 
+    _run_general(
+        task, x, permutation._replace(table=index, per_sample=per_sample), tensors, options
+    )
+
+
+def _run_general(
+    task: str,
+    x: Tensor,
+    permutation: _Permutation,
+    tensors: Mapping[str, Tensor | None],
+    options: dict[str, Any],
+) -> None:
+    """Run a task in the general route, a piece of the batch at a time."""
+    native = module()
+    batch = x.shape[0]
+    size = x.numel() // batch
+    seed, index, per_sample = permutation
     step = max(options["threads"], _CHUNK // size)
     table = None if per_sample else _table(seed, index, 0, 1, size)
     for start in range(0, batch, step):
@@ -194,7 +211,7 @@ def _run(
         rows = {name: v[start:] if start else v for name, v in tensors.items() if v is not None}
         options |= {name: v.data_ptr() for name, v in rows.items()}
         request = native.Request(task, stop - start, size, x[start:].data_ptr(), **options)
-        _run_with_fft(request, table, stop - start, size, tensors.get("grad") is not None)
+        _transform(request, table, stop - start, size, tensors.get("grad") is not None)
 
 
 def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any) -> None:
@@ -222,10 +239,8 @@ def _table(
     return _draw(seed, start, stop - start, size, False, torch.int32)
 
 
-def _run_with_fft(
-    request: Any, table: Tensor | None, batch: int, size: int, gradient: bool
-) -> None:
-    """Run the general route, for any size: kernels around the transforms of torch.fft."""
+def _transform(request: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
+    """Run a request of the general route: passes of kernels around the transforms of torch.fft."""
     permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
     means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
     address = 0 if table is None else table.data_ptr()

@@ -38,7 +38,8 @@ class _Loss(nn.Module):
         for name in options:
             if name not in known:
                 raise TypeError(
-                    f"{type(self).__name__} has no option {name!r}; it knows {', '.join(known)}"
+                    f"{type(self).__name__} has no option {name!r}; its options are "
+                    f"{', '.join(known)}"
                 )
         self.options = options
         self._try_out(known)

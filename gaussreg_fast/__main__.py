@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or tell what to install for it."""
+    """Run the command line; if its packages are missing, say which ones to install."""
     try:
         from gaussreg_fast.cli import app
     except KeyboardInterrupt:  # the imports take seconds

@@ -1,4 +1,4 @@
-"""What ran here: versions and machine, for the record beside a result."""
+"""Versions of packages and properties of this machine, recorded beside a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are never half there, and strict JSON."""
+"""Atomic writes, which never leave a file half written, and strict JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Every private name of torch that the package uses, each with a fallback that is slow but right.
 
-Where a release of torch lacks one, calls take the way through the dispatcher, which needs none.
-`FORCED`, which only a test sets, before this file is run, makes all of them missing.
+If a release of torch lacks one of the names that `direct` needs, every call goes through torch's
+dispatcher, which needs none of them. `FORCED` makes all names missing; only a test sets it, before
+this file is executed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _missing: list[str] = []
 
 
 def missing() -> list[str]:
-    """The names that this torch does not have."""
+    """Return the private names that this torch does not have."""
     return _missing.copy()
 
 
 def _private(path: str, root: Any = torch) -> Any:
-    """What is at a dotted path below torch, or None."""
+    """Return the object at a dotted path below torch, or None if there is none."""
     found = None if FORCED else root
     for part in path.split("."):
         found = getattr(found, part, None)
@@ -37,19 +38,19 @@ def _private(path: str, root: Any = torch) -> Any:
 _modes = _private("_C._len_torch_dispatch_stack")
 _trace = _private("_C._get_tracing_state")
 _transforms = _private("_C._are_functorch_transforms_active")
-_level = _private("_current_level", forward_ad)  # a number, which changes
+_level = _private("_current_level", forward_ad)  # a number that changes: `_direct` reads it anew
 _COMPLETE = None not in (_modes, _trace, _transforms, _level)
 
 
-# ---------------------------------------------------------------- what kind of call this is
+# ---------------------------------------------------------------- the kind of a call
 
 
 def _transformed() -> bool:
-    return not torch.compiler.is_compiling()  # perhaps: what is right then is right always
+    return not torch.compiler.is_compiling()  # unknown: the route for transforms is always right
 
 
 transformed: Callable[[], bool] = _transforms or _transformed
-"""Whether a torch.func transform (grad, vmap, jvp, ...) is at work."""
+"""Whether a torch.func transform (grad, vmap, jvp, ...) is active."""
 
 
 def _direct(x: Tensor) -> bool:
@@ -64,25 +65,25 @@ def _direct(x: Tensor) -> bool:
 
 
 def _real(x: Tensor) -> bool:
-    """Whether numbers of x are in memory here: `_direct`, by public names."""
+    """Return whether x has numbers in memory. Replaces `_direct`, by public names alone."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in ORDINARY:
         return False
     try:
         x.data_ptr()  # a transform's wrapper has none
     except RuntimeError:
         return False
-    return type(torch.empty(0, device="cpu")) is Tensor  # in a mode of fake tensors it is one
+    return type(torch.empty(0, device="cpu")) is Tensor  # in fake mode this makes a fake tensor
 
 
 direct: Callable[[Tensor], bool] = _direct if _COMPLETE else lambda x: False
-"""Whether x is an ordinary tensor in ordinary eager code, which nothing records or fakes."""
+"""Whether x is an ordinary tensor in eager code: no mode, tracer or transform is active."""
 
 writable: Callable[[Tensor], bool] = _direct if _COMPLETE else _real
-"""The same where it must be known, because memory of x is to be written."""
+"""Whether memory of x can be written to: `direct`, but exact even if private names are missing."""
 
 
 def readable(x: Tensor) -> bool:
-    """Whether numbers of x can be looked at here: without waiting for a device, not in a trace."""
+    """Return whether numbers of x can be read now: on the CPU, and outside traces."""
     if torch.compiler.is_compiling() or type(x) not in ORDINARY or x.device.type != "cpu":
         return False
     return _modes() == 0 and not _transforms() if _modes and _transforms else _real(x)
@@ -94,7 +95,7 @@ _Below = _private("_C._AutoDispatchBelowAutograd")
 
 
 def below_autograd(op: Callable) -> Callable | None:
-    """A call of an operator past its autograd kernel, or None where torch offers no way."""
+    """Return a call of an operator past its autograd kernel, or None if torch offers none."""
     if _Below is None:
         return None
 
@@ -106,17 +107,17 @@ def below_autograd(op: Callable) -> Callable | None:
 
 
 def unrecorded() -> contextlib.AbstractContextManager:
-    """`torch.no_grad` for operations that only allocate, in half the time."""
+    """Return a context like `torch.no_grad`, for operations that only allocate: half the time."""
     return (_Below or torch.no_grad)()
 
 
 def quick_apply(function: type[Function]) -> Callable:
-    """`Function.apply` without its look whether a transform of torch.func is at work."""
+    """Return `Function.apply` without its check for transforms of torch.func."""
     return function.apply if FORCED else super(Function, function).apply  # type: ignore[misc]
 
 
 unwrapped: Callable[[Tensor], Tensor] = _private("_C._functorch.unwrap_if_dead") or (lambda x: x)
-"""A tensor that leaked from a transform that has ended, without its wrapper."""
+"""Strips the wrapper from a tensor that leaked out of a transform that has ended."""
 
 graph_is_kept: Callable[[], bool] = _private("_C._autograd._get_current_graph_task_keep_graph") or (
     lambda: True
@@ -126,7 +127,7 @@ graph_is_kept: Callable[[], bool] = _private("_C._autograd._get_current_graph_ta
 saved_tensor_hooks: Callable[[bool], Any] = _private(
     "_C._autograd._top_saved_tensors_default_hooks"
 ) or (lambda _: True)
-"""The hooks that get to see what is saved for backward, if there are any."""
+"""The hooks that receive tensors saved for backward, if there are any."""
 
 vmapped_by_autograd: Callable[[Tensor], bool] = _private(
     "_C._functorch.is_legacy_batchedtensor"
@@ -137,7 +138,7 @@ vmapped_by_autograd: Callable[[Tensor], bool] = _private(
 # ---------------------------------------------------------------- tensors
 
 EXCHANGE_API = _private("__dlpack_c_exchange_api__", Tensor)
-"""How C++ reads tensors itself; without it, it is given addresses."""
+"""DLPack's table of C functions, through which C++ reads tensors. None: it gets addresses."""
 
 
 def _lerp_each(params: Sequence[Tensor], base: Sequence[Tensor], shares: Sequence[float]) -> None:
@@ -146,4 +147,4 @@ def _lerp_each(params: Sequence[Tensor], base: Sequence[Tensor], shares: Sequenc
 
 
 foreach_lerp_: Callable[..., Any] = _private("_foreach_lerp_") or _lerp_each
-"""Each of params goes a share of the way to its base, in place."""
+"""Moves each of params a share of the way to its base, in place."""

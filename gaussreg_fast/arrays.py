@@ -1,4 +1,4 @@
-"""The loss for NumPy, JAX and whatever else speaks DLPack, on the CPU."""
+"""The loss for arrays of NumPy, JAX and other libraries with DLPack, on the CPU."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from gaussreg_fast import functional
 
 
 def gaussianity_value_and_grad(x: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """`gaussreg_fast.gaussianity_value_and_grad` of an array.
+    """Return the Gaussianity loss of an array, and its gradient.
 
     Args:
-        x: `(B, *latent)` in CPU memory, of any library that exports DLPack (`__dlpack__`):
-            NumPy, JAX, ... float32, float16 or float64. Contiguous float32 is read where it lies,
-            unless NumPy has it read-only.
-        options: those of `gaussreg_fast.gaussianity_value_and_grad`; `seed=` and an explicit
+        x: `(B, *latent)`, float32, float16 or float64, in CPU memory, of any library that exports
+            DLPack (`__dlpack__`): NumPy, JAX, ... Contiguous float32 is not copied, unless it is
+            a read-only NumPy array.
+        options: options of `gaussreg_fast.gaussianity_value_and_grad`; `seed=` and an explicit
             `permutation=` may be arrays too.
 
     Returns:
         The loss, 0-dimensional or (B,), and its gradient in x's shape and dtype, as NumPy arrays.
 
     Raises:
-        TypeError: for an x without `__dlpack__`, or not on the CPU; besides what the function for
-            tensors raises.
+        TypeError: x has no `__dlpack__`, or is not on the CPU.
+        TypeError, ValueError, RuntimeError: see `gaussreg_fast.gaussianity_value_and_grad`.
     """
-    given: dict[str, Any] = {
+    as_tensors: dict[str, Any] = {
         name: _tensor(name, v) if _is_array(v) else v for name, v in options.items()
     }
-    loss, grad = functional.gaussianity_value_and_grad(_tensor("x", x), **given)
+    loss, grad = functional.gaussianity_value_and_grad(_tensor("x", x), **as_tensors)
     return loss.numpy(), grad.numpy()
 
 
@@ -39,11 +39,11 @@ def _is_array(value: Any) -> bool:
 
 
 def _runs_backwards(value: Any) -> bool:
-    """Whether there are negative strides: torch has none, and ends the process over them."""
+    """Return whether an array has negative strides, on which `torch.from_dlpack` aborts."""
     try:
         return any(stride < 0 for stride in np.from_dlpack(value).strides)
     except (BufferError, RuntimeError, TypeError, ValueError):
-        return False  # not NumPy's to read: torch will say why
+        return False  # NumPy cannot read it; torch raises an error that says why
 
 
 def _tensor(name: str, value: Any) -> torch.Tensor:

@@ -8,21 +8,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, functional, reference
+from gaussreg_fast import _noise_tests, checks, reference
+from gaussreg_fast._noise_tests import BLOCK, ORDERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["TESTS", "Diagnosis", "diagnose"]
-
-BLOCK = 16
-ORDERS = tuple(range(1, 9))
 
 TESTS = {
     "mean": "m_1 against N(0, 1/D)",
@@ -50,19 +48,19 @@ def _scipy_stats() -> ModuleType:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What `diagnose` found. Arrays are float64, one row per sample.
+    """The result of `diagnose`. Arrays are float64, one row per sample.
 
     Attributes:
-        shape: of the latents, (B, *latent).
+        shape: shape of the latents, (B, *latent).
         moments: m_1..m_8, (B, 8).
         moment_z: (m_n - mu_n) / sqrt((mu_2n - mu_n^2) / D), (B, 8). Beyond n = 4 their law has
             a heavy right tail even for true noise; the verdict does not use them.
         lag1: mean product of neighbours over m_2, (B,).
         power: L_power of the permuted samples (seed 0), (B,); about 0.0924 for noise.
         power_z: the same as a z-score; well below 0 means a spectrum flatter than noise has.
-        p_values: for each of `TESTS`, (B,).
-        p_value: all tests together, (B,): uniform on [0, 1] for true noise.
-        batch_p_value: all samples together.
+        p_values: p-values (B,) of each of `TESTS`, by name.
+        p_value: p-values of all tests together, (B,): uniform on [0, 1] for true noise.
+        batch_p_value: one p-value of all samples together, by Fisher's method.
     """
 
     shape: tuple[int, ...]
@@ -77,28 +75,28 @@ class Diagnosis:
     _x: np.ndarray
 
     def gaussian(self, alpha: float = 0.01) -> bool:
-        """Whether the batch passes at level `alpha`."""
+        """Return whether the batch passes at level `alpha`, a probability of false alarm."""
         return bool(self.batch_p_value >= alpha)
 
     def worst(self, sample: int) -> str:
-        """The test with the smallest p-value for a sample."""
+        """Return the name of the test with the smallest p-value for a sample."""
         return min(self.p_values, key=lambda name: self.p_values[name][sample])
 
     def __str__(self) -> str:
         return "\n".join(_table(self))
 
     def plot(self, sample: int = 0) -> Figure:
-        """Latent, histogram, block amplitudes and spectrum of one sample, as a matplotlib figure.
+        """Plot latent, histogram, block amplitudes and spectrum of one sample in a figure.
 
         Raises:
             ImportError: matplotlib is not installed.
-            IndexError: no such sample.
+            IndexError: `sample` is not within 0..B-1.
         """
         return _plot(self, sample)
 
 
 def diagnose(x: Tensor) -> Diagnosis:
-    """Tests each sample of a batch for being i.i.d. N(0, 1).
+    """Test each sample of a batch for being i.i.d. N(0, 1).
 
     The seven `TESTS` have p-values of their own; `p_value` joins them by their smallest
     (Tippett with Sidak's correction), so that on true noise it is uniform, for D of about 1000
@@ -109,8 +107,9 @@ def diagnose(x: Tensor) -> Diagnosis:
         x: `(B, *latent)`, float32, float64, float16 or bfloat16; D >= 32, any device.
 
     Raises:
-        TypeError, ValueError: as `gaussianity_loss`; ValueError also for NaN or inf in x and
-            for an empty batch.
+        TypeError: x is not a dense floating-point tensor.
+        ValueError: x has fewer than two dimensions or fewer than 32 numbers per sample, holds NaN
+            or inf, or is an empty batch.
         ImportError: scipy is not installed.
     """
     dimension = checks.latents(x)
@@ -122,32 +121,21 @@ def diagnose(x: Tensor) -> Diagnosis:
     bad = (~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad:
         raise ValueError(
-            f"x must be finite, got NaN or inf in sample {bad[0]} (of {len(bad)} such)"
+            f"x must be finite, got NaN or inf in {len(bad)} samples, the first of them {bad[0]}"
         )
     rows = values.reshape(len(values), -1)
     moments = reference.moments(rows, ORDERS).numpy()
-    y = reference.compact_spectrum(rows).numpy()
     correlation, pairs = lag1_autocorrelation(values)
     lag1 = correlation.numpy()
-    power, power_z = _power(values)
-    p_values = {
-        "mean": 2 * stats.norm.sf(np.abs(moments[:, 0]) * math.sqrt(dimension)),
-        "variance": _two_sided(stats.chi2(dimension), dimension * moments[:, 1]),
-        "skewness": np.asarray(stats.skewtest(rows.numpy(), axis=1).pvalue),
-        "kurtosis": np.asarray(stats.kurtosistest(rows.numpy(), axis=1).pvalue),
-        "spectrum": _kolmogorov_smirnov(stats, np.abs(y) ** 2),
-        "blocks": _blocks(stats, np.abs(y)),
-        "lag-1": 2 * stats.norm.sf(np.abs(lag1) * math.sqrt(pairs)),
-    }
-    # A constant sample has no skewness: as far from noise as can be.
-    p_values = {name: np.nan_to_num(p, nan=0.0).clip(0, 1) for name, p in p_values.items()}
+    power, power_z = _noise_tests.power_loss(values)
+    p_values = _noise_tests.p_values(stats, rows, moments, lag1, pairs)
     smallest = np.min(list(p_values.values()), axis=0)
     p_value = -np.expm1(EFFECTIVE_TESTS * np.log1p(-smallest.clip(max=1 - 1e-16)))
     fisher = -2 * np.log(p_value.clip(min=1e-300)).sum()
     return Diagnosis(
         shape=tuple(x.shape),
         moments=moments,
-        moment_z=_moment_z(moments, dimension),
+        moment_z=_noise_tests.moment_z(moments, dimension),
         lag1=lag1,
         power=power,
         power_z=power_z,
@@ -158,44 +146,11 @@ def diagnose(x: Tensor) -> Diagnosis:
     )
 
 
-# ---------------------------------------------------------------- the single tests
-
-
-def _moment_z(moments: np.ndarray, dimension: int) -> np.ndarray:
-    mu = {n: float(reference.target_moment(n)) for n in range(1, 17)}
-    scale = [math.sqrt((mu[2 * n] - mu[n] ** 2) / dimension) for n in ORDERS]
-    return (moments - np.array([mu[n] for n in ORDERS])) / np.array(scale)
-
-
-def _two_sided(law: Any, value: np.ndarray) -> np.ndarray:
-    return 2 * np.minimum(law.cdf(value), law.sf(value))
-
-
-def _kolmogorov_smirnov(stats: ModuleType, power: np.ndarray) -> np.ndarray:
-    """One-sample KS of the rows against Exp(1), with the exact law of the distance."""
-    n = power.shape[1]
-    cdf = -np.expm1(-np.sort(power, axis=1))
-    steps = np.arange(n + 1) / n
-    distance = np.maximum((steps[1:] - cdf).max(1), (cdf - steps[:-1]).max(1))
-    return stats.kstwo.sf(distance, n)
-
-
-def _blocks(stats: ModuleType, amplitude: np.ndarray) -> np.ndarray:
-    """Sum of squared standardised block amplitudes, as a gamma with the right two moments."""
-    blocks = reference.block_means(torch.from_numpy(amplitude), BLOCK).numpy()
-    sizes = reference.block_sizes(amplitude.shape[1], BLOCK, torch.from_numpy(amplitude))
-    n = sizes.numpy()
-    value = (n * (blocks - reference.RAYLEIGH_MEAN) ** 2 / reference.RAYLEIGH_VAR).sum(1)
-    # Var(z^2) = 2 + excess kurtosis; that of a Rayleigh variable is 0.2451, of its mean 1/n.
-    mean, variance = float(len(n)), float((2 + 0.2451 / n).sum())
-    return _two_sided(stats.gamma(mean**2 / variance, scale=variance / mean), value)
-
-
 def lag1_autocorrelation(values: Tensor) -> tuple[Tensor, int]:
-    """Mean product of neighbours along the last two axes of a sample over m_2, (B,).
+    """Return the lag-1 autocorrelation of each sample, (B,), and the number of pairs, N.
 
-    Also the number of pairs, N: for noise it is N(0, 1/N). Axes of length 1 have no neighbours
-    and do not count; an all-zero sample gives NaN.
+    It is the mean product of neighbours along the last two axes that are longer than 1, over m_2.
+    For noise its law is N(0, 1/N). An all-zero sample gives NaN.
     """
     total, pairs = values.new_zeros(len(values)), 0
     axes = [axis for axis in range(1, values.dim()) if values.shape[axis] > 1]
@@ -205,20 +160,6 @@ def lag1_autocorrelation(values: Tensor) -> tuple[Tensor, int]:
         total += product.flatten(1).sum(1)
         pairs += product[0].numel()
     return total / pairs / values.flatten(1).square().mean(1), pairs
-
-
-def _power(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """L_power under the permutation of seed 0, and its z-score.
-
-    Mean and variance over noise: |A_p - mu| is half-normal but for a small skewness.
-    """
-    power = functional.power_spectrum_loss(values, seed=0, reduction="none").numpy()
-    bins = math.prod(values.shape[1:]) // 2
-    sizes = reference.block_sizes(bins, BLOCK, values.new_empty(0)).numpy()
-    deviation = np.sqrt(reference.RAYLEIGH_VAR / sizes)
-    mean = math.sqrt(2 / math.pi) * deviation.mean()
-    std = math.sqrt((1 - 2 / math.pi) * (deviation**2).sum()) / len(sizes)
-    return power, (power - mean) / std
 
 
 # ---------------------------------------------------------------- table and plot
@@ -286,11 +227,10 @@ def _plot(d: Diagnosis, sample: int) -> Figure:
     histogram.plot(grid, np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi), "k", lw=1)
     histogram.set(title="values and N(0, 1)", xlabel="x")
 
-    deviation = math.sqrt(reference.RAYLEIGH_VAR / BLOCK)
+    mean, sigmas = reference.RAYLEIGH_MEAN, 2 * math.sqrt(reference.RAYLEIGH_VAR / BLOCK)
     block.plot(blocks, ".", ms=3)
-    block.axhspan(reference.RAYLEIGH_MEAN - 2 * deviation, reference.RAYLEIGH_MEAN + 2 * deviation,
-                  color="0.85", zorder=0)  # fmt: skip
-    block.axhline(reference.RAYLEIGH_MEAN, color="k", lw=1)
+    block.axhspan(mean - sigmas, mean + sigmas, color="0.85", zorder=0)
+    block.axhline(mean, color="k", lw=1)
     block.set(title="block amplitudes, 2 sigma", xlabel="block", ylim=(0, None))
 
     power = np.sort(amplitude[0].numpy() ** 2)

@@ -1,9 +1,9 @@
-"""Parameter drift as users hold it: a module with the frozen base, and a decay for optimisers.
+"""Parameter drift as a module that holds the frozen base, and as a decay for optimisers.
 
     drift = ParameterDrift(model, weight=175, reduction="tensor_mean", dtype=torch.bfloat16)
     loss = loss_of(model) + drift(model)
 
-or, without a gradient of its own,
+or, as a decay instead of a loss, without a gradient,
 
     DriftDecay(optimizer, model, drift.base, weight=175, reduction="tensor_mean")
 """
@@ -20,22 +20,25 @@ from gaussreg_fast.functional import Pairs, Tensors
 
 
 class ParameterDrift(nn.Module):
-    """`parameter_drift` from a copy of parameters, which is taken here and stays as it is.
+    """`parameter_drift` from a frozen copy of parameters, made at construction.
 
-    The copy lies in buffers: `state_dict` holds it, and `.to()` moves it like any other.
+    The copy is kept in buffers: `state_dict` holds it, and `.to()` moves it.
 
     Args:
-        params: see `parameter_drift`; the base is copied from them now. Only those that are given
-            here can be given at the call: for a part of a model, give that part, as in
+        params: see `parameter_drift`; the base is a copy of them. Calls must pass the same list of
+            parameters: for a part of a model, pass that part here too, as in
             `[(n, p) for n, p in model.named_parameters() if p.requires_grad]`.
-        dtype: of the copy; None for the parameters' own. bfloat16 halves the memory of float32, but
-            rounds the base: the drift of unchanged parameters is then not 0 but some 2^-18 of
-            their squares.
-        device: of the copy; None for the parameters' own, "cpu" to stream it to a GPU.
+        dtype: dtype of the copy; None keeps that of the parameters. bfloat16 halves the memory of
+            float32, but rounds the base: the drift of unchanged parameters is then not 0 but some
+            2^-18 of the sum of their squares.
+        device: device of the copy; None keeps that of the parameters, "cpu" streams it to a GPU.
         persistent: whether `state_dict` holds the copy.
         weight: see `parameter_drift`.
         reduction: see `parameter_drift`.
         backend: see `parameter_drift`.
+
+    Raises:
+        TypeError, ValueError: see `parameter_drift`; TypeError also for another `dtype`.
     """
 
     def __init__(
@@ -61,39 +64,39 @@ class ParameterDrift(nn.Module):
             checks.floating(f"params[{i}]", p)
             copy = p.detach().to(device=device, dtype=dtype, copy=True)
             if p.device.type == "cuda" and copy.device.type == "cpu":
-                copy = copy.pin_memory()  # what a GPU reads without the host
+                copy = copy.pin_memory()  # a GPU copies pinned memory without the host
             self.register_buffer(f"base_{i}", copy, persistent=persistent)
         self.count = len(listed)
 
     @property
     def base(self) -> dict[str, Tensor] | list[Tensor]:
-        """The base: by name, if the parameters had names."""
+        """The base: a mapping by name if the parameters had names, else a list."""
         listed = [self.get_buffer(f"base_{i}") for i in range(self.count)]
         return listed if self.names is None else dict(zip(self.names, listed, strict=True))
 
     def forward(self, params: Tensors) -> Tensor:
-        """The drift of params from the base, shape ()."""
+        """Return the drift of params from the base, shape ()."""
         return functional.parameter_drift(params, self.base, **self._options())
 
     def value_and_grad(self, params: Tensors) -> tuple[Tensor, list[Tensor]]:
-        """`parameter_drift_value_and_grad` of params."""
+        """Return the value and the gradients: see `parameter_drift_value_and_grad`."""
         return functional.parameter_drift_value_and_grad(params, self.base, **self._options())
 
     def accumulate(self, params: Tensors) -> Tensor:
-        """`accumulate_parameter_drift` of params."""
+        """Add the gradients to `.grad` and return the value: see `accumulate_parameter_drift`."""
         return functional.accumulate_parameter_drift(params, self.base, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {"weight": self.weight, "reduction": self.reduction, "backend": self.backend}
 
     def extra_repr(self) -> str:
-        """The options, and how many tensors there are."""
+        """Return the options and the number of tensors."""
         options = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
         return f"{self.count} tensors, {options}"
 
 
 class LoraDrift(nn.Module):
-    """`lora_drift` with its options; the pairs come at the call.
+    """`lora_drift` with its options; calls pass the pairs.
 
     Args:
         weight: see `lora_drift`.
@@ -110,35 +113,40 @@ class LoraDrift(nn.Module):
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
 
     def forward(self, pairs: Pairs) -> Tensor:
-        """The drift of the pairs (A, B), shape ()."""
+        """Return the drift of the pairs (A, B), shape ()."""
         return functional.lora_drift(
             pairs, weight=self.weight, form=self.form, backend=self.backend
         )
 
     def extra_repr(self) -> str:
-        """The options."""
+        """Return the options."""
         return f"weight={self.weight!r}, form={self.form!r}, backend={self.backend!r}"
 
 
 class DriftDecay:
     """Decays parameters towards their base after every step of an optimiser, decoupled from it.
 
-    `params <- base + (params - base) exp(-2 lr weight)`, lr being the learning rate of the
-    parameter's group at that step: see `parameter_drift_decay_`. Adaptive optimisers rescale what
-    comes in by the gradient, so that a penalty's weight means another thing for each number; a
-    decoupled one pulls all alike, as AdamW's decay does, here towards the base in place of 0. It
-    follows the step (a proximal step), skipped where the step is, as by a gradient scaler.
+    `params <- base + (params - base) exp(-2 lr weight)`, where lr is the learning rate of the
+    parameter's group at that step: see `parameter_drift_decay_`. Adaptive optimisers rescale
+    gradients element by element, and the gradient of a penalty with them, so its weight has another
+    effect on each element. A decoupled decay pulls all elements alike: AdamW's towards 0, this one
+    towards the base. It runs after the step (a proximal step), and is skipped if the step is, for
+    example by a gradient scaler.
 
-    The optimiser is used as before: this adds a hook to its `step`, until `remove()` or the end of
-    a `with` block. Nothing is kept but the references.
+    The optimiser is used as before: a hook is added to its `step`, until `remove()` or the end of
+    a `with` block. It keeps references to the tensors, no copies.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        params: see `parameter_drift`: those to decay, all of them parameters of the optimiser.
+        params: see `parameter_drift`; the parameters to decay, all of them in the optimiser.
         base: see `parameter_drift`.
         weight: see `parameter_drift`.
         reduction: see `parameter_drift`.
         backend: see `parameter_drift`.
+
+    Raises:
+        TypeError: `optimizer` is no `torch.optim.Optimizer`, or see `parameter_drift`.
+        ValueError: a parameter is not in the optimiser, or see `parameter_drift`.
     """
 
     def __init__(
@@ -157,14 +165,17 @@ class DriftDecay:
         self.weight = checks.weight("weight", weight)
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
-        names, self.params, self.base, _ = tensor_lists.paired(params, base)
+        names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
         known = {
             id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
         }
         for i, p in enumerate(self.params):
             if id(p) not in known:
-                name = tensor_lists.called("params", i, names)
-                raise ValueError(f"{name} must be a parameter of the optimiser")
+                name = tensor_lists.label("params", i, names)
+                raise ValueError(
+                    f"{name} must be a parameter of the optimiser, got a tensor that is in none of "
+                    f"its groups"
+                )
         self._groups = [known[id(p)] for p in self.params]
         self._hook = optimizer.register_step_post_hook(self._decay)
 
@@ -180,7 +191,7 @@ class DriftDecay:
         )
 
     def remove(self) -> None:
-        """Leaves the optimiser as it was."""
+        """Remove the hook: the optimiser is as before."""
         self._hook.remove()
 
     def __enter__(self) -> DriftDecay:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""Errors that a user can correct."""
 
 import re
 
@@ -6,10 +6,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class InputError(ValueError):
-    """Bad input: the message is one line that names what came and what is allowed."""
+    """Bad input. The message is one line that names the input, its value and what is allowed."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return another library's error message on one line, without colours, to be quoted in ours."""
+    """Return the first line of another library's error message, without colours, to be quoted."""
     lines = _ANSI.sub("", str(error)).strip().splitlines()
     return lines[0].rstrip(".: ") if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""nn.Module twins of the losses: options at construction, the latents at the call.
+"""nn.Module twins of the losses: the constructor takes the options, the call takes the latents.
 
 `GaussianityLoss(power_weight=10)(x)` is `gaussianity_loss(x, power_weight=10)`. Keyword
-arguments given at the call (`seed=`, `generator=`) override those of the construction.
+arguments of a call (`seed=`, `generator=`) override those of the constructor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _Loss(nn.Module):
-    """A loss function with its options. Wrong options raise at construction."""
+    """A loss function with its options. The constructor raises for wrong options."""
 
     function: ClassVar[Callable[..., Tensor]]
 
@@ -38,13 +38,14 @@ class _Loss(nn.Module):
         for name in options:
             if name not in known:
                 raise TypeError(
-                    f"{type(self).__name__} has no option {name!r}; it knows {', '.join(known)}"
+                    f"{type(self).__name__} has no option {name!r}; its options are "
+                    f"{', '.join(known)}"
                 )
         self.options = options
         self._try_out(known)
 
     def _try_out(self, known: list[str]) -> None:
-        """Runs the function's checks on an empty batch that is long enough for any option."""
+        """Run the function's checks on an empty batch of samples long enough for the options."""
         options = dict(self.options)
         seed, generator = options.pop("seed", None), options.pop("generator", None)
         source = generator if isinstance(generator, torch.Generator) else seed
@@ -59,11 +60,11 @@ class _Loss(nn.Module):
         type(self).function(torch.zeros(0, length, device="cpu"), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:
-        """The loss of x, shape `(B, *latent)`."""
+        """Return the loss of x, `(B, *latent)`; `overrides` replace options for this call."""
         return type(self).function(x, **{**self.options, **overrides})
 
     def extra_repr(self) -> str:
-        """The options given at construction."""
+        """Return the options given to the constructor."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 

@@ -1,4 +1,4 @@
-"""The white-noise projection in place of a gradient, in any optimiser."""
+"""A wrapper that gives any optimiser white-noise projections in place of gradients."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ class WhiteNoiseProjection(Optimizer):
         adam = torch.optim.Adam([latents], lr=0.01)
         optimizer = WhiteNoiseProjection(adam, [latents])
 
-    At each `step` the wrapped optimiser sees, in place of the gradient of every one of `params`,
-    the nearest white noise of each sample's gradient (`project_white_noise`): of norm sqrt(D)
-    whatever the size of the gradient. Samples whose gradient is exactly 0 keep it; one that holds
-    NaN or inf becomes NaN and spoils no other. Parameters that are not in `params`, and those
-    without a gradient, are stepped as ever. `.grad` is not written to: for the time of the step
-    another tensor stands there, and afterwards it holds what `backward` has left, so that
-    gradients can be accumulated, clipped and logged as usual. It costs one projection and the
-    memory of one gradient.
+    At each `step` the wrapped optimiser sees, in place of each sample's gradient of `params`, the
+    white noise nearest to it (`project_white_noise`), which has the norm sqrt(D) whatever the size
+    of the gradient. A gradient that is exactly 0 stays 0, because it has no direction. A sample
+    whose gradient holds NaN or inf becomes NaN and leaves the other samples as they are.
+    Parameters that are not in `params`, and those without a gradient, are stepped as usual. The
+    gradient's memory is not written to: during the step `.grad` is another tensor, and afterwards
+    it is the one that `backward` left, so gradients can be accumulated, clipped and logged as
+    usual. A step costs one projection and the memory of one gradient more.
 
     With `project="both"` the parameters are projected as well, in place, after each step.
 
     It is an Optimizer: learning-rate schedulers, `torch.amp.GradScaler` (which unscales before
     the step, also for fused optimisers) and closures work. Parameter groups, state, hooks and
     `state_dict` are those of the wrapped optimiser: either can load the other's checkpoint. Hooks
-    run within the step and see projected gradients. LBFGS is refused: it fits curvature to
-    gradients, and a projected gradient is that of no function.
+    run within the step and see projected gradients. LBFGS is refused, because it fits curvature to
+    gradients, and a projected gradient is not the gradient of any function.
 
     Args:
-        optimizer: the optimiser to wrap, of whatever kind and with whatever flags.
-        params: the tensors to project, batches `(B, *latent)` among those that the optimiser
-            holds; D a multiple of 2 * block_size. The flattened latent must be in its own order,
+        optimizer: the optimiser to wrap, of any kind but LBFGS and with any flags.
+        params: the tensors to project, batches `(B, *latent)` that are parameters of `optimizer`;
+            D must be a multiple of 2 * block_size. The flattened latent must be in its own order,
             (C, H, W): see `project_white_noise`.
         project: "gradient", or "both" for gradients and parameters.
         block_size: bins per block of the spectrum.
-        backend: see `backends`.
+        backend: "auto", "triton", "native" or "torch"; see `backends`.
 
     Raises:
-        TypeError: an optimiser that is none or is LBFGS, or params that are no float tensors.
-        ValueError: params that are none, repeated, not held by the optimiser or of a size that
-            cannot be projected; an unknown `project`, `block_size` or `backend`.
+        TypeError: `optimizer` is no Optimizer or is LBFGS, or params are not float tensors.
+        ValueError: params are empty, repeated, not in the optimiser or of a size that cannot be
+            projected; `project`, `block_size` or `backend` is not an allowed value.
     """
 
     # A fused optimiser that unscales by itself would divide the projected gradient.
@@ -71,47 +71,49 @@ class WhiteNoiseProjection(Optimizer):
             )
         if isinstance(optimizer, LBFGS):
             raise TypeError(
-                "optimizer must be one that takes gradients as they come, got LBFGS: it fits "
-                "curvature to them, and a projected gradient is that of no function"
+                "optimizer must not be LBFGS, got one: it fits curvature to gradients, and a "
+                "projected gradient is not the gradient of any function"
             )
         self.optimizer = optimizer
         self.project = checks.one_of("project", project, PROJECTS)
         self.block_size = block_size
         self.backend = backend
-        self.params = self._checked(params)
+        self.params = self._check(params)
 
-    def _checked(self, params: Iterable[Tensor]) -> list[Tensor]:
+    def _check(self, params: Iterable[Tensor]) -> list[Tensor]:
         if isinstance(params, Tensor):
             raise TypeError("params must be a sequence of tensors, got a tensor; write [x]")
         if not isinstance(params, Iterable):
             raise TypeError(f"params must be a sequence of tensors, got {type(params).__name__}")
         found = list(params)
         if not found:
-            raise ValueError("params must be at least one tensor, got none")
+            raise ValueError("params must hold at least one tensor, got none")
         held = {id(p) for group in self.param_groups for p in group["params"]}
         for i, p in enumerate(found):
             checks.latents(p, f"params[{i}]")
             if id(p) not in held:
-                raise ValueError(f"params[{i}] must be a parameter of optimizer, got another")
+                raise ValueError(
+                    f"params[{i}] must be a parameter of optimizer, got another tensor"
+                )
             if any(p is q for q in found[:i]):
                 raise ValueError(f"params must be without repetition, got params[{i}] twice")
-            try:  # the function's own checks, on no sample
+            try:  # the checks of the function, on an empty batch
                 self._projection(p.detach()[:0])
             except ValueError as error:
                 raise ValueError(f"params[{i}] cannot be projected: {error}") from None
         return found
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of the wrapped optimiser, which sees projected gradients.
+        """Make a step of the wrapped optimiser, which sees projected gradients.
 
         Args:
-            closure: computes a loss and its gradients and returns it, where the optimiser takes
-                one. What it leaves in `.grad` is projected each time that it is called.
+            closure: computes a loss and its gradients and returns the loss, for optimisers that
+                take one. The gradients are projected after each call of it.
 
         Returns:
-            What the wrapped optimiser returns: the closure's loss, or None.
+            The result of the wrapped optimiser's step: the closure's loss, or None.
         """
-        exchange = _Exchange(self.params, self._projected)
+        exchange = _Exchange(self.params, self._project_gradient)
         if closure is None:
             with exchange:
                 loss = self.optimizer.step()
@@ -128,27 +130,27 @@ class WhiteNoiseProjection(Optimizer):
     def _projection(self, x: Tensor) -> Tensor:
         return project_white_noise(x, block_size=self.block_size, backend=self.backend)
 
-    def _projected(self, grad: Tensor) -> Tensor:
-        """A new tensor: the projection of each sample that is not 0, laid out as `grad`."""
+    def _project_gradient(self, grad: Tensor) -> Tensor:
+        """Return a new tensor, in grad's layout: projections, and 0 for samples that are 0."""
         with torch.no_grad():
-            found = self._projection(grad.detach())
-            some = grad.flatten(1).any(1).view(-1, *[1] * (grad.dim() - 1))
-            found.mul_(some)
+            projection = self._projection(grad.detach())
+            nonzero = grad.flatten(1).any(1).view(-1, *[1] * (grad.dim() - 1))
+            projection.mul_(nonzero)  # a zero gradient has no direction: the step must not have one
             # Fused optimisers read gradients in the order in which parameters lie in memory.
-            same = found.stride() == grad.stride()
-            return found if same else torch.empty_like(grad).copy_(found)
+            same_layout = projection.stride() == grad.stride()
+            return projection if same_layout else torch.empty_like(grad).copy_(projection)
 
-    # ------------------------------------------------------------ the rest is the wrapped one's
+    # ------------------------------------------------------------ passed to the wrapped optimiser
 
     def __getattr__(self, name: str) -> Any:
-        """What this class does not have: the wrapped optimiser's."""
-        if name == "optimizer":  # while it is unpickled there is none
+        """Return an attribute of the wrapped optimiser, if this class has none of that name."""
+        if name == "optimizer":  # missing during unpickling: do not look for it in itself
             raise AttributeError(name)
         return getattr(self.optimizer, name)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the wrapped optimiser."""
+        """The parameter groups of the wrapped optimiser."""
         return self.optimizer.param_groups
 
     @param_groups.setter
@@ -157,7 +159,7 @@ class WhiteNoiseProjection(Optimizer):
 
     @property
     def state(self) -> Any:
-        """That of the wrapped optimiser."""
+        """The state of the wrapped optimiser."""
         return self.optimizer.state
 
     @state.setter
@@ -166,7 +168,7 @@ class WhiteNoiseProjection(Optimizer):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Those of the wrapped optimiser."""
+        """The default options of the wrapped optimiser."""
         return self.optimizer.defaults
 
     @defaults.setter
@@ -174,19 +176,19 @@ class WhiteNoiseProjection(Optimizer):
         self.optimizer.defaults = value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """That of the wrapped optimiser."""
+        """Clear the gradients, by the wrapped optimiser."""
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """That of the wrapped optimiser; what is added is not projected."""
+        """Add a group to the wrapped optimiser. Its parameters are not projected."""
         self.optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the wrapped optimiser: there is no state beside it."""
+        """Return the state of the wrapped optimiser: the wrapper has none of its own."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """That of the wrapped optimiser."""
+        """Load a state into the wrapped optimiser."""
         self.optimizer.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -201,27 +203,27 @@ class WhiteNoiseProjection(Optimizer):
 
 
 class _Exchange:
-    """While entered, projections stand in the place of gradients."""
+    """A context in which `.grad` of parameters is the projection of their gradient."""
 
-    def __init__(self, params: list[Tensor], projected: Callable[[Tensor], Tensor]) -> None:
-        self.params, self.projected = params, projected
-        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, gradient, projection
+    def __init__(self, params: list[Tensor], project: Callable[[Tensor], Tensor]) -> None:
+        self.params, self.project = params, project
+        self.swapped: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, gradient, projection
 
     def __enter__(self) -> None:
         pairs = [(p, p.grad) for p in self.params if p.grad is not None]
-        found = [(p, grad, self.projected(grad)) for p, grad in pairs]
-        for p, _, projection in found:
+        swapped = [(p, grad, self.project(grad)) for p, grad in pairs]
+        for p, _, projection in swapped:
             p.grad = projection
-        self.kept = found
+        self.swapped = swapped
 
     def __exit__(self, *_: Any) -> None:
-        for p, grad, projection in self.kept:
-            if p.grad is projection:  # whoever has put something else there knows why
+        for p, grad, projection in self.swapped:
+            if p.grad is projection:  # a hook or a closure may have replaced it on purpose
                 p.grad = grad
-        self.kept = []
+        self.swapped = []
 
     def around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """A closure that sees, and leaves to us, gradients as they are."""
+        """Return a closure that reads and writes the gradients themselves, not projections."""
 
         def call() -> Any:
             self.__exit__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks
+from gaussreg_fast import _path_checks, checks
 from gaussreg_fast.functional import path_kl
 
 
@@ -17,14 +17,13 @@ class PathKL:
             kl.add(*ddim_step_kl_terms(eps - eps_base, ...))
         loss = alpha * kl.value.mean() - reward
 
-    The sum is kept in float64 where the device has it. What autograd keeps for the gradient by
-    every step's dmu (dmu itself, as for any loss) is there until backward. To hold no
-    graph longer than a step, take `add`'s result backward at once, with `keep_graph=False`.
+    The sum is kept in float64 if the device has it. Autograd keeps every step's dmu until
+    backward, as for any loss. To hold no graph longer than a step, use `keep_graph=False` and call
+    `backward` on each result of `add`.
 
     Args:
-        keep_graph: whether `value` is differentiable. Without, it is a number to look at, and only
-            the results of `add` are.
-        backend: of `path_kl`.
+        keep_graph: whether `value` is differentiable. If not, only the results of `add` are.
+        backend: "auto", "triton", "native" or "torch"; see `backends`.
     """
 
     def __init__(self, *, keep_graph: bool = True, backend: str = "auto") -> None:
@@ -34,31 +33,33 @@ class PathKL:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all steps."""
+        """Forget all steps."""
         self.steps = 0
         self._total: Tensor | None = None
         self._dtype = torch.float32
 
     def add(self, dmu: Tensor, sigma: Tensor | float) -> Tensor:
-        """Adds one step of B trajectories.
+        """Add one step of B trajectories.
 
         Args:
             dmu: `(B, *shape)`, difference of the means.
-            sigma: deviation of the noise: a number, or a tensor () or (B,).
+            sigma: standard deviation of the noise: a number, or a tensor () or (B,).
 
         Returns:
             The step's cost, `(B,)`, differentiable.
 
         Raises:
             TypeError: dmu is not a dense floating-point tensor.
-            ValueError: shapes or devices that do not fit (the earlier steps' batch too), or a
-                step without noise.
+            ValueError: shapes or devices do not match, B differs from that of earlier steps, or
+                sigma is not above 0.
         """
         checks.floating("dmu", dmu)
         if dmu.dim() == 0:
-            raise ValueError("dmu must have shape (B, *shape), got ()")
+            raise ValueError(
+                "dmu must have shape (B, *shape) with at least one dimension, got shape ()"
+            )
         if not isinstance(sigma, Tensor):
-            checks.schedule("sigma", sigma, 0, float("inf"))
+            _path_checks.schedule("sigma", sigma, 0, float("inf"))
             dtype = torch.float64 if dmu.dtype == torch.float64 else torch.float32
             sigma = torch.tensor(float(sigma), dtype=dtype, device=dmu.device)
         if sigma.dim() and tuple(sigma.shape) != (dmu.shape[0],):
@@ -67,7 +68,10 @@ class PathKL:
                 f"{tuple(sigma.shape)}"
             )
         if self._total is not None and dmu.shape[0] != len(self._total):
-            raise ValueError(f"dmu must have B = {len(self._total)}, got {tuple(dmu.shape)}")
+            raise ValueError(
+                f"dmu must have B = {len(self._total)} trajectories as in earlier steps, got shape "
+                f"{tuple(dmu.shape)}"
+            )
         cost = path_kl(dmu.unsqueeze(0), sigma.unsqueeze(0), backend=self.backend)
         added = cost if self.keep_graph else cost.detach()
         if cost.device.type != "mps":
@@ -81,5 +85,7 @@ class PathKL:
     def value(self) -> Tensor:
         """The path KL so far, `(B,)`, float32 (float64 for float64 dmu)."""
         if self._total is None:
-            raise RuntimeError("no step was added, so the number of trajectories is not known")
+            raise RuntimeError(
+                "PathKL has no step yet, so the number of trajectories is not known: call add first"
+            )
         return self._total.to(self._dtype)

@@ -1,6 +1,7 @@
 """Options of a loss, of statistics and of a permutation: one value each, down to the kernels.
 
-They are named tuples: hashed and compared in C, because every call looks its options up.
+They are named tuples, because every call looks its options up, and tuples are hashed and compared
+in C.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ _LOW, _HIGH = -(2**63), 2**63 - 1
 
 
 class LossSpec(NamedTuple):
-    """A loss of samples: `gaussianity_loss` says what its options mean.
+    """Options of a loss of samples, explained at `gaussianity_loss`.
 
-    `target` is the number that the name of a target stands for; a `power_weight` of 0 leaves the
-    spectrum out, and no orders leave the moments out.
+    `target` is a number, where the public argument is a name. A `power_weight` of 0 leaves the
+    spectrum out; an empty `orders` leaves the moments out.
     """
 
     orders: tuple[int, ...]
@@ -32,7 +33,7 @@ class LossSpec(NamedTuple):
 
 
 class StatisticsSpec(NamedTuple):
-    """Moments and block amplitudes: `permuted_statistics` says what the options mean."""
+    """Options of moments and block amplitudes, explained at `permuted_statistics`."""
 
     orders: tuple[int, ...]
     block_size: int
@@ -44,10 +45,10 @@ class Gradient(enum.Enum):
 
     NONE = "none"
     KEPT = "kept"  # for a backward that scales it
-    REDUCED = "reduced"  # of the reduced loss, in x's type
+    REDUCED = "reduced"  # the final gradient, of the reduced loss, in x's type
 
     @classmethod
-    def _missing_(cls, value: object) -> Any:  # of a graph that another version made, say
+    def _missing_(cls, value: object) -> Any:  # a graph of another version may hold one
         raise ValueError(f"gradient must be 'none', 'kept' or 'reduced', got {value!r}")
 
 
@@ -55,22 +56,22 @@ class Task(str, enum.Enum):
     """Which results the kernels of a loss write."""
 
     VALUE = "value"
-    GRADIENT = "gradient"  # the value, too
+    GRADIENT = "gradient"  # gradient and value
     STATISTICS = "statistics"
-    PULLBACK = "pullback"  # the gradient, from those by the statistics
+    PULLBACK = "pullback"  # the gradient by x, from the gradients by the statistics
 
     @property
     def differentiates(self) -> bool:
-        """Whether a gradient by x is written."""
+        """Whether the task writes a gradient by x."""
         return self in (Task.GRADIENT, Task.PULLBACK)
 
 
 class DriftTask(str, enum.Enum):
     """Which results parameter drift has beside its value."""
 
-    VALUE = "value"  # none
-    GRADIENT = "gradient"  # written
-    ACCUMULATE = "accumulate"  # added to a gradient that is there
+    VALUE = "value"  # no other result
+    GRADIENT = "gradient"  # the gradient is written
+    ACCUMULATE = "accumulate"  # the gradient is added to an existing one
 
 
 class Source(enum.Enum):
@@ -82,15 +83,15 @@ class Source(enum.Enum):
     TABLE = "table"  # an integer tensor
 
 
-# Looking a member up costs more than a global, in Python before 3.12.
+# In Python before 3.12 looking up an enum's member costs more than reading a global.
 _NONE, _SHARED, _PER_SAMPLE, _TABLE = Source
 
 
 class Draw(NamedTuple):
-    """The permutation that a call asks for, before a seed is drawn for it."""
+    """The permutation of a call, before a seed is drawn for it."""
 
     source: Source = _NONE
-    seed: int | Tensor | None = None  # None: the generator's next, or that of torch's own
+    seed: int | Tensor | None = None  # None: drawn from `generator`, or from torch's default one
     generator: torch.Generator | None = None
     table: Tensor | None = None  # (D,) or (B, D)
     valid: bool = False  # the table is known to hold permutations
@@ -102,22 +103,22 @@ class Draw(NamedTuple):
 
     @property
     def per_sample(self) -> bool:
-        """Whether a seed gives one for each sample."""
+        """Whether a seed gives one permutation for each sample."""
         return self.source is _PER_SAMPLE
 
     def tensors(self, device: torch.device) -> tuple[Tensor | None, Tensor | None, bool]:
-        """As operators take it: seed, index, one for each sample?"""
+        """Return the arguments of operators: seed, index, and whether each sample has its own."""
         if not self.seeded:
             return None, self.table, False
         return seed_tensor(self.seed, self.generator, device), None, self.per_sample
 
     def number(self) -> int | None:
-        """The seed as an int, for the CPU. The same that `tensors` draws, in half the time."""
+        """Return the seed of `tensors` as an int, for the CPU, in half the time."""
         if self.source is _NONE or self.source is _TABLE:
             return None
         if self.seed is None:
-            drawn = _scratch.seed.random_(_LOW, _HIGH, generator=self.generator)
-            return drawn.item()  # type: ignore[return-value]
+            seed = _scratch.seed.random_(_LOW, _HIGH, generator=self.generator)
+            return seed.item()  # type: ignore[return-value]
         return int(self.seed.item()) if isinstance(self.seed, Tensor) else int(self.seed)
 
 
@@ -127,7 +128,7 @@ NONE, SHARED, PER_SAMPLE = Draw(), Draw(_SHARED), Draw(_PER_SAMPLE)
 def draw(
     permutation: str | Tensor, seed: int | Tensor | None, generator: torch.Generator | None
 ) -> Draw:
-    """The permutation that the arguments of a public function ask for; nothing is drawn yet."""
+    """Return the permutation that a public function's arguments describe, without drawing it."""
     if isinstance(permutation, Tensor):
         return Draw(_TABLE, table=permutation)
     if permutation == "none":
@@ -138,17 +139,17 @@ def draw(
 
 
 def draw_from_tensors(seed: Tensor | None, index: Tensor | None, per_sample: bool) -> Draw:
-    """The inverse of `Draw.tensors`."""
+    """Return the permutation that `Draw.tensors` made these tensors from."""
     if seed is not None:
         return Draw(_PER_SAMPLE if per_sample else _SHARED, seed)
     return NONE if index is None else Draw(_TABLE, table=index)
 
 
 class _Scratch(threading.local):
-    """A place for a seed that is read at once."""
+    """A tensor per thread that seeds are drawn into, so that no draw allocates one."""
 
     def __init__(self) -> None:
-        with torch.inference_mode(False):  # or nobody could write to it elsewhere
+        with torch.inference_mode(False):  # outside of it an inference tensor cannot be written to
             self.seed = torch.empty((1,), dtype=torch.int64, device="cpu")
 
 
@@ -156,7 +157,7 @@ _scratch = _Scratch()
 
 
 def seed_tensor(seed: Any, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """The seed as an int64 tensor on the device; drawn there if none was given."""
+    """Return the seed as an int64 tensor on the device; draw it there if it is None."""
     if isinstance(seed, Tensor):
         return seed
     if seed is not None:

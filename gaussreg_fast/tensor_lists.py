@@ -1,6 +1,6 @@
 """Validation of lists of tensors: parameters and their base, pairs of LoRA factors.
 
-Every error names the tensor, by its place and its name where it has one.
+Every error names the tensor by its position and, if it has one, its name.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Paired(NamedTuple):
     names: list[str] | None
     params: list[Tensor]
     base: list[Tensor]
-    uniform: bool  # `checks.uniform`
+    uniform: bool  # whether `checks.uniform` holds of params and base
 
 
 def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
-    """A list of tensors as (names or None, tensors).
+    """Return the names, or None, and the tensors of a list.
 
-    Takes a module (its parameters), a mapping by name, an iterable of (name, tensor), or an
-    iterable of tensors. What they hold is checked where lists are paired.
+    A list is a module (its parameters), a mapping by name, an iterable of (name, tensor), or an
+    iterable of tensors. Its items are not checked here, but by `pair_with_base`.
     """
     if isinstance(value, torch.nn.Module):
         value = dict(value.named_parameters())
@@ -47,7 +47,10 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
         if listed and isinstance(listed[0], tuple) and len(listed[0]) == 2:
             for i, item in enumerate(listed):
                 if not isinstance(item, tuple) or len(item) != 2:
-                    raise TypeError(f"{name}[{i}] must be (name, tensor), as {name}[0] is")
+                    raise TypeError(
+                        f"{name}[{i}] must be (name, tensor) like {name}[0], got "
+                        f"{type(item).__name__}"
+                    )
             names, listed = [item[0] for item in listed], [item[1] for item in listed]
     if not listed:
         raise ValueError(f"{name} must hold at least one tensor, got none")
@@ -57,14 +60,14 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
     return names, listed
 
 
-def paired(
+def pair_with_base(
     params: Any, base: Any, uniform: Callable[[list[Any], list[Any]], bool] = checks.uniform
 ) -> Paired:
-    """`params` and `base` side by side: by name where both have names, else by position.
+    """Check `params` and `base` and pair them: by name if both have names, else by position.
 
-    They match in shape, are floating-point and dense, those of params on one device, those of base
-    there or on the CPU, without gradient. `uniform` tells that of whole lists at once:
-    `checks.uniform`, or a function that does the same faster.
+    Tensors of a pair must match in shape and be floating-point and dense; `params` must be on one
+    device, `base` on that or on the CPU, without gradient. `uniform` is `checks.uniform`, or a
+    function that does the same faster: if it holds of the lists, no tensor is checked by itself.
     """
     names, left = tensors("params", params)
     base_names, right = tensors("base", base)
@@ -86,13 +89,16 @@ def paired(
     if len(left) != len(right):
         i = min(len(left), len(right))
         longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
-        name = called(longer, i, names if longer == "params" else base_names)
-        raise ValueError(f"{shorter} ends at {i} tensors: it has none for {name}")
+        name = label(longer, i, names if longer == "params" else base_names)
+        raise ValueError(
+            f"{shorter} must have a tensor for each of {longer}, got {i} tensors and none for "
+            f"{name.rstrip(',')}"
+        )
     return Paired(names, left, right, False)
 
 
 def _fits(p: Any, b: Any, device: Any) -> bool:
-    """Whether a parameter and its base are fit."""
+    """Return whether a parameter and its base are as `pair_with_base` wants them."""
     return (
         isinstance(p, Tensor)
         and isinstance(b, Tensor)
@@ -107,14 +113,14 @@ def _fits(p: Any, b: Any, device: Any) -> bool:
     )
 
 
-def called(name: str, i: int, names: list[str] | None) -> str:
-    """params[3], 'mid.weight'."""
+def label(name: str, i: int, names: list[str] | None) -> str:
+    """Return how an error names a tensor: params[3], or params[3], 'mid.weight', with a name."""
     return f"{name}[{i}]" if names is None else f"{name}[{i}], {names[i]!r},"
 
 
 def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> None:
-    """Says what is wrong with a parameter and its base that do not fit."""
-    name, base = called("params", i, names), called("base", i, names)
+    """Raise the error for a parameter and its base that `_fits` has refused."""
+    name, base = label("params", i, names), label("base", i, names)
     checks.floating(name, p)
     checks.floating(base, b)
     if p.shape != b.shape:
@@ -134,9 +140,10 @@ def _refuse(i: int, names: list[str] | None, p: Any, b: Any, device: Any) -> Non
 
 
 def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Factors (A, B) of updates B A: A (r, ...) and B (m, r, 1, ...), or a mapping to such pairs.
+    """Check pairs (A, B) of factors, A (r, ...) and B (m, r, 1, ...), or a mapping to pairs.
 
-    Returns the As and the Bs.
+    Returns:
+        The list of all A, and the list of all B.
     """
     names = list(pairs.keys()) if isinstance(pairs, Mapping) else None
     items = pairs.values() if isinstance(pairs, Mapping) else pairs
@@ -145,7 +152,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     left: list[Tensor] = []
     right: list[Tensor] = []
     for i, pair in enumerate(items):
-        place = called("pairs", i, names)
+        place = label("pairs", i, names)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{place} must be (A, B), got {type(pair).__name__}")
         a, b = pair
@@ -172,8 +179,8 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     return left, right
 
 
-def distinct(paired: Paired) -> None:
-    """That no two parameters, which are to be written to, begin at the same memory."""
+def check_distinct(paired: Paired) -> None:
+    """Check that no two parameters, which will be written to, begin at the same address."""
     params = paired.params
     if not paired.uniform:
         params = [p.to_local() if hasattr(p, "to_local") else p for p in params]
@@ -184,15 +191,16 @@ def distinct(paired: Paired) -> None:
     for i, at in enumerate(memory):
         if at and first.setdefault(at, i) != i:
             raise ValueError(
-                f"{called('params', i, paired.names)} must not share memory with "
-                f"{called('params', first[at], paired.names).rstrip(',')}"
+                f"{label('params', i, paired.names)} must not share memory with "
+                f"{label('params', first[at], paired.names).rstrip(',')}"
             )
 
 
 def gradients(paired: Paired) -> list[Tensor | None]:
-    """The `.grad` of each parameter, None where it has none, fit to be added to.
+    """Return the `.grad` of each parameter, or None, after checking that it can be added to.
 
-    That is a leaf's, dense, of its type, shape and placement, and not itself recorded.
+    It must be dense, of the parameter's type, shape and placement, and not part of a graph. Only a
+    leaf has one: a parameter that requires grad and is no leaf is refused.
     """
     found = []
     for i, p in enumerate(paired.params):
@@ -200,7 +208,10 @@ def gradients(paired: Paired) -> list[Tensor | None]:
         found.append(grad)
         if grad is None:
             if p.requires_grad and not p.is_leaf:
-                raise ValueError(f"{called('params', i, paired.names)} must be a leaf for a .grad")
+                raise ValueError(
+                    f"{label('params', i, paired.names)} must be a leaf, since only leaves have a "
+                    f".grad, got the result of an operation"
+                )
         elif (
             grad.layout is not torch.strided
             or grad.dtype != p.dtype
@@ -209,12 +220,13 @@ def gradients(paired: Paired) -> list[Tensor | None]:
             or (type(grad) not in checks.ORDINARY and _placement(grad) != _placement(p))
         ):
             raise ValueError(
-                f"the gradient of {called('params', i, paired.names)} must be dense, {p.dtype}, "
-                f"not itself recorded and sharded like it, got {grad.dtype}, {grad.layout}"
+                f"the gradient of {label('params', i, paired.names)} must be dense, {p.dtype}, of "
+                f"its shape and sharding and without a graph, got {grad.dtype}, {grad.layout}, "
+                f"shape {tuple(grad.shape)}, requires_grad={grad.requires_grad}"
             )
     return found
 
 
 def _placement(x: Tensor) -> Any:
-    """Of a DTensor; None for an ordinary tensor."""
+    """Return the placements of a DTensor, None for an ordinary tensor."""
     return getattr(x, "placements", None)

@@ -1,10 +1,10 @@
-"""Discrete Fourier transforms within threads, and what surrounds them.
+"""Discrete Fourier transforms within threads, and exchanges of digits and roots between them.
 
 A complex vector of N = R * T numbers is held as two tensors (R, T), real and imaginary. R is small
-and lies in a thread's registers, T is spread over the threads; so a transform over the first
+and lies in a thread's registers, T is spread over the threads. So a transform over the first
 dimension is arithmetic alone, and an exchange through shared memory then brings another digit of
-the index into its place. Code works on whole tensors: as tuples of R tensors it would be as fast,
-and take minutes to compile.
+the index into the first dimension. The code works on whole tensors: with tuples of R tensors it
+would be as fast, but take minutes to compile.
 """
 
 import math
@@ -15,27 +15,27 @@ import triton.language as tl
 
 @triton.constexpr_function
 def cosine(k, n):
-    """cos(2 pi k / n)."""
+    """Return cos(2 pi k / n)."""
     return math.cos(2 * math.pi * k / n)
 
 
 @triton.constexpr_function
 def tangent(k, n):
-    """tan(2 pi k / n)."""
+    """Return tan(2 pi k / n)."""
     return math.tan(2 * math.pi * k / n)
 
 
 @triton.constexpr_function
 def log2(n):
-    """Of a power of two."""
+    """Return the binary logarithm of a power of two."""
     return n.bit_length() - 1
 
 
 @triton.jit
 def constant_roots(P: tl.constexpr, SIGN: tl.constexpr):
-    """exp(SIGN pi i k / P) for k < P -> (k, cosines, tangents), each (P, 1, 1).
+    """Return k, cosines and tangents of exp(SIGN pi i k / P) for k < P, each (P, 1, 1).
 
-    Where P lies in registers, the selections are made when compiling and leave constants.
+    If P lies in registers, the selections are made at compile time and leave constants.
     """
     k = tl.expand_dims(tl.expand_dims(tl.arange(0, P), 1), 1)
     c = tl.full((P, 1, 1), 1.0, tl.float32)
@@ -48,13 +48,13 @@ def constant_roots(P: tl.constexpr, SIGN: tl.constexpr):
 
 @triton.jit
 def halves(z, P: tl.constexpr, N: tl.constexpr, T: tl.constexpr):
-    """z[p, bit, n, t] of any shape -> its halves (P, N, T) by the bit."""
+    """Return the two halves (P, N, T) of z[p, bit, n, t], of any shape, by the bit."""
     return tl.split(tl.permute(tl.reshape(z, (P, 2, N, T)), (0, 2, 3, 1)))
 
 
 @triton.jit
 def stacked(a, b):
-    """Two tensors (P, N, T) -> one (2 P, N, T)."""
+    """Stack two tensors (P, N, T) into one (2 P, N, T)."""
     P: tl.constexpr = a.shape[0]
     both = tl.permute(tl.join(a, b), (3, 0, 1, 2))
     return tl.reshape(both, (2 * P, a.shape[1], a.shape[2]))
@@ -62,24 +62,24 @@ def stacked(a, b):
 
 @triton.jit
 def interleaved(a, b):
-    """The inverse of `halves`, in the shape (P * 2 * N, T)."""
+    """Invert `halves`, in the shape (P * 2 * N, T)."""
     both = tl.permute(tl.join(a, b), (0, 3, 1, 2))
     return tl.reshape(both, (2 * a.shape[0] * a.shape[1], a.shape[2]))
 
 
 @triton.jit
 def butterfly(re, im, SIGN: tl.constexpr):
-    """One step by decimation in time: P points of each of N transforms -> 2 P points of N / 2."""
+    """Do a step by decimation in time: P points of each of N transforms -> 2 P points of N / 2."""
     P: tl.constexpr = re.shape[0]
     a_re, b_re = halves(re, P, re.shape[1] // 2, re.shape[2])
     a_im, b_im = halves(im, P, im.shape[1] // 2, im.shape[2])
     if P == 1:
         return stacked(a_re + b_re, a_re - b_re), stacked(a_im + b_im, a_im - b_im)
     else:
-        # a +- b w with w = c (1 + i tan): six fused operations, where w b alone takes four.
+        # a +- b w with w = c (1 + i tan): six fused operations; the product w b alone takes four.
         k, c, tan = constant_roots(P, SIGN)
         u_re, u_im = b_re - tan * b_im, b_im + tan * b_re
-        # The roots 1 and +-i are spelt out: a product with 0 would not be dropped.
+        # The roots 1 and +-i have a case of their own: the compiler would keep a product with 0.
         quarter = 2 * k == P
         u_re = tl.where(k == 0, b_re, tl.where(quarter, -SIGN * b_im, u_re))
         u_im = tl.where(k == 0, b_im, tl.where(quarter, SIGN * b_re, u_im))
@@ -93,7 +93,7 @@ def butterfly(re, im, SIGN: tl.constexpr):
 
 @triton.jit
 def dft(re, im, SIGN: tl.constexpr):
-    """sum_n z_n exp(SIGN 2 pi i k n / R) over the first dimension of (R, T), R a power of two."""
+    """Return sum_n z_n exp(SIGN 2 pi i k n / R) over the first dimension of (R, T), R = 2^m."""
     R: tl.constexpr = re.shape[0]
     T: tl.constexpr = re.shape[1]
     re, im = tl.reshape(re, (1, R, T)), tl.reshape(im, (1, R, T))
@@ -104,43 +104,43 @@ def dft(re, im, SIGN: tl.constexpr):
 
 @triton.jit
 def together(re, im):
-    """Two tensors (R, T) -> one (2, R, T): both go through shared memory at once."""
+    """Join two tensors (R, T) into one (2, R, T), so that both cross shared memory at once."""
     return tl.permute(tl.join(re, im), (2, 0, 1))
 
 
 @triton.jit
 def apart(z):
-    """The inverse of `together`."""
+    """Invert `together`."""
     return tl.split(tl.permute(z, (1, 2, 0)))
 
 
 @triton.jit
 def exchange(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
-    """z[a, (b, c)] as z[b, (c, a)]."""
+    """Return z[a, (b, c)] as z[b, (c, a)]."""
     z = tl.permute(tl.reshape(together(re, im), (2, A, B, C)), (0, 2, 3, 1))
     return apart(tl.reshape(z, (2, B, C * A)))
 
 
 @triton.jit
 def exchange_back(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
-    """The inverse of `exchange`."""
+    """Invert `exchange`."""
     z = tl.permute(tl.reshape(together(re, im), (2, B, C, A)), (0, 3, 1, 2))
     return apart(tl.reshape(z, (2, A, B * C)))
 
 
 @triton.jit
 def swap(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
-    """z[a, (b, c)] as z[b, (a, c)]."""
+    """Return z[a, (b, c)] as z[b, (a, c)]."""
     z = tl.permute(tl.reshape(together(re, im), (2, A, B, C)), (0, 2, 1, 3))
     return apart(tl.reshape(z, (2, B, A * C)))
 
 
 @triton.jit
 def root(roots, index, SIZE: tl.constexpr, CACHE: tl.constexpr):
-    """(cos, sin) of an angle from a table of SIZE cosines and, after them, SIZE sines.
+    """Load (cos, sin) of an angle from a table of SIZE cosines and, after them, SIZE sines.
 
-    `CACHE` is a cache modifier: where two loads of the same roots differ in it, they are not merged
-    into one that would hold registers in between.
+    `CACHE` is a cache modifier. Two loads of the same roots with different ones are not merged into
+    one load, which would hold registers in between.
     """
     c = tl.load(roots + index, cache_modifier=CACHE)
     return c, tl.load(roots + SIZE + index, cache_modifier=CACHE)
@@ -148,16 +148,16 @@ def root(roots, index, SIZE: tl.constexpr, CACHE: tl.constexpr):
 
 @triton.jit
 def times(a_re, a_im, b_re, b_im):
-    """The product of two complex tensors."""
+    """Return the product of two complex tensors."""
     return a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
 
 
 @triton.jit
 def twiddle(re, im, c, s, SIGN: tl.constexpr):
-    """Multiplies row k of (R, T) by (c + i s)^k; by its conjugate if SIGN > 0.
+    """Multiply row k of (R, T) by (c + i s)^k; by its conjugate if SIGN > 0.
 
-    Bit by bit of k: a few more multiplications than with a table of powers, and none of its
-    registers.
+    It goes through the bits of k, which takes a few more multiplications than a table of powers,
+    but no registers for the table.
     """
     R: tl.constexpr = re.shape[0]
     T: tl.constexpr = re.shape[1]
@@ -178,9 +178,10 @@ def fourier(
     re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
     W: tl.constexpr,
 ):  # fmt: skip
-    """W transforms of N = R1 R2 R3 points, in three steps: z[n1, (n2, n3, w)] -> [k3, (k2, w, k1)].
+    """Do W transforms of N = R1 R2 R3 points, z[n1, (n2, n3, w)] -> [k3, (k2, w, k1)].
 
-    n = n1 R2 R3 + n2 R3 + n3, k = k1 + R1 k2 + R1 R2 k3. `roots` is a table for N STEP points.
+    There are three steps: n = n1 R2 R3 + n2 R3 + n3, k = k1 + R1 k2 + R1 R2 k3. `roots` is a table
+    for N STEP points.
     """
     HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
     n3 = tl.arange(0, R3 * W * R1) // (W * R1)
@@ -200,7 +201,7 @@ def fourier_back(
     re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
     W: tl.constexpr,
 ):  # fmt: skip
-    """The adjoint of `fourier`, with the places of input and output exchanged."""
+    """Apply the adjoint of `fourier`, with the places of input and output exchanged."""
     HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
     n3 = tl.arange(0, R3 * W * R1) // (W * R1)
     re, im = dft(re, im, 1)

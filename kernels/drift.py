@@ -1,8 +1,9 @@
 """Parameter drift over a list of tensors in one launch.
 
-A program has a chunk of one tensor. Which one, it reads in a table on the device, int64, with a row
-per tensor: addresses of the parameter, its base and its gradient, numbers in it, its scale
-(float64) and its types; then one number per chunk, tensor << 32 | place of the chunk in it.
+A program computes a chunk of one tensor. It finds its chunk in a table on the device, int64, with a
+row per tensor: the addresses of the parameter, its base and its gradient, the tensor's number of
+elements, its scale (float64) and its types. After the rows comes one number per chunk:
+tensor << 32 | chunk, the number of the chunk in the tensor.
 """
 
 import triton
@@ -10,7 +11,7 @@ import triton.language as tl
 
 from .metadata import named_work
 
-# Types of numbers, as in the table: 4 * parameter's + base's; 0 is no base.
+# Codes of types. The table holds 4 * code of the parameter + code of the base; 0 is no base.
 FLOAT32 = tl.constexpr(1)
 BFLOAT16 = tl.constexpr(2)
 FLOAT16 = tl.constexpr(3)
@@ -19,13 +20,13 @@ COLUMNS = tl.constexpr(6)
 
 @triton.constexpr_function
 def number_type(code):
-    """The type of numbers of a code."""
+    """Return the type of numbers of a code."""
     return {1: tl.float32, 2: tl.bfloat16, 3: tl.float16}[code]
 
 
 @triton.jit
 def numbers_at(address, code: tl.constexpr, ALIGNED: tl.constexpr):
-    """A pointer to numbers of a type. It may be null, for what is not read."""
+    """Return a pointer to numbers of a type. It may be null if nothing is read from it."""
     pointer = address.to(tl.pointer_type(number_type(code)))
     if ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
@@ -37,7 +38,7 @@ def drift_tile(
     theta, base, grad, offsets, inside, factor,
     TASK: tl.constexpr, HAS_BASE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """d^2 of a tile, d = theta - base in float32, and what else the task says."""
+    """Return d^2 of a tile, d = theta - base in float32, and write the gradient by the task."""
     mask = inside if MASKED else None
     value = tl.load(theta + offsets, mask=mask).to(tl.float32)
     d = value
@@ -59,7 +60,7 @@ def drift_chunk(
     TASK: tl.constexpr, CODE: tl.constexpr, ALIGNED: tl.constexpr,
     CHUNK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of d^2 over numbers first .. first + CHUNK - 1 of a tensor of `size`."""
+    """Return the sum of d^2 over elements first .. first + CHUNK - 1 of a tensor of `size`."""
     HAS_BASE: tl.constexpr = CODE % 4 != 0
     theta = numbers_at(theta, CODE // 4, ALIGNED) + first
     grad = numbers_at(grad, CODE // 4, ALIGNED) + first
@@ -82,7 +83,7 @@ def _drift_work(grid, args):
     return moved, 3 * numbers
 
 
-# Whatever the numbers of a list are: it is no new compilation.
+# Lists of other lengths and sizes need no new compilation.
 @triton.jit(
     launch_metadata=named_work(_drift_work),
     do_not_specialize=["tensors", "numbers", "bytes_moved"],
@@ -92,10 +93,11 @@ def drift(
     TASK: tl.constexpr, CODES: tl.constexpr, ALIGNED: tl.constexpr,
     STEP_LOADED: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Chunks' sums of scale d^2 to `partials`; with scale * step * d what the task says.
+    """Write the sum of scale d^2 of each chunk to `partials`, and gradients scale * step * d.
 
-    CODES is a bit mask of the types in the list: a branch is compiled for each. `numbers` and
-    `bytes_moved` are for profilers.
+    TASK "gradient" writes the gradients, "accumulate" adds them, "value" leaves them out. CODES is
+    a bit mask of the types in the list: a branch is compiled for each. `numbers` and `bytes_moved`
+    are for profilers.
     """
     chunk = tl.load(table + COLUMNS * tensors + tl.program_id(0))
     row = table + (chunk >> 32) * COLUMNS
@@ -121,7 +123,7 @@ def drift(
 
 @triton.jit(do_not_specialize=["count"])
 def drift_sum(partials, value, count, TILE: tl.constexpr):
-    """The sum of all chunks, by one program, in float64 and in a fixed order."""
+    """Add up the sums of all chunks, in one program, in float64 and in a fixed order."""
     lane = tl.arange(0, TILE)
     total = tl.zeros((TILE,), dtype=tl.float64)
     for i in range(0, count, TILE):

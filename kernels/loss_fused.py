@@ -6,9 +6,9 @@ radix R1, R2, R3 (M = R1 R2 R3, C = R1 R2):
 
     n = n1 R2 R3 + n2 R3 + n3,    k = k1 + R1 k2 + C k3
 
-Each step transforms the first dimension of a tensor, the exchanges between them go through shared
-memory, and Z comes out in its natural order (k3, c) with c = k1 + R1 k2. With its mirror Z_{M-k}
-each Z_k becomes a bin of the real sample's spectrum.
+Each step transforms the first dimension of a tensor, the exchanges between steps go through shared
+memory, and Z comes out in its natural order (k3, c) with c = k1 + R1 k2. Each Z_k and its mirror
+Z_{M-k} give a bin of the real sample's spectrum.
 """
 
 import triton
@@ -41,10 +41,10 @@ def _fused_work(args):
 
 @triton.jit
 def packed_number(q, T: tl.constexpr):
-    """Which number of the permuted sample the gather puts at q.
+    """Return which number of the permuted sample the gather puts at q.
 
-    It fills rows (n1, parity) of tensors (n2, n3); VECTOR rows are neighbours, as one thread reads
-    them from the table.
+    The gather fills rows (n1, parity) of tensors (n2, n3). VECTOR rows are neighbours in memory,
+    because one thread reads so many table entries at once.
     """
     row = q // (VECTOR * T) * VECTOR + q % VECTOR
     t = q // VECTOR % T
@@ -53,14 +53,14 @@ def packed_number(q, T: tl.constexpr):
 
 @triton.jit
 def packed_place(j, T: tl.constexpr):
-    """Where number j of the permuted sample lies among the rows (n1, parity), flattened."""
+    """Return where number j of the permuted sample lies in the flattened rows (n1, parity)."""
     n = j // 2
     return (n // T * 2 + j % 2) * T + n % T
 
 
 @triton.jit
 def mirrored(re, im):
-    """z_k -> z_{M-k mod M} for tensors (R, C) in natural order."""
+    """Return z_{M-k mod M} at k, for tensors (R, C) in natural order."""
     R: tl.constexpr = re.shape[0]
     C: tl.constexpr = re.shape[1]
     M: tl.constexpr = R * C
@@ -75,7 +75,7 @@ def index_tables(
     GIVEN: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, T: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Writes `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation.
+    """Write `table` and `inverse` of `fused`, rows of 2 D, from a seed or a given permutation.
 
     Samples are numbered from sample0.
     """
@@ -102,13 +102,13 @@ def fused(
     STATISTIC: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, RELOAD: tl.constexpr,
 ):  # fmt: skip
-    """Statistics, loss and gradient of one sample per program.
+    """Compute statistics, loss and gradient of one sample per program.
 
-    `TASK`: "value" writes loss; "gradient" loss and `scale` times its gradient; "statistics"
-    moments (B, K) and blocks (B, P); "pullback" reads gradients by these two and writes the one
-    by x. With PERMUTED, `table` says which number of x goes where (`packed_number`) and `inverse`
-    is `packed_place` of the inverse permutation. With RELOAD, x is read again for the moments'
-    gradient instead of being kept in registers.
+    `TASK`: "value" writes loss; "gradient" writes loss and `scale` times its gradient; "statistics"
+    writes moments (B, K) and blocks (B, P); "pullback" reads gradients by these two and writes the
+    gradient by x. With PERMUTED, `table` holds the index in x of each packed number
+    (`packed_number`), and `inverse` the packed place (`packed_place`) of each number of x. With
+    RELOAD, x is read again for the moments' gradient instead of being kept in registers.
     """
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1

@@ -1,12 +1,12 @@
 """Statistics, loss and gradient of samples of any length, around the FFTs of torch.
 
 Four kernels: `gather` permutes samples and adds up their powers; `spectrum` reads the output of
-rfft, adds up what the loss needs and writes the input of irfft in place; `finish` scatters the
-gradient back, adds the moments' one and writes the losses; `moments_only` does it all in one launch
-where there is no spectrum and a sample fits into a program.
+rfft, adds up the blocks' losses and writes the input of irfft in place; `finish` scatters the
+gradient back, adds the moments' gradient and writes the losses; `moments_only` does it all in one
+launch if there is no spectrum and a sample fits into a program.
 
-A sample is split into PARTS programs, each of which takes STEPS tiles in turn. Sums leave a program
-as numbers of their own and are added up by whoever needs them, always in the same order.
+A sample is split into PARTS programs, each of which takes STEPS tiles in turn. Each program writes
+a partial sum; the programs that need the total add all of them up, always in the same order.
 """
 
 import math
@@ -51,14 +51,14 @@ def _moments_work(args):
 
 @triton.jit
 def whose(PARTS: tl.constexpr):
-    """-> (sample, part) of this program, int64."""
+    """Return the sample and the part of this program, int64."""
     program = tl.program_id(0).to(tl.int64)
     return program // PARTS, program % PARTS
 
 
 @triton.jit
 def added(a, b):
-    """The sums of two tuples' items."""
+    """Add two tuples item by item."""
     both = ()
     for k in tl.static_range(len(a)):
         both = both + (a[k] + b[k],)
@@ -67,7 +67,7 @@ def added(a, b):
 
 @triton.jit
 def total(parts, PARTS: tl.constexpr):
-    """The sum of PARTS numbers."""
+    """Return the sum of PARTS numbers in memory."""
     i = tl.arange(0, triton.next_power_of_2(PARTS))
     return tl.sum(tl.load(parts + i, mask=i < PARTS, other=0.0), 0)
 
@@ -79,10 +79,10 @@ def gather(
     D: tl.constexpr, BITS: tl.constexpr,
     TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """permuted_x[j] = x[table[j]] (B, D), and sums (B, K, PARTS) of powers of the orders SUMS.
+    """Write permuted_x[j] = x[table[j]], (B, D), and sums (B, K, PARTS) of powers of orders SUMS.
 
-    `PERMUTATION`: "table" reads `table`; "seed" computes a permutation of its own for each sample
-    and writes it there; "none" has none. Without `COPY` there are only the sums.
+    `PERMUTATION`: "table" reads `table`; "seed" computes a permutation for each sample and writes
+    it to `table`; "none" does not permute. Without `COPY` only the sums are written.
     """
     sample, part = whose(PARTS)
     x += sample * x_stride
@@ -96,7 +96,7 @@ def gather(
         if PERMUTATION == "table":
             i = tl.load(table + sample * table_stride + j, mask=inside, other=0).to(tl.int64)
         elif PERMUTATION == "seed":
-            # Numbers past the end stand in for 0, so that the walk ends for them too.
+            # 0 stands in for numbers past the end, whose walk might never end.
             i = permuted(tl.where(inside, j, 0).to(tl.uint32), state, D, BITS, False).to(tl.int64)
             at = table + sample * table_stride + j
             tl.store(at, i.to(table.dtype.element_ty), mask=inside)
@@ -112,14 +112,14 @@ def gather(
 
 @triton.jit
 def parts_of(z):
-    """Complex numbers as int64 -> (real, imaginary)."""
+    """Return the real and imaginary parts of complex numbers that are held as int64."""
     re = z.to(tl.uint32).to(tl.float32, bitcast=True)
     return re, (z >> 32).to(tl.uint32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def complex_of(re, im):
-    """The inverse of `parts_of`."""
+    """Invert `parts_of`."""
     low = re.to(tl.uint32, bitcast=True).to(tl.uint64)
     high = im.to(tl.uint32, bitcast=True).to(tl.uint64)
     return ((high << 32) | low).to(tl.int64, bitcast=True)
@@ -127,7 +127,7 @@ def complex_of(re, im):
 
 @triton.jit
 def compact(half, k, inside, middle, D: tl.constexpr):
-    """Bins k of the compact spectrum times sqrt(D); 0 where not inside."""
+    """Load bins k of the compact spectrum times sqrt(D); 0 if not inside."""
     re, im = parts_of(tl.load(half + k + D % 2, mask=inside, other=0))
     if D % 2 == 0:
         # Two real bins, the first and the middle one, share y_0.
@@ -138,7 +138,10 @@ def compact(half, k, inside, middle, D: tl.constexpr):
 
 @triton.jit
 def store_adjoint(half, k, inside, re, im, D: tl.constexpr):
-    """Writes what irfft, which counts inner bins twice, makes the adjoint of `compact`."""
+    """Store bins in place so that irfft of them, which counts inner bins twice, is the adjoint.
+
+    That is: the adjoint of rfft followed by `compact`.
+    """
     h_re, h_im = re * 0.5, im * 0.5
     if D % 2 == 0:
         first = k == 0
@@ -154,13 +157,13 @@ def spectrum(
     TASK: tl.constexpr, STATISTIC: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """From half spectra (B, D // 2 + 1) to the losses' parts, and to gradients in place.
+    """Compute the losses' parts from half spectra (B, D // 2 + 1), and gradients in place.
 
-    They are complex64, seen as int64: one load or store each.
+    The spectra are complex64, seen as int64, so that a bin takes one load or store.
 
-    `TASK`: "value" writes sums of |A_p - target| to gaps (B, PARTS); "gradient" these and, in place
-    of the spectrum, what an unscaled irfft makes the loss's gradient; "statistics" writes A_p to
-    blocks (B, P); "pullback" reads gradients by A_p from there instead.
+    `TASK`: "value" writes sums of |A_p - target| to gaps (B, PARTS); "gradient" does that and
+    overwrites the spectrum so that its unscaled irfft is the loss's gradient; "statistics" writes
+    A_p to blocks (B, P); "pullback" reads gradients by A_p from blocks and overwrites the spectrum.
     """
     N: tl.constexpr = D // 2
     P: tl.constexpr = (N + BLOCK - 1) // BLOCK
@@ -219,10 +222,10 @@ def finish(
     D: tl.constexpr, BLOCKS: tl.constexpr, SUM_PARTS: tl.constexpr, GAP_PARTS: tl.constexpr,
     TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """grad[table[j]] = spectral[j] + the moments' gradient at v[j], and the losses or moments.
+    """Write grad[table[j]] = spectral[j] + moments' gradient at v[j], and losses or moments.
 
-    v are the permuted samples; `spectral` what irfft made; without `SPECTRUM` there is none, and
-    without `INDEXED` no permutation. `sums` are those of `gather`, `gaps` those of `spectrum`.
+    v are the permuted samples, `spectral` is the output of irfft, `sums` come from `gather`, `gaps`
+    from `spectrum`. Without `SPECTRUM` there is no spectral part, without `INDEXED` no permutation.
     """
     sample, part = whose(PARTS)
     v += sample * v_stride
@@ -242,7 +245,7 @@ def finish(
         else:
             term, slopes = moment_terms(m, ORDERS, FORM, D)
             if part == 0:
-                # The sum of x makes the loss NaN where x is not finite.
+                # The sum of x, times 0, makes the loss NaN if a number of x is not finite.
                 value = 0 * total(sums, SUM_PARTS) + term
                 if SPECTRUM:
                     value += total(gaps + sample * GAP_PARTS, GAP_PARTS) * (power_weight / BLOCKS)
@@ -271,7 +274,7 @@ def moments_only(
     TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, D: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Loss of the moments, and `scale` times its gradient: a sample per program."""
+    """Compute the loss of the moments, and `scale` times its gradient: a sample per program."""
     sample = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, TILE)
     v = tl.load(x + sample * x_stride + i, mask=i < D, other=0.0).to(tl.float32)

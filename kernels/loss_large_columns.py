@@ -5,16 +5,17 @@ that stays in the L2 cache: `columns` of N1 numbers, then `rows` of N2.
 
     n = n1 N2 + n2,    k = k1 + N1 k2
 
-Columns n2 and n2 + N2 / 2 are real and packed as one complex column. Its transform Z holds both:
-rows k1 and N1 - k1 give A = Z_k1 + conj Z_{N1-k1} and B = -i (Z_k1 - conj Z_{N1-k1}), twice the two
-columns' own, number by number. So the rows k1 = 0 .. N1 / 2 are unpacked as they are loaded, and
-hold every bin once: at k2 < N2 / 2 the bins k1 + N1 k2, above that the mirrors D - k1 - N1 k2.
+Columns n2 and n2 + N2 / 2 are real and packed as one complex column. Its transform Z holds the
+transforms of both: rows k1 and N1 - k1 give A = Z_k1 + conj Z_{N1-k1} and
+B = -i (Z_k1 - conj Z_{N1-k1}), which are twice the two columns' transforms. So the rows
+k1 = 0 .. N1 / 2 are unpacked as they are loaded, and hold every bin once: at k2 < N2 / 2 the bins
+k1 + N1 k2, above that the mirrors D - k1 - N1 k2.
 
 A block of 16 bins is rows 16 i .. 16 i + 15 in the lower half and rows 16 i + 1 .. 16 i + 16 in
-the upper one. A program of `rows` takes these 17 rows, and so has whole blocks: it goes from bins
-to signs and back in one launch. Two programs share row 16 i, one needs its lower half and one the
-upper. Of these rows `edges` keeps a copy, and both programs' gradients are added in the end, when
-`columns_back` scatters them with the moments' gradient.
+the upper half. A program of `rows` takes these 17 rows, and so has whole blocks: it goes from bins
+to signs and back in one launch. Two programs share row 16 i: one needs its lower half, the other
+its upper half. `edges` keeps a copy of these rows, and the gradients of both programs are added in
+`columns_back`, which scatters them with the moments' gradient.
 """
 
 import triton
@@ -50,7 +51,7 @@ def _columns_back_work(args):
 def source(
     j, sample, table, table_stride, seed, MODE: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr
 ):
-    """perm[j] for a sample: from a table, by arithmetic, or j itself."""
+    """Return perm[j] for a sample: from a table, by arithmetic, or j itself."""
     if MODE == "table":
         return tl.load(table + sample * table_stride + j).to(tl.int32)
     elif MODE == "seed":
@@ -63,7 +64,7 @@ def source(
 
 @triton.jit
 def column_numbers(N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, W: tl.constexpr):
-    """n of the elements [n1, (n2, n3, w)] of a tile of W packed columns: of their real parts."""
+    """Return n of the real parts of elements [n1, (n2, n3, w)] of a tile of W packed columns."""
     t = tl.arange(0, N1 // R1 * W)
     start = tl.program_id(0) * W + t // W * N2 + t % W
     return tl.expand_dims(tl.arange(0, R1), 1) * (N1 // R1 * N2) + tl.expand_dims(start, 0)
@@ -71,8 +72,10 @@ def column_numbers(N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, W: tl.c
 
 @triton.jit
 def column_rows(N1: tl.constexpr, R1: tl.constexpr, R3: tl.constexpr, W: tl.constexpr):
-    """Rows k1 = low + high of the elements [k3, (k2, w, k1)] of a transformed tile: low (1, T),
-    high (R3, 1), a multiple of 16; and their columns m (1, T)."""
+    """Return rows and columns of the elements [k3, (k2, w, k1)] of a transformed tile.
+
+    Rows are k1 = low + high, low (1, T) and high (R3, 1), a multiple of 16; columns are m (1, T).
+    """
     t = tl.expand_dims(tl.arange(0, N1 // R3 * W), 0)
     low = t // (R1 * W) * R1 + t % R1
     high = tl.expand_dims(tl.arange(0, R3), 1) * (N1 // R3)
@@ -81,7 +84,7 @@ def column_rows(N1: tl.constexpr, R1: tl.constexpr, R3: tl.constexpr, W: tl.cons
 
 @triton.jit
 def saved_place(j, SIZE: tl.constexpr, MODE: tl.constexpr):
-    """Where `columns` keeps a tile's numbers for `columns_back`: each program in one piece."""
+    """Return where `columns` keeps a tile's numbers for `columns_back`: a run for each program."""
     if MODE == "none":  # they are x itself
         return j
     flat = tl.reshape(tl.arange(0, SIZE), j.shape)
@@ -95,10 +98,10 @@ def columns(
     BITS: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Gathers a tile of W packed columns of the permuted samples and transforms them.
+    """Gather a tile of W packed columns of the permuted samples and transform them.
 
-    Partial power sums and the plain sum go to `sums` (B, tiles, K + 1); with SAVE the permuted
-    sample to `xp`. Samples are numbered from sample0, rows of the workspaces from 0.
+    Partial power sums and the plain sum are written to `sums` (B, tiles, K + 1); with SAVE the
+    permuted sample is written to `xp`. Samples count from sample0, rows of workspaces from 0.
     """
     row = tl.program_id(1).to(tl.int64)
     sample = row + sample0
@@ -121,7 +124,7 @@ def columns(
     re, im = fourier(re, im, roots, N2, R1, R2, R3, W)
     low, high, m = column_rows(N1, R1, R3, W)
     k1 = low + high
-    # Row N1 / 2 goes by `edges` alone, row 0 by z alone: what `rows` leaves there is added up.
+    # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
     z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
     store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
     re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
@@ -131,7 +134,7 @@ def columns(
 
 @triton.jit
 def total_moments(sums, row, TILES: tl.constexpr, ORDERS: tl.constexpr, D: tl.constexpr):
-    """The moments of a sample from its partial sums, and its plain sum."""
+    """Return the moments of a sample from its partial sums, and its plain sum."""
     K: tl.constexpr = count(ORDERS)
     at = sums + row * TILES * (K + 1) + tl.arange(0, TILES) * (K + 1)
     m = ()
@@ -142,8 +145,10 @@ def total_moments(sums, row, TILES: tl.constexpr, ORDERS: tl.constexpr, D: tl.co
 
 @triton.jit
 def sample_loss(gaps, row, term, total, power_weight, D: tl.constexpr, N1: tl.constexpr):
-    """The loss of a sample: its moments' term and its blocks'; NaN where its plain sum is not
-    finite."""
+    """Return the loss of a sample from its moments' term and its blocks' gaps.
+
+    It is NaN if the plain sum of the sample is not finite.
+    """
     PROGRAMS: tl.constexpr = N1 // 32
     gap = tl.sum(tl.load(gaps + row * PROGRAMS + tl.arange(0, PROGRAMS)), 0)
     return term + power_weight * (gap / (D // 32)) + 0 * total
@@ -155,7 +160,7 @@ def finish(
     TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, N1: tl.constexpr,
 ):  # fmt: skip
-    """Loss, or moments, of a sample from its sums."""
+    """Write the loss, or the moments, of a sample from its sums."""
     row = tl.program_id(0).to(tl.int64)
     sample = row + sample0
     m, total = total_moments(sums, row, TILES, ORDERS, D)
@@ -175,7 +180,7 @@ def columns_back(
     D: tl.constexpr, BITS: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Transforms columns of z back and scatters them, with the moments' gradient, to `grad`."""
+    """Transform columns of z back and scatter them, with the moments' gradient, to `grad`."""
     row = tl.program_id(1).to(tl.int64)
     sample = row + sample0
     low, high, m = column_rows(N1, R1, R3, W)

@@ -1,7 +1,7 @@
 """The second of three launches, between those of `columns`: from rows to losses and back.
 
-A program holds 17 rows, of which it needs both halves of 15, the lower half of the first and the
-upper half of the last: whole blocks, see `columns`.
+A program holds 17 rows. It needs both halves of 15 of them, the lower half of the first and the
+upper half of the last: these are whole blocks, see loss_large_columns.
 """
 
 import math
@@ -28,14 +28,14 @@ def _rows_work(args):
 
 @triton.jit
 def turn(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, R: tl.constexpr):
-    """z[a, (b, c, r)] as z[c, (a, b, r)]."""
+    """Return z[a, (b, c, r)] as z[c, (a, b, r)]."""
     z = tl.permute(tl.reshape(together(re, im), (2, A, B, C, R)), (0, 3, 1, 2, 4))
     return apart(tl.reshape(z, (2, C, A * B * R)))
 
 
 @triton.jit
 def turn_back(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, R: tl.constexpr):
-    """The inverse of `turn`."""
+    """Invert `turn`."""
     z = tl.permute(tl.reshape(together(re, im), (2, C, A, B, R)), (0, 2, 3, 1, 4))
     return apart(tl.reshape(z, (2, A, B * C * R)))
 
@@ -45,7 +45,7 @@ def row_fourier(
     re, im, k1, roots, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """Twiddles and transforms R rows k1: [c1, (c2, c3, r)] -> [kc3, (kc2, kc1, r)].
+    """Twiddle and transform R rows k1: [c1, (c2, c3, r)] -> [kc3, (kc2, kc1, r)].
 
     n2 = c1 C2 C3 + c2 C3 + c3, k2 = kc1 + C1 kc2 + C1 C2 kc3; k1 is (C2 C3 R,).
     """
@@ -73,7 +73,7 @@ def row_fourier_back(
     re, im, k1, roots, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """The adjoint of `row_fourier`."""
+    """Apply the adjoint of `row_fourier`."""
     N2: tl.constexpr = C1 * C2 * C3
     rest = tl.arange(0, C2 * C3 * R) // R
     re, im = dft(re, im, 1)
@@ -95,14 +95,14 @@ def row_fourier_back(
 
 @triton.jit
 def directions(re, im, STATISTIC: tl.constexpr, D: tl.constexpr):
-    """Amplitudes of bins, given twice their size, and the gradient of these by the bins."""
+    """Return amplitudes of bins, which come at twice their size, and their gradient by the bins."""
     a, slope = amplitudes(re, im, STATISTIC, 0.5 / D**0.5)
     return a, re * slope, im * slope
 
 
 @triton.jit
 def spread(weight, R: tl.constexpr):
-    """(A, C), a number per block, to R rows: (A, C R)."""
+    """Repeat a number per block for R rows: (A, C) -> (A, C R)."""
     A: tl.constexpr = weight.shape[0]
     C: tl.constexpr = weight.shape[1]
     weight = tl.broadcast_to(tl.expand_dims(weight, 2), (A, C, R))
@@ -111,7 +111,7 @@ def spread(weight, R: tl.constexpr):
 
 @triton.jit
 def row_means(a, R: tl.constexpr):
-    """Means over R rows: (A, C R) -> (A, C)."""
+    """Return means over R rows: (A, C R) -> (A, C)."""
     return tl.sum(tl.reshape(a, (a.shape[0], a.shape[1] // R, R)), 2) / R
 
 
@@ -121,12 +121,13 @@ def rows(
     TASK: tl.constexpr, STATISTIC: tl.constexpr, D: tl.constexpr, N1: tl.constexpr,
     N2: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
-    """Transforms 17 rows of z, and the gradient by them back.
+    """Transform 17 rows of z, and transform the gradient by them back.
 
-    z_back is z and edges_back is edges: given twice, no pointer of a load lives until its store.
-    `TASK`: "value" writes a sum of |A_p - target| to gaps (B, programs); "gradient" that and the
-    gradient over z and edges; "statistics" A_p to blocks (B, P); "pullback" reads gradients by
-    A_p from there instead.
+    z_back is z and edges_back is edges: they are passed twice, so that no pointer of a load stays
+    in registers until its store. `TASK`: "value" writes a sum of |A_p - target| to gaps
+    (B, programs); "gradient" does that and overwrites z and edges with the gradient; "statistics"
+    writes A_p to blocks (B, P); "pullback" reads gradients by A_p from blocks and overwrites z and
+    edges.
     """
     C: tl.constexpr = C1 * C2
     P: tl.constexpr = D // 32
@@ -136,7 +137,7 @@ def rows(
     edges += row * (D // 16)
     z_back += row * D
     edges_back += row * (D // 16)
-    # A row by itself is too little for the program's threads: each group of them has a copy.
+    # One row is too little work for the program's threads: each group of them has a copy of it.
     edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
     edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
     e_re, e_im = load_rows(edges, edge_own, edge_mirror)

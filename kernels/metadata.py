@@ -1,14 +1,14 @@
-"""Launch metadata: what a profiler shows of a launch, the bytes that must move and the operations.
+"""Launch metadata for profilers: the bytes that a launch must move, and its operations.
 
-Triton asks for it only where a profiler listens. Operations of a transform are counted as is usual,
-5 N log2 N for N complex points, whatever its radices save.
+Triton asks for it only while a profiler runs. A transform of N complex points counts as usual as
+5 N log2 N operations, although its radices save some of them.
 """
 
 from math import log2
 
 
 def work(samples, numbers):
-    """A kernel's `launch_metadata`.
+    """Return a kernel's `launch_metadata`.
 
     Args:
         samples: (grid, arguments) -> how many samples a launch computes.
@@ -28,22 +28,22 @@ def work(samples, numbers):
 
 
 def transform(points, columns=1):
-    """Operations of complex transforms of so many points."""
+    """Return the operations of complex transforms of so many points."""
     return 5 * points * log2(points) * columns
 
 
 def by_part(grid, args):
-    """Samples of a grid of one dimension with PARTS programs per sample."""
+    """Return the samples of a grid of one dimension with PARTS programs per sample."""
     return grid[0] // args.get("PARTS", 1)
 
 
 def by_second(grid, args):
-    """Samples of a grid (programs, samples)."""
+    """Return the samples of a grid (programs, samples)."""
     return grid[1]
 
 
 def named_work(numbers):
-    """A kernel's `launch_metadata` where there are no samples.
+    """Return the `launch_metadata` of a kernel without samples.
 
     Args:
         numbers: (grid, arguments) -> bytes and operations of a launch.

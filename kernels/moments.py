@@ -7,24 +7,24 @@ the older regularisers "kl" (orders 1 and 2), "kurtosis" (2 and 4), "norm" (2).
 import triton
 import triton.language as tl
 
-EPS = tl.constexpr(1e-12)
+EPS = tl.constexpr(1e-12)  # the EPS of gaussreg_fast/reference/_moments.py
 
 
 @triton.constexpr_function
 def count(orders):
-    """How many orders there are."""
+    """Return the number of orders."""
     return bin(orders).count("1")
 
 
 @triton.constexpr_function
 def place(orders, n):
-    """Which of the ascending orders n is."""
+    """Return the position of n among the ascending orders."""
     return bin(orders & ((1 << n) - 1)).count("1")
 
 
 @triton.constexpr_function
 def target_root(n, root):
-    """E[z^n]^(1/root) for z ~ N(0, 1)."""
+    """Return E[z^n]^(1/root) for z ~ N(0, 1)."""
     product = 1
     for i in range(1, n, 2):
         product *= i
@@ -33,7 +33,7 @@ def target_root(n, root):
 
 @triton.jit
 def power_sums(x, ORDERS: tl.constexpr):
-    """sum_i x_i^n for each order -> a tuple of scalars."""
+    """Return sum_i x_i^n for each order, a tuple of scalars."""
     sums = ()
     power = x
     for n in tl.static_range(1, 9):
@@ -47,13 +47,13 @@ def power_sums(x, ORDERS: tl.constexpr):
 
 @triton.jit
 def sign(a):
-    """-1, 0 or 1; NaN for NaN."""
+    """Return -1, 0 or 1; NaN for NaN."""
     return tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, a * 0.0))
 
 
 @triton.jit
 def order_term(m, n: tl.constexpr, FORM: tl.constexpr):
-    """Loss of the moment of order n, and its derivative by m."""
+    """Return the loss of the moment of order n, and its derivative by m."""
     if FORM == "squared":
         gap = m - target_root(n, 1)
         return gap * gap, 2 * gap
@@ -65,11 +65,11 @@ def order_term(m, n: tl.constexpr, FORM: tl.constexpr):
         root = nth_root(size, n)
         gap = root
         if n % 2 == 0:
-            # root - mu^(1/n) = (|m| - mu) / sum_i root^i mu^((n - 1 - i) / n): no cancellation
+            # root - mu^(1/n) = (|m| - mu) / sum_i root^i mu^((n - 1 - i) / n) has no cancellation.
             factor = root * 0
             for i in tl.static_range(n):
                 factor = factor * root + target_root(n, n) ** i
-            # An overflown moment leaves inf / inf here; its root is inf.
+            # For a moment that overflowed this is inf / inf, but its root is inf.
             gap = tl.where(size == float("inf"), size, (size - target_root(n, 1)) / factor)
         bounded = tl.maximum(size, EPS, propagate_nan=tl.PropagateNan.ALL)
         slope = tl.exp2(tl.log2(bounded) * (1 / n - 1)) / n
@@ -78,7 +78,7 @@ def order_term(m, n: tl.constexpr, FORM: tl.constexpr):
 
 @triton.jit
 def nth_root(a, n: tl.constexpr):
-    """a^(1/n) for a >= 0."""
+    """Return a^(1/n) for a >= 0."""
     root = tl.sqrt_rn(a)
     if n == 4:
         root = tl.sqrt_rn(root)
@@ -91,7 +91,7 @@ def nth_root(a, n: tl.constexpr):
 
 @triton.jit
 def moment_terms(m, ORDERS: tl.constexpr, FORM: tl.constexpr, D: tl.constexpr):
-    """The loss of the moments m (a tuple), and the tuple of its derivatives by them."""
+    """Return the loss of the moments m (a tuple), and the tuple of its derivatives by them."""
     if FORM == "kl":
         m1, m2 = m[0], m[1]
         raw = m2 - m1 * m1
@@ -121,7 +121,7 @@ def moment_terms(m, ORDERS: tl.constexpr, FORM: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def log_near_one(v, excess):
-    """log v where v = 1 + excess, with the digits that count near 1."""
+    """Return log v of v = 1 + excess, with all its digits near v = 1."""
     # log1p(e) = 2 atanh(e / (2 + e)), as a series: exact to float32 for |e| < 0.3.
     s = excess / (2 + excess)
     q = s * s
@@ -131,7 +131,7 @@ def log_near_one(v, excess):
 
 @triton.jit
 def moment_gradient(x, slopes, ORDERS: tl.constexpr, D: tl.constexpr):
-    """sum_n slope_n n x^(n-1) / D, by Horner's rule; x * 0 where there are no orders."""
+    """Return sum_n slope_n n x^(n-1) / D, by Horner's rule; x * 0 without orders."""
     grad = x * 0
     for n in tl.static_range(8, 0, -1):
         if ORDERS >> n:

@@ -1,10 +1,11 @@
-"""The nearest lengths of a block: what all kernels of the white-noise projection (GPER) share.
+"""The nearest lengths of a block, for all kernels of the white-noise projection (GPER).
 
-In every block of b bins these are relu(|y| - lambda) times a factor. Of a set of n lengths with
-mean m and sum of squares about it v, the threshold lambda is m - sqrt(g b v / (n (n - g b))) with
-g = pi / 4. That of a set with too many lengths is too low, but drops none that belongs: so lengths
-below the threshold are dropped until none is, which takes b - floor(g b) - 1 steps at most, three
-where b = 16. There is no sort, and sums about a mean lose no digits to cancellation.
+In every block of b bins the nearest lengths are relu(|y| - lambda) times a factor. If n lengths are
+kept, with mean m and sum of squares about it v, the threshold lambda is
+m - sqrt(g b v / (n (n - g b))) with g = pi / 4. With too many lengths the threshold is too low, but
+still drops no length that must be kept. So lengths below the threshold are dropped until there are
+none, which takes at most b - floor(g b) - 1 steps, three if b = 16. No sort is needed, and sums
+about a mean lose no digits to cancellation.
 """
 
 import math
@@ -16,51 +17,52 @@ from .dft import log2
 from .workspace import joined, lower_upper
 
 TINY = tl.constexpr(2.0**-126)  # the smallest normal number
-CLOSE = tl.constexpr(16 * 2.0**-23)  # lengths this close to the largest, relative, are tied with it
+CLOSE = tl.constexpr(16 * 2.0**-23)  # relative: lengths this close to the largest count as equal
 
 
 @triton.constexpr_function
 def share(block):
-    """g b: what (sum y)^2 / sum y^2 is in a block of white noise."""
+    """Return g b, the value of (sum y)^2 / sum y^2 in a block of white noise."""
     return math.pi / 4 * block
 
 
 @triton.constexpr_function
 def least(block):
-    """Lengths that a block keeps at least: fewer cannot meet both norms."""
+    """Return the least number of lengths that a block keeps: fewer cannot meet both norms."""
     return math.floor(math.pi / 4 * block) + 1
 
 
 @triton.constexpr_function
 def one_norm(block):
-    """sqrt(g) b: the sum of a block's lengths."""
+    """Return sqrt(g) b, the sum of a block's lengths."""
     return math.sqrt(math.pi / 4) * block
 
 
 @triton.jit
 def peak_of(v):
-    """The largest |v| of a float32 tensor (A, C), as the bits of a float32: of NaN and inf too."""
+    """Return the largest |v| of a float32 tensor (A, C) as bits, so that NaN and inf count too."""
     bits = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     return tl.max(tl.max(bits, 1), 0)
 
 
 @triton.jit
 def unit_scale(peak):
-    """The power of two that brings a peak, given by its bits, near 1; NaN where it is not finite.
+    """Return the power of two that brings a peak, given by its bits, near 1.
 
-    So squares of sums stay within float32, and a bad number makes all of its sample NaN.
+    Scaled by it, squares of sums stay within float32. If the peak is not finite it is NaN, which
+    makes the whole sample NaN.
     """
     exponent = tl.minimum(peak >> 23, 253)
     scale = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-    # Not a global: Triton compares these at each launch, and NaN differs from itself.
+    # NaN is no global, because Triton compares globals at each launch and NaN differs from itself.
     return tl.where(peak >= 0x7F800000, float("nan"), scale)
 
 
 @triton.jit
 def within_threads(z):
-    """A tensor (R, P) as it is, its columns in one thread each: taken apart and put together.
+    """Return a tensor (R, P) with each column in one thread, by taking it apart and joining it.
 
-    Compilers that would rather leave it where it was then keep what is made of it there, too.
+    Without this, Triton 3.6 leaves the tensor in its layout and computes thresholds once per bin.
     """
     if z.shape[0] == 1:
         return z
@@ -71,7 +73,7 @@ def within_threads(z):
 
 @triton.jit
 def row_sum(z):
-    """The sum of a tensor's rows, (R, P) -> (1, P), within threads: R is a small power of two."""
+    """Return the sum of a tensor's rows, (R, P) -> (1, P), within threads; R is a power of two."""
     for _ in tl.static_range(log2(z.shape[0])):
         low, high = lower_upper(z)
         z = low + high
@@ -80,7 +82,7 @@ def row_sum(z):
 
 @triton.jit
 def row_max(z):
-    """The maximum of a tensor's rows, as `row_sum`."""
+    """Return the maximum of a tensor's rows, like `row_sum`."""
     for _ in tl.static_range(log2(z.shape[0])):
         low, high = lower_upper(z)
         z = tl.maximum(low, high)
@@ -89,8 +91,8 @@ def row_max(z):
 
 @triton.jit
 def threshold_of(mean, squares, n, BLOCK: tl.constexpr):
-    """lambda of n lengths by their mean and the sum of squares about it."""
-    # n - g b to all its digits: integers first.
+    """Return lambda of n lengths from their mean and the sum of squares about it."""
+    # Integers are subtracted first, so that n - g b keeps all its digits.
     WHOLE: tl.constexpr = least(BLOCK) - 1
     PART: tl.constexpr = share(BLOCK) - WHOLE
     return mean - tl.sqrt(squares * (share(BLOCK) / (n * (n - WHOLE - PART))))
@@ -98,7 +100,7 @@ def threshold_of(mean, squares, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept_threshold(w, keep, n, BLOCK: tl.constexpr):
-    """lambda of the n lengths to keep of columns (R, P)."""
+    """Return lambda of the n lengths of columns (R, P) that are kept."""
     mean = row_sum(tl.where(keep, w, 0.0)) / n
     gap = tl.where(keep, w - mean, 0.0)
     return threshold_of(mean, row_sum(gap * gap), n, BLOCK)
@@ -106,10 +108,10 @@ def kept_threshold(w, keep, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def unit_of(top, close, BLOCK: tl.constexpr):
-    """What lengths are measured in, below the largest, and how far apart a tie is pulled.
+    """Return the inverse unit of lengths below the largest, and the step of a ramp over ties.
 
-    `close` says how many are tied with the largest. Where they alone could not have both norms,
-    there are many nearest points: a ramp picks one.
+    `close` lengths are tied with the largest. So many equal lengths cannot have both norms if there
+    are at least `least` of them: then there are many nearest points, and the ramp picks one.
     """
     LEAST: tl.constexpr = least(BLOCK)
     tied = close >= LEAST
@@ -119,9 +121,9 @@ def unit_of(top, close, BLOCK: tl.constexpr):
 
 @triton.jit
 def nearest(a, inside, place, BLOCK: tl.constexpr):
-    """Lengths a >= 0 of blocks, columns of (R, P), -> those of the nearest points.
+    """Return the lengths of the nearest points of blocks with lengths a >= 0, columns of (R, P).
 
-    `inside` says which rows are of a block, the others being 0; `place` which of its bins they are.
+    `inside` says which rows belong to a block (the others are 0), `place` which bin a row is.
     """
     a = within_threads(a)
     top = row_max(a)
@@ -141,7 +143,7 @@ def nearest(a, inside, place, BLOCK: tl.constexpr):
 
 @triton.jit
 def directed(re, im, inverse, length, one_re, one_im):
-    """re + i im, 1 / inverse long, to another length; in direction `one` where inverse is 0."""
+    """Give re + i im, of length 1 / inverse, another length; in direction `one` if inverse is 0."""
     nowhere = inverse == 0
     re = tl.where(nowhere, one_re, re * inverse) * length
     return re, tl.where(nowhere, one_im, im * inverse) * length

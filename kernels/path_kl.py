@@ -13,7 +13,7 @@ from .metadata import by_part, work
 
 
 def _path_work(args):
-    # A row of D numbers: read, and written where there is a gradient.
+    # A row of D numbers is read, and if there is a gradient it is written, too.
     moved = args["dmu"].element_size()
     if args["GRADIENT"]:
         moved += args["grad"].element_size()
@@ -26,7 +26,7 @@ def path_rows(
     VALUE: tl.constexpr, GRADIENT: tl.constexpr, UPSTREAM: tl.constexpr, PER_SAMPLE: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """partials (T, B, PARTS) = sums of (dmu / sigma)^2 / 2, and grad = upstream_b dmu / sigma^2.
+    """Write partials (T, B, PARTS) of (dmu / sigma)^2 / 2, and grad = upstream_b dmu / sigma^2.
 
     dmu (T, B, D); sigma (T, B), or (T,) without `PER_SAMPLE`; upstream (B,), 1 without `UPSTREAM`.
     """
@@ -42,7 +42,7 @@ def path_rows(
     for k in range(STEPS):
         i = (part * STEPS + k) * TILE + tl.arange(0, TILE)
         inside = i < D
-        # inverse first: its square may leave float32's range
+        # Multiplied before squaring: the square of inverse may leave float32's range.
         z = tl.load(dmu + i, mask=inside, other=0.0).to(tl.float32) * inverse
         if VALUE:
             squares += tl.where(inside, z * z, 0.0)
@@ -65,7 +65,7 @@ def path_sums(
     partials, costs, kl, batch, steps,
     D: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """costs (T, B) and kl (B,) from partials (T, B, PARTS): a trajectory per program."""
+    """Write costs (T, B) and kl (B,) from partials (T, B, PARTS): a trajectory per program."""
     b = tl.program_id(0).to(tl.int64)
     p = tl.expand_dims(tl.arange(0, PADDED), 0)
     value = tl.zeros((TILE,), tl.float32)

@@ -15,7 +15,7 @@ STREAM = tl.constexpr(0xD1B54A32D192ED03)
 
 @triton.jit
 def mix64(z):
-    """The finaliser of splitmix64, on uint64."""
+    """Return splitmix64's finaliser of uint64 values."""
     z = (z ^ (z >> 30)) * tl.full((), 0xBF58476D1CE4E5B9, tl.uint64)
     z = (z ^ (z >> 27)) * tl.full((), 0x94D049BB133111EB, tl.uint64)
     return z ^ (z >> 31)
@@ -23,14 +23,14 @@ def mix64(z):
 
 @triton.jit
 def permutation_state(seed, sample):
-    """What a seed (a pointer to an int64) and a sample's number make of the keys: uint64."""
+    """Return the state, uint64, from which a sample's keys are made; `seed` points to an int64."""
     state = mix64(tl.load(seed).to(tl.uint64, bitcast=True) + tl.full((), GOLDEN, tl.uint64))
     return state + sample.to(tl.uint64) * tl.full((), STREAM, tl.uint64)
 
 
 @triton.jit
 def feistel(value, state, BITS: tl.constexpr, INVERSE: tl.constexpr):
-    """One pass of the network over `value` (uint32, BITS bits)."""
+    """Pass `value` (uint32, BITS bits) through the network once."""
     LOW: tl.constexpr = BITS // 2
     HIGH: tl.constexpr = BITS - LOW
     ROUNDS: tl.constexpr = 12 if BITS > 5 else 24
@@ -51,7 +51,7 @@ def feistel(value, state, BITS: tl.constexpr, INVERSE: tl.constexpr):
 
 @triton.jit
 def permuted(value, state, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr):
-    """perm[value], or its inverse, for uint32 values below D: the network with cycle walking."""
+    """Return perm[value], or its inverse, for uint32 values below D, by cycle walking."""
     value = feistel(value, state, BITS, INVERSE)
     if D != 1 << BITS:
         while tl.max((value >= D).to(tl.int32), 0) > 0:
@@ -71,14 +71,14 @@ def _table_work(args):
 def permutation_table(
     seed, out, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr, TILE: tl.constexpr
 ):
-    """Writes one permutation, or its inverse, per row of `out` (samples, D)."""
-    # Both counts can pass the limit of a grid's second dimension.
+    """Write one permutation, or its inverse, per row of `out` (samples, D)."""
+    # One dimension, because either count may exceed the limit of a grid's second dimension.
     TILES: tl.constexpr = (D + TILE - 1) // TILE
     sample = tl.program_id(0) // TILES
     j = tl.program_id(0) % TILES * TILE + tl.arange(0, TILE)
     inside = j < D
     state = permutation_state(seed, sample)
-    # Numbers past the end stand in for 0, so that the walk ends for them too.
+    # 0 stands in for numbers past the end, whose walk might never end.
     value = permuted(tl.where(inside, j, 0).to(tl.uint32), state, D, BITS, INVERSE)
     at = out + sample.to(tl.int64) * D + j
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)

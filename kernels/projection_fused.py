@@ -1,7 +1,8 @@
 """The white-noise projection (GPER) in one launch, for samples that fit on the chip.
 
-The transforms are those of `fused`, without a permutation: what is read in the packed order needs
-no exchange. Between them lengths go, transposed, to `nearest`: 16 of a block in one thread.
+The transforms are those of `fused`, without a permutation, so samples are read in the packed order
+and need no exchange. Between the transforms lengths are transposed for `nearest`, so that one
+thread holds those of a block.
 """
 
 import math
@@ -30,7 +31,7 @@ def project(
     x, out, roots, x_stride, BLOCK: tl.constexpr, D: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
 ):  # fmt: skip
-    """One sample of x (B, D) per program, D = 64 to 32768, to its projection, a row of out."""
+    """Project one sample of x (B, D) per program, D = 64 to 32768, into a row of out."""
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1
     C: tl.constexpr = R1 * R2
@@ -50,7 +51,7 @@ def project(
     place = tl.expand_dims(tl.arange(0, BLOCK), 1)
     a = nearest(tl.trans(tl.reshape(a, (P, BLOCK))), place >= 0, place, BLOCK)
     a = tl.reshape(tl.trans(a), (R3, C)) * (1 / D**0.5)
-    # The direction 1, of y_0 before the rotation that `untangle` leaves out.
+    # Direction 1; that of y_0 is rotated back, since `untangle` leaves out a rotation of y_0.
     one_re, one_im = tl.where(first, HALF_ROOT, 1.0), tl.where(first, HALF_ROOT, 0.0)
     re, im = directed(re, im, inverse, a, one_re, one_im)
 

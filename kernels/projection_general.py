@@ -1,5 +1,6 @@
-"""The white-noise projection of samples of any length, and with blocks of any size, around torch's
-FFTs: samples are scaled before the first, spectra projected in place between them.
+"""The white-noise projection of samples of any length, with blocks of any size.
+
+Samples are scaled before torch's rfft, and spectra are projected in place before its irfft.
 """
 
 import triton
@@ -33,7 +34,7 @@ def scaled(
     x, peaks, out, x_stride,
     D: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """out (B, D) = x, in float32, times the power of two that brings its peak, (B,), near 1."""
+    """Write x times the power of two that brings its peak, (B,), near 1, to out (B, D), float32."""
     sample, part = whose(PARTS)
     x += sample * x_stride
     scale = unit_scale(tl.load(peaks + sample).to(tl.float32).to(tl.int32, bitcast=True))
@@ -45,7 +46,7 @@ def scaled(
 
 @triton.jit
 def lengths_at(half, k, inside, middle, D: tl.constexpr):
-    """Lengths of the bins k, up to a factor; 0 where not inside."""
+    """Return lengths of the bins k, up to a factor; 0 if not inside."""
     re, im = compact(half, k, inside, middle, D)
     a, _ = amplitudes(re, im, "amplitude", 1.0)
     return a
@@ -53,7 +54,7 @@ def lengths_at(half, k, inside, middle, D: tl.constexpr):
 
 @triton.jit
 def store_lengths(half, k, inside, re, im, inverse, length, D: tl.constexpr):
-    """Gives bins k, of 1 / |re + i im| = inverse, a length, in the form that irfft takes."""
+    """Store bins k with a new length, in the form that irfft takes; 1 / |re + i im| is inverse."""
     re, im = directed(re, im, inverse, length * (2 / D**0.5), 1.0, 0.0)
     store_adjoint(half, k, inside, re, im, D)
 
@@ -63,7 +64,7 @@ def project_blocks(
     half, first, middle, BLOCK: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Projects ROWS blocks at once, from `first` on; SIZE is a power of two, at least BLOCK."""
+    """Project ROWS blocks at once, from `first` on; SIZE is a power of two, at least BLOCK."""
     place = tl.expand_dims(tl.arange(0, SIZE), 1)
     p = tl.expand_dims(first + tl.arange(0, ROWS), 0)
     inside = (place < BLOCK) & (p < D // 2 // BLOCK)
@@ -78,7 +79,7 @@ def project_blocks(
 
 @triton.jit
 def in_units(half, place, p, middle, top, unit, step, BLOCK: tl.constexpr, D: tl.constexpr):
-    """`nearest`'s w at some places of block p; -inf past its end."""
+    """Return `nearest`'s w at places of block p; -inf past its end."""
     inside = place < BLOCK
     a = lengths_at(half, p * BLOCK + place, inside, middle, D)
     return tl.where(inside, (a - top) * unit - place * step, -float("inf"))
@@ -89,7 +90,7 @@ def above(
     half, p, middle, top, unit, step, threshold, BLOCK: tl.constexpr, D: tl.constexpr,
     SIZE: tl.constexpr,
 ):  # fmt: skip
-    """How many lengths of block p are above a threshold, and their sum."""
+    """Return how many lengths of block p are above a threshold, and their sum."""
     count, total = tl.zeros((SIZE,), tl.int32), tl.zeros((SIZE,), tl.float32)
     for start in range(0, BLOCK, SIZE):
         w = in_units(half, start + tl.arange(0, SIZE), p, middle, top, unit, step, BLOCK, D)
@@ -103,7 +104,7 @@ def squares_about(
     half, p, middle, top, unit, step, threshold, mean, BLOCK: tl.constexpr, D: tl.constexpr,
     SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The sum of their squares about a mean."""
+    """Return the sum of squares about a mean of the lengths above a threshold."""
     squares = tl.zeros((SIZE,), tl.float32)
     for start in range(0, BLOCK, SIZE):
         w = in_units(half, start + tl.arange(0, SIZE), p, middle, top, unit, step, BLOCK, D)
@@ -116,7 +117,7 @@ def squares_about(
 def project_block(
     half, p, middle, BLOCK: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr
 ):  # fmt: skip
-    """Projects block p, SIZE bins at a time: `nearest` in passes over what the caches hold."""
+    """Project block p, SIZE bins at a time: `nearest` in several passes over the block."""
     LEAST: tl.constexpr = least(BLOCK)
     c = tl.arange(0, SIZE)
     peaks = tl.zeros((SIZE,), tl.float32)
@@ -159,7 +160,7 @@ def project_spectrum(
     half, BLOCK: tl.constexpr, D: tl.constexpr, LOOP: tl.constexpr,
     ROWS: tl.constexpr, SIZE: tl.constexpr, PARTS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Half spectra (B, D // 2 + 1), complex64 seen as int64, to those of the projections, in place.
+    """Project half spectra (B, D // 2 + 1), complex64 seen as int64, in place.
 
     With LOOP a program takes one block at a time, in pieces of SIZE bins.
     """

@@ -1,8 +1,9 @@
 """The white-noise projection of samples of D = 65536 numbers and more: two of its three launches.
 
-As for the loss, see `columns` and `rows`: columns of the transform, rows there and back, and
-columns back, which is `columns_back`. A program of rows has whole blocks. Columns are scaled tile
-by tile, since no program knows a sample's peak before all have read it; rows make up for that.
+The launches are those of the loss (see loss_large_columns and loss_large_rows): columns of the
+transform, rows there and back, and columns back, which is the loss's `columns_back`. A program of
+rows has whole blocks. Columns are scaled tile by tile, since a sample's peak is known only after
+the first launch; the second launch brings all tiles to one scale.
 """
 
 import math
@@ -47,9 +48,10 @@ def project_columns(
     D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Transforms a tile of W packed columns of the samples, divided by what goes to `sizes`.
+    """Transform a tile of W packed columns of the samples, divided by the tile's size.
 
-    Samples are numbered from sample0, rows of the workspaces and of sizes (B, tiles) from 0.
+    The size is written to `sizes` (B, tiles). Samples count from sample0, rows of the workspaces
+    and of sizes from 0.
     """
     row = tl.program_id(1).to(tl.int64)
     at = x + (row + sample0) * x_stride + column_numbers(N1, N2, R1, W)
@@ -60,7 +62,7 @@ def project_columns(
     re, im = fourier(re * scale, im * scale, roots, N2, R1, R2, R3, W)
     low, high, m = column_rows(N1, R1, R3, W)
     k1 = low + high
-    # Row N1 / 2 goes by `edges` alone, row 0 by z alone: `rows` leaves what is added up.
+    # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
     z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
     store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
     re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
@@ -72,7 +74,7 @@ def project_columns(
 def load_scaled(
     z, own, mirror, sizes, N2: tl.constexpr, C1: tl.constexpr, R: tl.constexpr, W: tl.constexpr
 ):
-    """`load_rows`, R rows of C1 x C numbers, all by the scale of the tile of the largest size."""
+    """Load R rows of C1 x C numbers like `load_rows`, all at the scale of the largest tile."""
     TILES: tl.constexpr = N2 // 2 // W
     re, im = load_rows(z, own, mirror)
     scale = 1 / tl.max(tl.load(sizes + tl.arange(0, TILES)), 0)
@@ -84,10 +86,10 @@ def load_scaled(
 
 @triton.jit
 def own_block_lengths(low, high, last, A: tl.constexpr, C: tl.constexpr):
-    """Lengths of a tile's bins -> those of the nearest points.
+    """Return the lengths of the nearest points of a tile's bins.
 
-    low (A, C 16) has rows 0 to 15 of the tile; high (A, C 16) rows 1 to 15 of the upper half, row
-    16 of which is last (A, C). The first row of the new high lengths is that row's, too.
+    low (A, C 16) has rows 0 to 15 of the lower half; high (A, C 16) has rows 1 to 15 of the upper
+    half, and last (A, C) its row 16, which takes the place of row 0 in high.
     """
     own_rows = tl.expand_dims(tl.arange(0, 16 * C), 0) % 16 > 0
     a = joined(low, tl.where(own_rows, high, spread(last, 16)))
@@ -106,9 +108,10 @@ def project_rows(
     D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, W: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
-    """Transforms 17 rows of z, gives their bins new lengths, and transforms them back.
+    """Transform 17 rows of z, give their bins new lengths, and transform them back.
 
-    z_back is z and edges_back is edges: given twice, no pointer of a load lives until its store.
+    z_back is z and edges_back is edges: they are passed twice, so that no pointer of a load stays
+    in registers until its store.
     """
     C: tl.constexpr = C1 * C2
     SCALE: tl.constexpr = 1 / D**0.5
@@ -119,7 +122,7 @@ def project_rows(
     z_back += row * D
     edges_back += row * (D // 16)
     sizes += row * (N2 // 2 // W)
-    # A row by itself is too little for the program's threads: each group of them has a copy.
+    # One row is too little work for the program's threads: each group of them has a copy of it.
     edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
     edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
     e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, C1, COPIES, W)

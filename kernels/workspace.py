@@ -1,8 +1,8 @@
-"""The workspace between the launches of `columns` and `rows`, and who holds what of it.
+"""The workspace between the launches of `columns` and `rows`, and the places in it.
 
-z holds the transforms of N2 / 2 packed columns, N1 rows of N2 / 2 complex numbers: 16 rows are one
-piece of memory, number by number. `edges` (N1 / 16, N2 / 2) holds every 16th row once more, for the
-second program that needs it.
+z holds the transforms of N2 / 2 packed columns: N1 rows of N2 / 2 complex numbers. 16 rows fill a
+run of memory, interleaved number by number. `edges` (N1 / 16, N2 / 2) holds every 16th row once
+more, for the second program that needs it.
 """
 
 import triton
@@ -13,26 +13,26 @@ from .dft import apart, together
 
 @triton.jit
 def lower_upper(z):
-    """The first and the second half of the rows of a tensor (2 R, T)."""
+    """Return the first and the second half of the rows of a tensor (2 R, T)."""
     return apart(tl.reshape(z, (2, z.shape[0] // 2, z.shape[1])))
 
 
 @triton.jit
 def joined(low, high):
-    """The inverse of `lower_upper`."""
+    """Invert `lower_upper`."""
     return tl.reshape(together(low, high), (2 * low.shape[0], low.shape[1]))
 
 
 @triton.jit
 def load_complex(z, places):
-    """z[places] of an interleaved complex array."""
+    """Load z[places] of an interleaved complex array."""
     last = tl.expand_dims(tl.expand_dims(tl.arange(0, 2), 0), 0)
     return tl.split(tl.load(z + (2 * tl.expand_dims(places, 2) + last)))
 
 
 @triton.jit
 def store_complex(z, places, re, im, mask=None):
-    """z[places] = re + i im, where there is no mask, or it says so."""
+    """Store re + i im to z[places], masked if there is a mask."""
     last = tl.expand_dims(tl.expand_dims(tl.arange(0, 2), 0), 0)
     if mask is not None:
         mask = tl.expand_dims(tl.broadcast_to(mask, places.shape), 2)
@@ -42,31 +42,31 @@ def store_complex(z, places, re, im, mask=None):
 
 @triton.jit
 def row_place(k1, m, N2: tl.constexpr):
-    """Where z holds number m of row k1: 16 rows are one piece of memory, m by m."""
+    """Return where z holds number m of row k1: 16 rows are interleaved number by number."""
     return k1 // 16 * (8 * N2) + m * 16 + k1 % 16
 
 
 @triton.jit
 def place_in_z(low, high, m, N2: tl.constexpr):
-    """Where z holds number m of rows low + high, high being a multiple of 16."""
+    """Return where z holds number m of rows low + high, high being a multiple of 16."""
     return high * (N2 // 2) + row_place(low, m, N2)
 
 
 @triton.jit
 def place_in_edges(low, high, m, N2: tl.constexpr):
-    """The same in `edges`, where a row is one of those."""
+    """Return where `edges` holds number m of row low + high, a multiple of 16."""
     return high // 16 * (N2 // 2) + (low // 16 * (N2 // 2) + m)
 
 
 @triton.jit
 def tile_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr):
-    """Where z holds rows 16 i + r and their mirrors: [m, r] as (C1 / 2, 16 C)."""
+    """Return where z holds rows 16 i + r and their mirrors: [m, r] as (C1 / 2, 16 C)."""
     N2: tl.constexpr = C1 * C
     SIZE: tl.constexpr = 16 * C
     c1 = tl.expand_dims(tl.arange(0, C1 // 2), 1) * SIZE
     t = tl.arange(0, SIZE)
     r = t % 16
-    # Of the mirrors, 15 rows are in one piece, in descending order, and the first is in the next.
+    # 15 of the mirrors are in one group of rows, in descending order, the first is in the next.
     group = tl.where(r == 0, (N1 // 16 - i) % (N1 // 16), N1 // 16 - 1 - i)
     mirror = group * (8 * N2) + t - r + (16 - r) % 16
     return i * (8 * N2) + c1 + tl.expand_dims(t, 0), c1 + tl.expand_dims(mirror, 0)
@@ -74,7 +74,7 @@ def tile_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def edge_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr, COPIES: tl.constexpr):
-    """Where `edges` holds row 16 i + 16 and its mirror: [m, copy] as (C1 / 2, C COPIES)."""
+    """Return where `edges` holds row 16 i + 16 and its mirror: [m, copy] as (C1 / 2, C COPIES)."""
     N2: tl.constexpr = C1 * C
     m = tl.expand_dims(tl.arange(0, C1 // 2), 1) * C
     m += tl.expand_dims(tl.arange(0, C * COPIES) // COPIES, 0)
@@ -83,7 +83,7 @@ def edge_places(i, N1: tl.constexpr, C1: tl.constexpr, C: tl.constexpr, COPIES: 
 
 @triton.jit
 def load_rows(z, own, mirror):
-    """Twice the rows' numbers from what z holds at two places: [m, t] -> [n2, t]."""
+    """Load twice the numbers of rows from their places and their mirrors': [m, t] -> [n2, t]."""
     re, im = load_complex(z, own)
     m_re, m_im = load_complex(z, mirror)
     return joined(re + m_re, im + m_im), joined(im - m_im, m_re - re)
@@ -91,9 +91,9 @@ def load_rows(z, own, mirror):
 
 @triton.jit
 def store_rows(z, own, mirror, re, im, k1, N1: tl.constexpr, COPIES: tl.constexpr):
-    """The adjoint of `load_rows`, of rows k1; rows 0 and N1 / 2 are their own mirrors.
+    """Apply the adjoint of `load_rows` to rows k1; rows 0 and N1 / 2 are their own mirrors.
 
-    Of COPIES of a row, neighbours, the first is stored.
+    If a row has COPIES, side by side, the first of them is stored.
     """
     paired = tl.expand_dims(k1 % (N1 // 2), 0) > 0
     stored = tl.expand_dims(tl.arange(0, own.shape[1]) % COPIES == 0, 0)

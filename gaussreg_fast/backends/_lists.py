@@ -1,4 +1,4 @@
-"""Lists of tensors as the drift kernels take them: runs of numbers in memory."""
+"""Which tensors the drift kernels take: those whose numbers fill a run of memory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Types of numbers that the kernels read and write, and their codes there; 0 is no base.
+# Types of numbers that the kernels read and write, with their codes in the kernels; 0 is no base.
 NUMBERS = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-def flat(p: Tensor, b: Tensor, g: Tensor, here: bool) -> bool:
-    """Whether kernels can take a parameter, its base and its gradient as runs of numbers.
+def flat(p: Tensor, b: Tensor, g: Tensor, same_device: bool) -> bool:
+    """Return whether kernels can take a parameter, its base and its gradient as runs of numbers.
 
-    `here` asks for a base on the parameter's device.
+    With `same_device` the base must be on the parameter's device.
     """
     return (
         p.dtype in NUMBERS
         and b.dtype in NUMBERS
         and g.dtype == p.dtype
-        and (b.device == p.device or not here)
+        and (b.device == p.device or not same_device)
         and g.device == p.device
         and p.shape == b.shape
         and p.shape == g.shape
@@ -32,7 +32,7 @@ def flat(p: Tensor, b: Tensor, g: Tensor, here: bool) -> bool:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether the numbers of x fill a run of memory, in whatever order (channels_last, ...)."""
+    """Return whether the numbers of x fill a run of memory, in any order (channels_last, ...)."""
     size = 1
     for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
         if length != 1:
@@ -43,6 +43,6 @@ def is_dense(x: Tensor) -> bool:
 
 
 def value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:
-    """Of the sum: float64 where a tensor is that."""
+    """Return the dtype of the drift: float64 if any tensor is float64, else float32."""
     double = any(t.dtype == torch.float64 for t in (*params, *base))
     return torch.float64 if double else torch.float32

@@ -15,31 +15,31 @@ import torch
 from gaussreg_fast.backends import native
 from gaussreg_fast.backends import torch as plain_torch
 
-MIN_TRITON = (3, 6)
-MIN_CAPABILITY = (8, 0)
+MIN_TRITON = (3, 6)  # the oldest release that the kernels are compiled and tested with
+MIN_CAPABILITY = (8, 0)  # the oldest GPU that they are compiled for
 
 
 def backends() -> dict[str, str]:
-    """Which backends can run here: name -> "available", or the reason why not.
+    """Return which backends can run here: name -> "available", or the reason why it cannot.
 
-    `backend="auto"` takes the first available of triton (on a GPU), native (on the CPU)
-    and torch; torch always for float64, because the others compute in float32. A backend asked for
-    by name that cannot compute x raises a RuntimeError; native and triton do so for float64. Where
-    TRITON_INTERPRET=1 is set, triton runs in its interpreter, on CPU tensors: for tests, never by
-    "auto".
+    `backend="auto"` takes the first available of triton (on a GPU), native (on the CPU) and torch;
+    for float64 it takes torch, because the others compute in float32. A backend named explicitly
+    raises a RuntimeError if it cannot compute x, as native and triton do for float64. If
+    TRITON_INTERPRET=1 is set, triton runs in its interpreter, on CPU tensors; that is meant for
+    tests, and "auto" never takes it.
     """
     return {"triton": triton_state(), "native": native.load()[1], "torch": "available"}
 
 
 @functools.cache
 def triton_state() -> str:
-    """ "available", or why the Triton kernels cannot run here, on any device."""
+    """Return "available", or why the Triton kernels cannot run here, on any device."""
     try:
         found = version()
     except ImportError:
         return "triton is not installed"
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < MIN_TRITON:
-        return f"triton {found} is too old, {MIN_TRITON[0]}.{MIN_TRITON[1]} is needed"
+        return f"triton {found} is too old, at least {MIN_TRITON[0]}.{MIN_TRITON[1]} is needed"
     if not interpreted():
         if not torch.cuda.is_available():
             return "no GPU: torch.cuda.is_available() is False"
@@ -54,30 +54,31 @@ def triton_state() -> str:
 
 
 def version() -> str:
-    """Triton's. Asked of the module: its distribution has another name for AMD's GPUs."""
+    """Return Triton's version, from the module: AMD's distribution of it has another name."""
     return importlib.import_module("triton").__version__
 
 
 @functools.cache
 def device_state(index: int) -> str:
-    """ "available", or why this GPU is no good."""
+    """Return "available", or why the kernels cannot run on this GPU."""
     capability = torch.cuda.get_device_capability(index)
     if torch.version.hip or capability >= MIN_CAPABILITY:
         return "available"
     name = torch.cuda.get_device_name(index)
-    return f"{name} is too old: compute capability {capability}, {MIN_CAPABILITY} is needed"
+    return (
+        f"{name} is too old: compute capability {capability}, at least {MIN_CAPABILITY} is needed"
+    )
 
 
 def interpreted() -> bool:
-    """Whether Triton kernels run in the interpreter, on CPU tensors."""
+    """Return whether Triton kernels run in the interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
 def require(backend: str, x: torch.Tensor) -> None:
-    """Raises early, before anything is drawn or computed, what `choose` would raise.
+    """Raise the error of `choose` early, before anything is drawn or computed.
 
-    Not under torch.compile, which cannot trace the search for a backend: there the operator
-    raises it.
+    Under torch.compile, which cannot trace the search for a backend, the operator raises it later.
     """
     if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
         resolve(backend, x.device, x.dtype)
@@ -87,10 +88,10 @@ _MODULES = {"native": native, "torch": plain_torch}
 
 
 def choose(backend: str, x: torch.Tensor) -> Any:
-    """The module that computes for x: it has the functions of `gaussreg_fast.backends`.
+    """Return the module that computes for x, with the functions of `gaussreg_fast.backends`.
 
     Raises:
-        RuntimeError: a backend asked for by name that cannot run there.
+        RuntimeError: the backend is named explicitly and cannot compute x.
     """
     automatic = backend == "auto"
     name = _automatic(x.device, x.dtype) if automatic else resolve(backend, x.device, x.dtype)
@@ -98,7 +99,7 @@ def choose(backend: str, x: torch.Tensor) -> Any:
 
 
 def choose_for_lists(backend: str, device: torch.device) -> Any:
-    """`choose` for lists of tensors of several types, of which the caller sorts out float64."""
+    """Do as `choose` for lists of tensors of several types; the caller sorts out float64."""
     return _MODULES.get(resolve(backend, device)) or _triton()
 
 
@@ -110,10 +111,10 @@ def _triton() -> ModuleType:
 
 
 def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
-    """The backend for tensors of a type on a device.
+    """Return the name of the backend for tensors of a type on a device.
 
     Raises:
-        RuntimeError: a backend asked for by name that cannot run there.
+        RuntimeError: the backend is named explicitly and cannot run there.
     """
     if backend == "torch":
         return backend
@@ -135,14 +136,14 @@ _NO_DOUBLE = "it computes in float32, x is float64"
 
 
 def _native_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
-    """Why the compiled kernels cannot take such tensors, or nothing."""
+    """Return why the compiled kernels cannot take tensors of a type on a device, or ""."""
     if device.type != "cpu":
         return f"it computes on the CPU, x is on {device}"
     return _NO_DOUBLE if dtype == torch.float64 else ""
 
 
 def _triton_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
-    """Why working Triton kernels cannot take such tensors, or nothing."""
+    """Return why Triton kernels that can run here cannot take the tensors, or ""."""
     if dtype == torch.float64:
         return _NO_DOUBLE
     expected = "cpu" if interpreted() else "cuda"

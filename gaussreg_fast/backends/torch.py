@@ -12,12 +12,13 @@ from gaussreg_fast import checks, reference
 from gaussreg_fast.backends._lists import is_dense, value_dtype
 from gaussreg_fast.spec import Draw, DriftTask, LossSpec, StatisticsSpec
 
-# Numbers that drift takes at a time, so that its temporaries do not grow with the tensors.
+# Numbers that drift takes at a time, so that its temporaries do not grow with the tensors: 1 MiB
+# of float32, which stays in a cache.
 _PIECE = 1 << 18
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """(B, *latent) of any float type -> (B, D) in the type it is computed in."""
+    """Return (B, *latent) of any float type as (B, D) in the type to compute in."""
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])).contiguous()
     return rows if x.dtype == torch.float64 else rows.float()
 
@@ -25,12 +26,12 @@ def as_rows(x: Tensor) -> Tensor:
 def permutation(
     seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False
 ) -> Tensor:
-    """Permutation v1 of a seed (1,), int64: (size,), or (samples, size)."""
+    """Return permutation v1 of a seed (1,), int64: (size,), or (samples, size)."""
     return reference.permutation(seed, size, samples=samples, inverse=inverse)
 
 
 def _index(draw: Draw, x: Tensor) -> Tensor | None:
-    """The permutation of a draw for the batch x; a table is validated."""
+    """Return the permutation of a draw for the batch x; a table is checked."""
     seed, index, per_sample = draw.tensors(x.device)
     if index is not None:
         if not draw.valid:
@@ -51,7 +52,10 @@ def loss(
     gradient: torch.dtype | None,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Losses (B,) of x (B, *latent) and `scale` times their gradients by x, in the given dtype."""
+    """Return losses (B,) of x (B, *latent), and `scale` times their gradients by x.
+
+    The gradients have the dtype `gradient`; if that is None, there are none.
+    """
     value, grad = reference.loss_and_gradient(
         as_rows(x),
         _index(draw, x) if spec.power_weight else None,
@@ -70,7 +74,7 @@ def loss(
 
 
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P) of x (B, *latent)."""
+    """Return moments (B, K) and block amplitudes (B, P) of x (B, *latent)."""
     moments, blocks, _ = reference.permuted_statistics(as_rows(x), _index(draw, x), *spec)
     return moments, blocks
 
@@ -78,7 +82,7 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
 def pullback(
     x: Tensor, draw: Draw, spec: StatisticsSpec, *, grad_moments: Tensor, grad_blocks: Tensor
 ) -> Tensor:
-    """The gradient by x, in x's shape and dtype, of `statistics` for gradients by its outputs."""
+    """Return the gradient by x, in x's shape and dtype, for gradients by `statistics`'s results."""
     rows, index = as_rows(x), _index(draw, x)
     _, _, spectrum = reference.permuted_statistics(rows, index, *spec._replace(orders=()))
     grad = reference.permuted_statistics_pullback(
@@ -88,7 +92,7 @@ def pullback(
 
 
 def project(x: Tensor, *, block_size: int) -> Tensor:
-    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    """Return the white-noise projection of x (B, *latent), in its shape and dtype."""
     return reference.project_white_noise(as_rows(x), block_size).reshape(x.shape).to(x.dtype)
 
 
@@ -96,22 +100,22 @@ def project(x: Tensor, *, block_size: int) -> Tensor:
 
 
 def path_rows(dmu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """dmu as (T, B, D), and sigma, in the type they are computed in."""
+    """Return dmu as (T, B, D), and sigma, in the type to compute in."""
     dtype = torch.float64 if dmu.dtype == torch.float64 else torch.float32
     return dmu.reshape(*dmu.shape[:2], -1).to(dtype), sigma.to(dtype)
 
 
 def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """KL (B,) and costs (T, B) of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
+    """Return KL (B,) and costs (T, B) of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
 
-    With `gradient` also that of the values' sum by dmu, in its shape and dtype.
+    With `gradient` the third result is the gradient of their sum by dmu, in its shape and dtype.
     """
     kl, costs = reference.path_kl(*path_rows(dmu, sigma))
     return kl, costs, path_kl_pullback(dmu, sigma, torch.ones_like(kl)) if gradient else None
 
 
 def path_kl_pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
+    """Return the gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
     grad = reference.path_kl_pullback(*path_rows(dmu, sigma), upstream)
     return grad.reshape(dmu.shape).to(dmu.dtype)
 
@@ -127,7 +131,7 @@ def drift(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> Tensor:
-    """Sum and write, as `native.drift` does, for tensors of any float type, layout and device."""
+    """Do as `native.drift`, for tensors of any float type, layout and device."""
     parts = []
     for i, (param, scale) in enumerate(zip(params, scales, strict=True)):
         pair = base[i] if base else None, grads[i] if grads else None
@@ -141,7 +145,7 @@ def drift(
 def _drift(
     task: DriftTask, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
 ) -> Tensor:
-    """The same for one tensor, piece by piece; its ||param - base||^2."""
+    """Do the task for one tensor, piece by piece; return its ||param - base||^2."""
     exact = torch.float32 if param.device.type == "mps" else torch.float64
     total = torch.zeros((), dtype=exact, device=param.device)
     for p, b, g in pieces(param, base, grad):
@@ -150,18 +154,21 @@ def _drift(
             g.copy_(factor * d)
         elif task is DriftTask.ACCUMULATE and g is not None:
             g.copy_(g.to(d.dtype) + factor * d)
-        total += d.square().sum()  # d may be the parameter itself
+        total += d.square().sum()  # not in place: d may be the parameter itself
     return total
 
 
 def pieces(
     param: Tensor, base: Tensor | None, grad: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Runs of `_PIECE` numbers, where the tensors are such; else slices of at most as many."""
-    there = [t for t in (param, base, grad) if t is not None]
+    """Yield pieces of the tensors: runs of `_PIECE` numbers if they are dense, else slices.
+
+    Slices have at most `_PIECE` numbers.
+    """
+    present = [t for t in (param, base, grad) if t is not None]
     if param.numel() <= _PIECE:
         yield param, base, grad
-    elif all(t.stride() == param.stride() for t in there) and is_dense(param):
+    elif all(t.stride() == param.stride() for t in present) and is_dense(param):
         flat = [
             None if t is None else t.detach().as_strided((t.numel(),), (1,))
             for t in (param, base, grad)

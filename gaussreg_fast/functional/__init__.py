@@ -1,14 +1,14 @@
 """The stateless public functions. Each checks its arguments once and calls an operator.
 
-Throughout: `x` is a batch of samples, shape `(B, *latent)`, float32, float64, float16 or
-bfloat16; one sample is the flattened vector of `D = prod(latent)` numbers that ought to be
-i.i.d. N(0, 1). Half-precision inputs are computed in float32; losses and statistics come
-back in float32 (float64 for float64 inputs), gradients in x's own dtype. A sample that holds
-NaN or inf gets a NaN loss and leaves the others as they are.
+In all of them `x` is a batch of samples, shape `(B, *latent)`, float32, float64, float16 or
+bfloat16. A sample is the flattened vector of `D = prod(latent)` numbers that ought to be
+i.i.d. N(0, 1). Half-precision inputs are computed in float32; losses and statistics are
+float32 (float64 for float64 inputs), gradients have x's dtype. A sample that holds NaN or inf
+gets a NaN loss and leaves the other samples as they are.
 
-Errors: TypeError for a tensor that is not a dense floating-point one, ValueError for any
-other argument out of range, RuntimeError for a backend that cannot run here. They are raised
-before anything is computed.
+Errors, raised before anything is computed: TypeError for a tensor that is not dense and
+floating-point, ValueError for any other argument out of range, RuntimeError for a backend that
+cannot run here.
 """
 
 from gaussreg_fast.backends import backends

@@ -12,19 +12,19 @@ Seed = int | Tensor | None
 
 
 def check_backend(backend: str, x: Tensor) -> None:
-    """A backend's name, and that it can run on x."""
+    """Check a backend's name, and that the backend can run on x."""
     checks.one_of("backend", backend, checks.BACKENDS)
     require(backend, x)
 
 
-def checked_draw(
+def check_draw(
     permutation: str | Tensor,
     seed: Seed,
     generator: torch.Generator | None,
     x: Tensor,
     dimension: int,
 ) -> spec.Draw:
-    """Validates `permutation=`, `seed=` and `generator=`; nothing is drawn yet."""
+    """Check `permutation=`, `seed=` and `generator=`, and return the permutation, not drawn yet."""
     checks.permutation(permutation, x, dimension)
     if seed is not None or generator is not None:
         checks.seed(seed, generator, x.device)
@@ -32,7 +32,7 @@ def checked_draw(
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:
-    """(B,) by `reduction`; 0 for the mean of an empty batch."""
+    """Reduce losses (B,) by "none", "mean" or "sum"; the mean of an empty batch is 0."""
     if reduction == "none":
         return loss
     if reduction == "sum" or len(loss) == 0:

@@ -26,43 +26,44 @@ def parameter_drift(
     reduction: str = "sum",
     backend: str = "auto",
 ) -> Tensor:
-    """The squared distance of a model's parameters from their base (P&P, arXiv 2505.19519).
+    """Return the squared distance of a model's parameters from their base (P&P, arXiv 2505.19519).
 
     `weight * sum_i ||params_i - base_i||_2^2`, or, with `reduction="tensor_mean"`,
-    `weight * sum_i mean((params_i - base_i)^2)`: the first is the paper's formula, the second what
-    its authors' code computes, for which their weights are meant (50 for SDXL, 175 for SD 1.5,
-    10.1 for SD 3).
+    `weight * sum_i mean((params_i - base_i)^2)`. The first is the paper's formula. The second is
+    computed by its authors' code, and their weights (50 for SDXL, 175 for SD 1.5, 10.1 for SD 3)
+    are meant for it.
 
-    One pass over all tensors; nothing but the value is kept. `backward` is a second pass that makes
-    the gradients, `2 weight (params_i - base_i)` times what comes from upstream; a gradient that is
-    there already is added to by autograd, from a temporary of the model's size:
-    `accumulate_parameter_drift` needs none. There is no double backward: it raises.
+    One pass reads all tensors and keeps only the value. `backward` is a second pass, which makes
+    the gradients, `2 weight (params_i - base_i)` times the upstream gradient. If parameters have a
+    gradient already, autograd adds to it from a temporary of the model's size;
+    `accumulate_parameter_drift` needs no temporary. Double backward raises.
 
     Args:
-        params: a module (all its parameters), a mapping or an iterable of names and tensors such as
+        params: a module (all its parameters), a mapping or an iterable of names and tensors like
             `model.named_parameters()`, or an iterable of tensors. float32, float64, float16 or
-            bfloat16, of any shapes, on one device. DTensors (`fully_shard`) are taken by their
-            local shards and the value is summed over their mesh: see docs/guide/several-gpus.md.
+            bfloat16, of any shapes, on one device. Of DTensors (`fully_shard`) local shards are
+            read, and the value is summed over their mesh: see docs/guide/several-gpus.md.
         base: the same, of the same shapes, without gradient; its types may differ from those of
-            `params` (bfloat16 halves its memory), and it may be on the CPU where `params` are on a
-            GPU: it is then streamed there in pieces. Where both have names, the names pair them,
-            whatever the order, and must be the same; else positions do.
+            `params` (bfloat16 halves its memory). It may be on the CPU if `params` are on a GPU,
+            and is then streamed there in pieces. If both lists have names, tensors are paired by
+            name, in any order, and the names must be the same; else they are paired by position.
         weight: finite, at least 0.
         reduction: "sum" or "tensor_mean". A tensor without elements counts as 0.
-        backend: see `backends`.
+        backend: "auto", "triton", "native" or "torch"; see `backends`.
 
     Returns:
-        The value, shape (), float32 (float64 if any tensor is that), on the device of `params`.
-        Computed in float32, sums beyond some hundred numbers and float64 tensors in float64.
+        The value, shape (), float32 (float64 if any tensor is float64), on the device of `params`.
+        It is computed in float32; float64 tensors, and sums of more than some hundred numbers, are
+        computed in float64.
 
     Raises:
-        TypeError: what is no dense floating-point tensor.
-        ValueError: empty or mismatched lists (the first tensor that differs is named), a base that
-            requires grad or shares the parameters' memory, tensors on other devices, options out of
-            range.
-        RuntimeError: a backend that cannot run here.
+        TypeError: a tensor is not dense and floating-point.
+        ValueError: lists are empty or do not match (the error names the first tensor that
+            differs), the base requires grad or shares the parameters' memory, tensors are on
+            different devices, or an option is out of range.
+        RuntimeError: the backend cannot run here.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     if not pair.uniform and ops.sharded((*pair.params, *pair.base)):
@@ -78,18 +79,18 @@ def parameter_drift_value_and_grad(
     reduction: str = "sum",
     backend: str = "auto",
 ) -> tuple[Tensor, list[Tensor]]:
-    """`parameter_drift` and its gradient by every tensor of params, in one pass, without autograd.
+    """Return `parameter_drift` and its gradients by params, in one pass and without autograd.
 
     Arguments and errors are those of `parameter_drift`.
 
     Returns:
-        The value, and gradients in the order of params, each of its parameter's shape, type and
-        layout.
+        The value, and a list of gradients in the order of params, each of its parameter's shape,
+        type and layout.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
-    _eager(pair, "parameter_drift_value_and_grad")
+    _require_eager(pair, "parameter_drift_value_and_grad")
     with torch.no_grad():
         grads = ops.new_like(pair.params)
         shards = ops.shards(*pair)
@@ -105,20 +106,20 @@ def accumulate_parameter_drift(
     reduction: str = "sum",
     backend: str = "auto",
 ) -> Tensor:
-    """`parameter_drift`, its gradient added to `.grad` of the parameters that require grad.
+    """Add the gradient of `parameter_drift` to `.grad` of the parameters that require grad.
 
-    Call it after `backward` of the other losses, before the optimiser's step. One pass reads
-    parameters, base and gradients and writes gradients: there is no temporary, and no graph. A
-    `.grad` that is None is made. Arguments and errors are those of `parameter_drift`.
+    Call it after `backward` of the other losses and before the optimiser's step. One pass reads
+    parameters, base and gradients and writes the gradients, without a temporary and without a
+    graph. If `.grad` is None, it is made. Arguments and errors are those of `parameter_drift`.
 
     Returns:
-        The value over all of params.
+        The value of `parameter_drift` over all of params, shape ().
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
-    _eager(pair, "accumulate_parameter_drift")
-    tensor_lists.distinct(pair)
+    _require_eager(pair, "accumulate_parameter_drift")
+    tensor_lists.check_distinct(pair)
     grads = tensor_lists.gradients(pair)
     with torch.no_grad():
         shards = ops.shards(*pair)
@@ -150,13 +151,14 @@ def parameter_drift_decay_(
     reduction: str = "sum",
     backend: str = "auto",
 ) -> None:
-    """Takes parameters towards their base, in place: drift as decoupled decay.
+    """Move parameters towards their base, in place: drift as decoupled decay.
 
-    `params <- base + (params - base) exp(-2 rate weight)` (with `reduction="tensor_mean"`: weight /
-    elements of the tensor). That is where gradient flow on `parameter_drift` alone leads in the
-    time `rate`, the learning rate. To first order: `params -= rate * 2 weight (params - base)`, as
-    AdamW's decay is written; but no product of rate and weight is too large for it, it never
-    oversteps the base. `DriftDecay` does it after every step of an optimiser.
+    `params <- base + (params - base) exp(-2 rate weight)` (with `reduction="tensor_mean"`, weight
+    divided by the tensor's number of elements). This is the result of gradient flow on
+    `parameter_drift` alone for the time `rate`, the learning rate. To first order it is
+    `params -= rate * 2 weight (params - base)`, the form of AdamW's decay; but it never oversteps
+    the base, however large the product of rate and weight. `DriftDecay` does it after every step of
+    an optimiser.
 
     Args:
         params: see `parameter_drift`; changed in place, whether they require grad or not.
@@ -164,44 +166,56 @@ def parameter_drift_decay_(
         rate: finite, at least 0; one for all tensors, or one for each.
         weight: see `parameter_drift`.
         reduction: see `parameter_drift`.
-        backend: checked as elsewhere, see `backends`; torch does it always, in one pass.
+        backend: checked like elsewhere, see `backends`; the decay is always computed by torch, in
+            one pass.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: see `parameter_drift`.
     """
-    pair = _paired(params, base)
+    pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
     _check_backend(backend, pair.params)
     rates = _rates(rate, len(scales))
-    _eager(pair, "parameter_drift_decay_")
-    tensor_lists.distinct(pair)
-    times = {r: checks.weight("rate", r) for r in set(rates)}
+    _require_eager(pair, "parameter_drift_decay_")
+    tensor_lists.check_distinct(pair)
+    checked = {r: checks.weight("rate", r) for r in set(rates)}
     both = list(zip(rates, scales, strict=True))
-    share = {(r, s): -math.expm1(-2 * times[r] * s) for r, s in set(both)}
+    share = {(r, s): -math.expm1(-2 * checked[r] * s) for r, s in set(both)}
     shares = [share[each] for each in both]
     with torch.no_grad():
-        held = ops.shards(*pair)
-        ops.move_towards(held.params, held.base, shares)
+        shards = ops.shards(*pair)
+        ops.move_towards(shards.params, shards.base, shares)
 
 
 def lora_drift(
     pairs: Pairs, *, weight: float = 1.0, form: str = "factors", backend: str = "auto"
 ) -> Tensor:
-    """The drift of LoRA updates B A: how far a model with adapters is from the one without.
+    """Return the drift of LoRA updates B A: how far adapters move a model from its base.
 
-    `form="factors"` is what P&P's authors use, `weight * sum(||A||^2 + ||B||^2)` (weights 1e-7 for
-    SD 1.5, 1e-6 for SDXL, 15 for SD 3). `form="product"` is the drift of the weights themselves,
-    `weight * sum ||B A||_F^2`, from r x r matrices alone: trace((B^T B)(A A^T)). Neither knows of
-    the adapter's scale (alpha / r): put its square into `weight` for the second.
+    `form="factors"` is the form of P&P's authors, `weight * sum(||A||^2 + ||B||^2)` (weights 1e-7
+    for SD 1.5, 1e-6 for SDXL, 15 for SD 3). `form="product"` is the drift of the weights
+    themselves, `weight * sum ||B A||_F^2`, computed from r x r matrices as
+    trace((B^T B)(A A^T)). Both leave out the adapter's scale (alpha / r): for "product", multiply
+    `weight` by its square.
 
     Args:
-        pairs: (A, B), A of shape (r, n, ...) and B (m, r, ...), what follows being flattened, as
-            for convolutions whose B is 1 x 1; or a mapping to such pairs. On one device. DTensors,
-            for "factors" only, as of `parameter_drift`.
+        pairs: pairs (A, B), A of shape (r, n, ...) and B (m, r, ...), whose further dimensions are
+            flattened, as for convolutions whose B is 1 x 1; or a mapping to pairs. On one device.
+            DTensors are allowed for "factors" only; see `parameter_drift`.
         weight: finite, at least 0.
         form: "factors" or "product".
-        backend: see `backends`; "product" is a few small matrix products, by torch always.
+        backend: see `backends`; "product", a few small matrix products, is always computed by
+            torch.
 
     Returns:
-        The value, shape (), float32 (float64 if a factor is that), differentiable by all factors;
-        "factors" has no double backward.
+        The value, shape (), float32 (float64 if a factor is float64), differentiable by all
+        factors; "factors" has no double backward.
+
+    Raises:
+        TypeError: a factor is not a dense floating-point tensor, or pairs are not pairs.
+        ValueError: there are no pairs, shapes or devices do not match, or an option is out of
+            range.
+        RuntimeError: the backend cannot run here.
     """
     left, right = tensor_lists.lora_pairs(pairs)
     checks.one_of("form", form, tensor_lists.LORA_FORMS)
@@ -222,13 +236,17 @@ def lora_drift(
     return weight * ops.lora_product(left, right)
 
 
-def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
-    """Both lists, checked; the base is no alias of what is trained, by the first that is."""
-    pair = tensor_lists.paired(params, base, ops.uniform)
+def _pair_with_base(params: Tensors, base: Tensors) -> tensor_lists.Paired:
+    """Check both lists and pair them, and check that the base is no alias of the parameters.
+
+    Of the aliases only the first trained parameter is looked at: a base made by `detach` or
+    `state_dict` shares all of its memory.
+    """
+    pair = tensor_lists.pair_with_base(params, base, ops.uniform)
     if pair.uniform and ops.eager(pair.params, True):
         i = next((i for i, p in enumerate(pair.params) if p.requires_grad and p.numel()), None)
         if i is not None and pair.params[i].data_ptr() == pair.base[i].data_ptr():
-            name = tensor_lists.called("params", i, pair.names)
+            name = tensor_lists.label("params", i, pair.names)
             raise ValueError(
                 f"base must be a copy of params, but {name} and its base share their memory: "
                 f"`state_dict()` and `detach()` copy nothing, `ParameterDrift` and `clone()` do"
@@ -237,7 +255,7 @@ def _paired(params: Tensors, base: Tensors) -> tensor_lists.Paired:
 
 
 def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:
-    """What each tensor's squared drift is multiplied by."""
+    """Return the factor of each tensor's squared drift."""
     checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
     weight = checks.weight("weight", weight)
     if reduction == "sum":
@@ -246,7 +264,7 @@ def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:
 
 
 def _rates(rate: Any, count: int) -> list[float]:
-    """One rate for each of `count` tensors, not yet checked."""
+    """Return one rate for each of `count` tensors; their values are not checked yet."""
     if isinstance(rate, Real):
         return [rate] * count  # type: ignore[list-item]
     allowed = f"rate must be one number, or one for each of {count} tensors"
@@ -259,17 +277,17 @@ def _rates(rate: Any, count: int) -> list[float]:
 
 
 def _check_backend(backend: str, params: list[Tensor]) -> None:
-    """A backend's name, and that it can run on the tensors."""
+    """Check a backend's name, and that the backend can run on the tensors."""
     checks.one_of("backend", backend, checks.BACKENDS)
     if backend in ("triton", "native"):
         for p in {p.dtype: p for p in params}.values():
             require(backend, p)
 
 
-def _eager(pair: tensor_lists.Paired, name: str) -> None:
-    """That memory can be written to."""
+def _require_eager(pair: tensor_lists.Paired, name: str) -> None:
+    """Check that memory of the tensors can be written to."""
     if torch.compiler.is_compiling() or not ops.eager((*pair.params, *pair.base), pair.uniform):
         raise RuntimeError(
-            f"{name} writes to memory that tracers and transforms do not see: call it in eager "
-            f"code, on ordinary tensors; parameter_drift is for the others"
+            f"{name} writes to memory, which tracers and transforms cannot record: call it in "
+            f"eager code, on ordinary tensors, or use parameter_drift"
         )

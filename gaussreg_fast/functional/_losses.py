@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gaussreg_fast import checks, ops, reference
 from gaussreg_fast.backends import require
-from gaussreg_fast.functional._common import Seed, check_backend, checked_draw
+from gaussreg_fast.functional._common import Seed, check_backend, check_draw
 from gaussreg_fast.spec import NONE, Draw, Gradient, LossSpec, StatisticsSpec
 
 
-def _checked(
+def _check_options(
     form: str,
     power_weight: float,
     block_size: int,
@@ -26,7 +26,7 @@ def _checked(
     moments: bool,
     *orders: int,
 ) -> LossSpec:
-    """Validates what does not depend on x; `orders` only where `moments` are wanted."""
+    """Check the options, which do not depend on x; without `moments`, orders are ignored."""
     orders = tuple(checks.orders(orders)) if moments else ()
     block_size = checks.spectrum(block_size, statistic, target)
     checks.one_of("form", form, checks.FORMS)
@@ -38,10 +38,11 @@ def _checked(
     return LossSpec(orders, form, power_weight, block_size, mu, statistic, reduction)
 
 
-_remembered = functools.lru_cache(maxsize=64, typed=True)(_checked)  # typed: True is no order
+# typed: orders=(True,) must not be answered from orders=(1,).
+_check_options_once = functools.lru_cache(maxsize=64, typed=True)(_check_options)
 
 
-def _checked_loss(
+def _check_loss(
     x: Tensor,
     orders: Sequence[int] | None,
     power_weight: float,
@@ -57,7 +58,7 @@ def _checked_loss(
     precision: str,
     moments: bool = True,
 ) -> tuple[Draw, LossSpec]:
-    """Validates the arguments of a loss; its permutation and its options."""
+    """Check the arguments of a loss, and return its permutation and its options."""
     dimension = checks.latents(x)
     if type(orders) is not tuple:
         orders = tuple(checks.orders(orders)) if moments else ()
@@ -66,11 +67,11 @@ def _checked_loss(
         *orders,
     )  # fmt: skip
     try:
-        spec = _checked(*key) if torch.compiler.is_compiling() else _remembered(*key)
-    except TypeError:  # what cannot be hashed has not been checked yet
-        spec = _checked(*key)
+        spec = _check_options(*key) if torch.compiler.is_compiling() else _check_options_once(*key)
+    except TypeError:  # an option that cannot be hashed: the check says which
+        spec = _check_options(*key)
     require(backend, x)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     if spec.power_weight:
         checks.long_enough(dimension, spec.block_size)
     else:
@@ -78,12 +79,12 @@ def _checked_loss(
     return draw, spec
 
 
-# Looking a member up costs more than a global, in Python before 3.12.
+# In Python before 3.12 looking up an enum's member costs more than reading a global.
 _NO_GRADIENT, _KEPT = Gradient.NONE, Gradient.KEPT
 
 
 def _for_backward(x: Tensor) -> Gradient:
-    """Whether the operator is to keep a gradient for backward."""
+    """Return whether the operator keeps a gradient for backward."""
     return _KEPT if x.requires_grad and torch.is_grad_enabled() else _NO_GRADIENT
 
 
@@ -103,40 +104,46 @@ def gaussianity_loss(
     backend: str = "auto",
     precision: str = "fp32",
 ) -> Tensor:
-    """MPGR's Gaussianity loss: moments, and the power spectrum of the permuted sample.
+    """Return MPGR's Gaussianity loss: moments, and the power spectrum of the permuted sample.
 
     `L = sum_n L_n + power_weight * L_power` (arXiv 2509.07027). Value and gradient come from
-    one pass; backward only scales the gradient. Under `torch.no_grad()`, or where x needs no
+    one pass; backward only scales the gradient. Under `torch.no_grad()`, or if x requires no
     gradient, only the value is computed. Double backward raises.
 
-    For true white noise `L_power` is about 0.0924 at block_size 16, not 0: pushed to its
-    minimum, the loss makes a spectrum flatter than noise has.
+    For true white noise `L_power` is about 0.0924 at block_size 16, not 0: at its minimum the loss
+    has made a spectrum that is flatter than that of noise.
 
-    Where a bin y_k of the spectrum is 0, the gradient of |y_k| is taken to be 0; in float32,
-    |y_k| below 1e-18 counts as 0.
+    If a bin y_k of the spectrum is 0, the gradient of |y_k| is taken to be 0; in float32,
+    |y_k| below 1e-18 counts as 0, because float32 hardly holds its square.
 
     Args:
         x: `(B, *latent)`; D >= 2 * block_size.
         orders: moment orders, a non-empty subset of 1..8.
         power_weight: weight of `L_power`; 0 leaves the spectrum out.
-        form: of the loss of each moment, with mu_n = E[z^n]: "root",
-            `| |m_n|^(1/n) - mu_n^(1/n) |` (MPGR); "absolute", `|m_n - mu_n|`; "squared".
+        form: form of the loss of each moment, with mu_n = E[z^n]: "root",
+            `| |m_n|^(1/n) - mu_n^(1/n) |` (MPGR); "absolute", `|m_n - mu_n|`; "squared",
+            `(m_n - mu_n)^2`.
         block_size: bins of the compact spectrum per block.
-        target: block amplitude aimed at: "exact", sqrt(pi)/2, or "mpgr", the paper's 0.875.
-        statistic: averaged over a block: "amplitude" |y| or "power" |y|^2 (target 1).
+        target: target of the block amplitudes: "exact", sqrt(pi)/2, or "mpgr", the paper's 0.875.
+        statistic: quantity averaged over a block: "amplitude" |y|, or "power" |y|^2 (target 1).
         permutation: "shared" (one per call for the batch), "per_sample", "none", or an int
             tensor `(D,)` or `(B, D)` of permutations.
         seed: int or int64 tensor; by default each call draws a new one on x's device.
         generator: draws that seed, instead of the device's default generator.
-        reduction: over the batch: "mean", "sum" or "none", shape (B,).
+        reduction: reduction over the batch: "mean", "sum", or "none" for shape (B,).
         backend: "auto", "triton", "native" or "torch"; see `backends`.
         precision: "fp32"; "tf32" allows a backend to trade 2e-3 of relative accuracy for
-            speed where it can (none does in this version).
+            speed (none does in this version).
 
     Returns:
         The loss, float32 (float64 for float64 x): a scalar, or (B,).
+
+    Raises:
+        TypeError: x is not a dense floating-point tensor.
+        ValueError: any other argument is out of range, or D is below 2 * block_size.
+        RuntimeError: the backend cannot run here.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
@@ -159,17 +166,17 @@ def gaussianity_value_and_grad(
     backend: str = "auto",
     precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
-    """`gaussianity_loss` and its gradient, without autograd.
+    """Return `gaussianity_loss` and its gradient, without autograd.
 
-    For loops that hold their own gradient: at B = 1 autograd's bookkeeping costs as much as
-    a kernel. Arguments are those of `gaussianity_loss`.
+    It is meant for loops that handle gradients themselves: at B = 1 autograd's bookkeeping costs
+    as much as a kernel. Arguments and errors are those of `gaussianity_loss`.
 
     Returns:
         The reduced loss, and the gradient of the reduced loss by x, in x's shape and dtype
-        (for `reduction="none"`, row b is the gradient of loss b). Neither is part of an
-        autograd graph.
+        (for `reduction="none"`, row b is the gradient of loss b). Both are without an autograd
+        graph.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, orders, power_weight, form, block_size, target, statistic, permutation,
         seed, generator, reduction, backend, precision,
     )  # fmt: skip
@@ -191,16 +198,16 @@ def permuted_statistics(
     backend: str = "auto",
     precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
-    """Moments and block amplitudes, the differentiable statistics beneath the losses.
+    """Return moments and block amplitudes, the differentiable statistics behind the losses.
 
-    Any loss of them costs one forward and one fused backward pass over x. Arguments are those
-    of `gaussianity_loss`.
+    A loss computed from them costs one forward and one fused backward pass over x. Arguments and
+    errors are those of `gaussianity_loss`.
 
     Returns:
         moments (B, K), `m_n = mean_i x_i^n` for each of `orders`, and block amplitudes (B, P),
         the mean of |y_k| (or |y_k|^2) over each of the P = ceil((D // 2) / block_size) blocks of
         the permuted sample's compact spectrum (arXiv 2602.08646). In float32, |y_k| below 1e-18
-        counts as 0, and so does its gradient.
+        counts as 0, and so does its gradient. Both are float32 (float64 for float64 x).
     """
     dimension = checks.latents(x)
     order_list = tuple(checks.orders(orders))
@@ -208,7 +215,7 @@ def permuted_statistics(
     checks.long_enough(dimension, block_size)
     check_backend(backend, x)
     checks.one_of("precision", precision, checks.PRECISIONS)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     spec = StatisticsSpec(order_list, block_size, statistic)
     return ops.statistics(x, draw, spec, backend)
 
@@ -229,9 +236,9 @@ def moment_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """The moment part of `gaussianity_loss`: `sum_n L_n` (MPGR, arXiv 2509.07027).
+    """Return the moment part of `gaussianity_loss`: `sum_n L_n` (MPGR, arXiv 2509.07027).
 
-    Arguments are those of `gaussianity_loss`; any D >= 1.
+    Arguments, result and errors are those of `gaussianity_loss`; any D >= 1.
     """
     checks.one_of("form", form, checks.FORMS)
     return _moments_only(x, checks.orders(orders), form, reduction, backend)
@@ -250,11 +257,12 @@ def power_spectrum_loss(
     backend: str = "auto",
     precision: str = "fp32",
 ) -> Tensor:
-    """The spectral part of `gaussianity_loss`: `L_power = mean_p |A_p - target|`.
+    """Return the spectral part of `gaussianity_loss`: `L_power = mean_p |A_p - target|`.
 
-    About 0.0924 for white noise at block_size 16. Arguments are those of `gaussianity_loss`.
+    It is about 0.0924 for white noise at block_size 16. Arguments, result and errors are those of
+    `gaussianity_loss`.
     """
-    draw, spec = _checked_loss(
+    draw, spec = _check_loss(
         x, None, 1.0, "root", block_size, target, statistic, permutation, seed, generator,
         reduction, backend, precision, moments=False,
     )  # fmt: skip
@@ -262,25 +270,27 @@ def power_spectrum_loss(
 
 
 def kl_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
-    """KL(N(m, v) || N(0, 1)) = 0.5 (v + m^2 - 1 - log v), m and v the sample's mean and variance.
+    """Return KL(N(m, v) || N(0, 1)) = 0.5 (v + m^2 - 1 - log v) for the sample's mean and variance.
 
-    The variance is clamped below at 1e-12. Arguments are those of `gaussianity_loss`.
+    The variance v is clamped below at 1e-12, so that its logarithm is finite. Arguments, result and
+    errors are those of `gaussianity_loss`.
     """
     return _moments_only(x, [1, 2], "kl", reduction, backend)
 
 
 def kurtosis_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
-    """(m_4 / m_2^2 - 3)^2 with raw moments about 0. Arguments are those of `gaussianity_loss`.
+    """Return (m_4 / m_2^2 - 3)^2 with raw moments about 0.
 
-    MPGR reads "kurtosis" as its root-form moment loss of order 4, `moment_loss(x, orders=(4,))`.
+    MPGR uses "kurtosis" for its root-form moment loss of order 4, `moment_loss(x, orders=(4,))`.
+    Arguments, result and errors are those of `gaussianity_loss`.
     """
     return _moments_only(x, [2, 4], "kurtosis", reduction, backend)
 
 
 def norm_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
-    """Minus the log-density of the norm r of D-dimensional noise, 0.5 r^2 - (D - 1) log r.
+    """Return minus the log-density of the norm r of D-dimensional noise: 0.5 r^2 - (D - 1) log r.
 
-    ReNO's regulariser (arXiv 2406.04312), up to a constant; r^2 = D m_2. Arguments are those of
-    `gaussianity_loss`.
+    This is ReNO's regulariser (arXiv 2406.04312), up to a constant; r^2 = D m_2. Arguments, result
+    and errors are those of `gaussianity_loss`.
     """
     return _moments_only(x, [2], "norm", reduction, backend)

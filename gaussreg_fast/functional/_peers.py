@@ -1,4 +1,4 @@
-"""The peers: the O(n^2) covariance loss, and PRNO's."""
+"""Losses of other papers, to compare with: the O(D^2) covariance loss, and PRNO's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, ops
-from gaussreg_fast.functional._common import Seed, checked_draw, reduce
+from gaussreg_fast.functional._common import Seed, check_draw, reduce
 from gaussreg_fast.spec import seed_tensor
 
 
@@ -18,14 +18,15 @@ def covariance_loss(
     generator: torch.Generator | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """`|C(0) - 1| + mean_{t > 0} |C(t)|` with the circulant autocovariance C, in O(D^2) work.
+    """Return `|C(0) - 1| + mean_{t > 0} |C(t)|`, C being the circulant autocovariance.
 
-    The slow peer of `power_spectrum_loss`: by Wiener-Khinchin, C is the Fourier transform of
-    the full power spectrum. Arguments are those of `gaussianity_loss`.
+    It takes O(D^2) work and measures the same as `power_spectrum_loss`: by Wiener-Khinchin, C is
+    the Fourier transform of the full power spectrum. Arguments, result and errors are those of
+    `gaussianity_loss`; any D >= 2.
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    draw = checked_draw(permutation, seed, generator, x, dimension)
+    draw = check_draw(permutation, seed, generator, x, dimension)
     return reduce(ops.covariance(x, ops.index(draw, x)), reduction)
 
 
@@ -38,11 +39,12 @@ def prno_loss(
     generator: torch.Generator | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """PRNO's probability regulariser (arXiv 2405.18881).
+    """Return PRNO's probability regulariser (arXiv 2405.18881).
 
-    The flat sample is cut into m vectors of length k = `factor`; concentration bounds on their
-    mean and covariance give log-probabilities. The loss is minus their sum for the sample as it
-    is, plus minus their mean over random `shuffles`. Needs O(B * shuffles * D) memory.
+    The flat sample is cut into m vectors of length k = `factor`. Concentration bounds on their
+    mean and on their covariance give two log-probabilities. The loss is minus their sum for the
+    sample as it is, minus the mean of their sum over random `shuffles` of the sample. It needs
+    O(B * shuffles * D) memory.
 
     Args:
         x: `(B, *latent)`, D divisible by `factor`.
@@ -51,6 +53,13 @@ def prno_loss(
         seed: see `gaussianity_loss`.
         generator: see `gaussianity_loss`.
         reduction: see `gaussianity_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 x): a scalar, or (B,).
+
+    Raises:
+        TypeError: x is not a dense floating-point tensor.
+        ValueError: an argument is out of range, or `factor` does not divide D.
     """
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
@@ -59,6 +68,6 @@ def prno_loss(
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
     checks.seed(seed, generator, x.device)
-    drawn = seed_tensor(seed, generator, x.device)
-    index = ops.permutation(drawn, dimension, shuffles, False, "auto") if shuffles else None
+    one_seed = seed_tensor(seed, generator, x.device)
+    index = ops.permutation(one_seed, dimension, shuffles, False, "auto") if shuffles else None
     return reduce(ops.prno(x, index, factor), reduction)

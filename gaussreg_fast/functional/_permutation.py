@@ -12,24 +12,28 @@ from gaussreg_fast.spec import seed_tensor
 def permutation(
     seed: int | Tensor, D: int, *, inverse: bool = False, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Permutation v1 of 0..D-1: a seed gives the same one on every device, for ever.
+    """Return permutation v1 of 0..D-1: the same for a seed on every device and in every version.
 
-    A keyed bijection by arithmetic (Feistel network with cycle walking): no sort, no state. Its
-    definition is in docs/internals/permutation.md.
+    It is a keyed bijection (a Feistel network with cycle walking), computed by arithmetic, without
+    a sort or a state. docs/internals/permutation.md defines it.
 
     Args:
         seed: int or int64 tensor with one element.
         D: length, 1..2^31.
-        inverse: the inverse permutation instead.
-        device: where to make it; a seed tensor must be there.
+        inverse: whether to return the inverse permutation instead.
+        device: device of the result; a seed tensor must be on it.
 
     Returns:
-        int64 (D,). `x[:, permutation(seed, D)]` permutes the way the losses do.
+        int64 (D,). `x[:, permutation(seed, D)]` permutes flattened samples as the losses do.
+
+    Raises:
+        TypeError: seed is neither an int nor a tensor.
+        ValueError: seed or D is out of range, or a seed tensor is on another device.
     """
     device = torch.device(device)
     D = checks.integer("D", D)
     if D > checks.MAX_DIMENSION:
-        raise ValueError(f"D must be at most 2**31, got {D}")
+        raise ValueError(f"D must be within 1..2**31, got {D}")
     if seed is None:
         raise TypeError("seed must be an int or an int64 tensor, got None")
     checks.seed(seed, None, device)

@@ -9,20 +9,26 @@ from gaussreg_fast.functional._common import check_backend
 
 
 def project_white_noise(x: Tensor, *, block_size: int = 16, backend: str = "auto") -> Tensor:
-    """The nearest white-noise sample in GPER's sense (arXiv 2602.08646), in closed form.
+    """Return the white noise nearest to each sample in GPER's sense (arXiv 2602.08646).
 
-    Nearest x whose compact spectrum has, in every block of b = `block_size` bins,
-    `||y||_1 = sqrt(pi)/2 b` and `||y||_2^2 = b`. White noise keeps a cosine similarity of 0.989
-    to its projection on average. It acts on the flattened latent in its own order, (C, H, W):
-    undo packings such as FLUX's before. Ties and all-zero blocks map to a valid point.
+    That is the nearest sample whose compact spectrum has, in every block of b = `block_size` bins,
+    `||y||_1 = sqrt(pi)/2 b` and `||y||_2^2 = b`; it is computed in closed form. The cosine
+    similarity of white noise and its projection is 0.989 on average. The projection acts on the
+    flattened latent in its own order, (C, H, W): undo packings like FLUX's before. Ties and
+    all-zero blocks, which have several nearest points, map to one of them.
 
     Args:
         x: `(B, *latent)`, D divisible by 2 * block_size.
-        block_size: b.
-        backend: see `backends`.
+        block_size: b, at least 2.
+        backend: "auto", "triton", "native" or "torch"; see `backends`.
 
     Returns:
-        The projection, x's shape and dtype. It has no gradient: backward through it raises.
+        The projection, in x's shape and dtype. It has no gradient: backward through it raises.
+
+    Raises:
+        TypeError: x is not a dense floating-point tensor.
+        ValueError: `block_size` or D is out of range.
+        RuntimeError: the backend cannot run here.
     """
     dimension = checks.latents(x)
     block_size = checks.integer("block_size", block_size)

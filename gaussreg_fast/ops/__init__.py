@@ -1,15 +1,15 @@
 """The torch operators: schemas, fake and device implementations, autograd.
 
-The only place where operators are registered: each is data for the class `Operator`, which has
-three entrances, in this order:
+Operators are registered here only: each is data for the class `Operator`, which has three
+entrances, tried in this order:
 
 - eager calls on ordinary tensors run the implementation directly (a trip through the
   dispatcher costs more than a small kernel: `bench/studies/call_overhead.py`);
-- `torch.compile`, fake tensors and the like go through `torch.ops.gaussreg_fast`;
+- `torch.compile`, fake tensors and other tracers go through `torch.ops.gaussreg_fast`;
 - torch.func transforms go through the operator's `autograd.Function`.
 
-One backward serves them all. Double backward and forward-mode AD raise (of `path_kl` and `tilt`
-only the latter).
+One backward serves all three. Forward-mode AD raises, and so does double backward, except for
+`path_kl` and `tilt`.
 """
 
 from gaussreg_fast.ops._drift import drift, lora_product

@@ -26,9 +26,9 @@ def _gradient(
     upstream: Tensor, params: list[Tensor], base: list[Tensor], scales: list[float], backend: str
 ) -> list[Tensor]:
     grads = new_like(params)
-    # A parameter's `.data` may have been replaced since it was found to be uniform.
-    still = uniform(params, base)
-    drift_in_place(DriftTask.GRADIENT, params, base, grads, scales, 2 * upstream, backend, still)
+    # Not the answer of the forward pass: a parameter's `.data` may have been replaced since.
+    alike = uniform(params, base)
+    drift_in_place(DriftTask.GRADIENT, params, base, grads, scales, 2 * upstream, backend, alike)
     return grads
 
 
@@ -49,26 +49,26 @@ def _gradients(
     backend: str,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """A gradient for each parameter that wants one."""
+    """Return a gradient for each parameter that needs one, None for the others."""
     if not any(wanted):
         return [None] * len(params)
     if not all(wanted):
         params, base = list(compress(params, wanted)), list(compress(base, wanted))
         scales = list(compress(scales, wanted))
-    made = gradient(upstream, params, base, scales, backend)
+    grads = gradient(upstream, params, base, scales, backend)
     if torch.is_grad_enabled():
-        made = [first_order(g, p) for g, p in zip(made, params, strict=True)]
-    if len(made) == len(wanted):
-        return [*made]
-    found = iter(made)
-    return [next(found) if want else None for want in wanted]
+        grads = [first_order(g, p) for g, p in zip(grads, params, strict=True)]
+    if len(grads) == len(wanted):
+        return [*grads]
+    remaining = iter(grads)
+    return [next(remaining) if want else None for want in wanted]
 
 
 class _DriftOperator(Operator):
-    """An operator of lists, which autograd takes as so many tensors.
+    """An operator of lists of tensors, which autograd needs as separate inputs.
 
-    For compiled code and torch.func its inputs are the number of parameters, the options and then
-    all tensors. For eager calls the base, which has no gradient, is no input.
+    For compiled code and torch.func the inputs of its function are the number of parameters, the
+    options and then all tensors. For eager calls the base, which has no gradient, is an option.
     """
 
     def __call__(
@@ -155,7 +155,7 @@ _drift_op = _DriftOperator(
 
 
 def ordinary(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are ordinary tensors in ordinary eager code: see `writable`."""
+    """Return whether all are ordinary tensors in eager code: see `writable`."""
     return writable(tensors[0]) and checks.ORDINARY.issuperset(map(type, tensors))
 
 
@@ -166,19 +166,19 @@ def drift(
     backend: str,
     uniform: bool = False,
 ) -> Tensor:
-    """The sum of scale ||param - base||^2, shape (), differentiable by params.
+    """Return the sum of scale ||param - base||^2, shape (), differentiable by params.
 
-    An empty `base` stands for zeros. Of any sizes, shapes alike; float32, or float64 where a tensor
-    is that. For `uniform` see `drift_in_place`.
+    A parameter and its base have one shape; an empty `base` stands for zeros. The sum is float32,
+    or float64 if any tensor is. For `uniform` see `drift_in_place`.
     """
     return _drift_op(list(params), list(base), list(scales), backend, uniform)
 
 
 def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """The sum of ||B A||_F^2 over factors A (r, ...) and B (m, r, ...), by autograd of torch."""
+    """Return the sum of ||B A||_F^2 over factors A (r, ...) and B (m, r, ...), in plain torch."""
     dtype = value_dtype(left, right)
     device = left[0].device
-    with torch.autocast(device.type, enabled=False):  # the products are float32's at least
+    with torch.autocast(device.type, enabled=False):  # else it would multiply in half precision
         return torch.stack(
             [
                 reference.lora_product(a.flatten(1).to(dtype), b.flatten(1).to(dtype))

@@ -26,11 +26,12 @@ def drift_in_place(
     backend: str,
     uniform: bool = False,
 ) -> Tensor:
-    """The sum of scale ||param - base||^2, shape (), and with scale * step * (param - base):
+    """Return the sum of scale ||param - base||^2, shape (), and write gradients by the task.
 
-    `VALUE` writes nothing, `GRADIENT` writes to grads, `ACCUMULATE` adds to them. An empty `base`
-    stands for zeros. Autograd records nothing, but the versions of the tensors written count up.
-    `uniform` says that `checks.uniform` holds of params and base.
+    The gradients are scale * step * (param - base): `GRADIENT` writes them to grads, `ACCUMULATE`
+    adds them to grads, `VALUE` writes nothing. An empty `base` stands for zeros. Autograd records
+    nothing, but the version counters of written tensors are increased. `uniform` says that
+    `checks.uniform` holds of params and base.
     """
     with torch.no_grad():
         value = _parts(task, (params, base, grads, scales), step, backend, uniform)
@@ -40,9 +41,10 @@ def drift_in_place(
 
 
 def move_towards(params: Sequence[Tensor], base: Sequence[Tensor], shares: Sequence[float]) -> None:
-    """Each of params goes a share of the way to its base, in place; what differs from it is cast.
+    """Move each of params a share of the way to its base, in place; types may differ.
 
-    By torch: it reads and writes what a kernel would, in one call for all tensors of a type.
+    Plain torch does it: for all tensors of a type in one call, which moves no more memory than a
+    kernel would.
     """
     alike: dict[torch.dtype, list[int]] = {}
     with torch.no_grad():
@@ -50,7 +52,7 @@ def move_towards(params: Sequence[Tensor], base: Sequence[Tensor], shares: Seque
             if p.dtype == b.dtype and p.device == b.device:
                 alike.setdefault(p.dtype, []).append(i)
                 continue
-            dtype = value_dtype([p], [b])  # in which both are exact
+            dtype = value_dtype([p], [b])  # both are exact in this type
             for piece, to, _ in torch_backend.pieces(p, b, None):
                 exact = piece.to(dtype)
                 exact.lerp_(to.to(p.device, dtype), shares[i])  # type: ignore[union-attr]
@@ -67,21 +69,24 @@ _Lists = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[fl
 def _parts(
     task: DriftTask, lists: _Lists, step: float | Tensor, backend: str, uniform: bool
 ) -> Tensor:
-    """The sum over what kernels take and what plain torch does; params, base, grads, scales."""
+    """Run the kernels on the tensors that they take, plain torch on the rest; return the sum.
+
+    `lists` are params, base, grads and scales.
+    """
     params, base, grads, _ = lists
     kernels = choose_for_lists(backend, params[0].device)
     if kernels is torch_backend:
         return _run(torch_backend, task, lists, step)
-    if uniform and all(map(Tensor.is_contiguous, grads)):  # which are new, or checked
+    if uniform and all(map(Tensor.is_contiguous, grads)):  # types and shapes are those of params
         return _run(kernels, task, lists, step)
     others = base or params, grads or params
-    here = kernels is native
-    taken = [flat(*three, here) for three in zip(params, *others, strict=True)]
-    if all(taken):
+    same_device = kernels is native  # the Triton backend streams a base from the CPU
+    fits = [flat(*three, same_device) for three in zip(params, *others, strict=True)]
+    if all(fits):
         return _run(kernels, task, lists, step)
-    rest = [not each for each in taken]
+    rest = [not each for each in fits]
     parts = []
-    for module, chosen in ((kernels, taken), (torch_backend, rest)):
+    for module, chosen in ((kernels, fits), (torch_backend, rest)):
         if any(chosen):
             part_lists = tuple(list(compress(one, chosen)) for one in lists)
             parts.append(_run(module, task, part_lists, step))  # type: ignore[arg-type]
@@ -90,17 +95,17 @@ def _parts(
 
 
 def _run(module: Any, task: DriftTask, lists: _Lists, step: float | Tensor) -> Tensor:
-    """A backend's drift; params, base, grads, scales."""
+    """Run a backend's drift on params, base, grads and scales."""
     params, base, grads, scales = lists
     return module.drift(task, params, base or None, grads, scales, step)
 
 
 def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
-    """`checks.uniform`, in C++ where tensors lie in CPU memory."""
+    """Return `checks.uniform`, computed in C++ if tensors are in CPU memory."""
     return native.uniform(params, base) or checks.uniform(params, base)
 
 
 def new_like(params: Sequence[Tensor]) -> list[Tensor]:
-    """Memory for the gradients of params, which autograd does not see."""
+    """Return new memory for the gradients of params, hidden from autograd."""
     with _torch_internals.unrecorded():
         return list(map(torch.empty_like, params))

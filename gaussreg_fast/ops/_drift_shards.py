@@ -1,4 +1,4 @@
-"""Parameter drift over DTensors: local shards, the value summed over their meshes."""
+"""Parameter drift over DTensors: each rank computes its shards, values are summed over meshes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gaussreg_fast.spec import DriftTask
 
 
 def is_sharded(x: Any) -> bool:
-    """Whether x is a DTensor, without importing torch.distributed where nobody has."""
+    """Return whether x is a DTensor, without importing torch.distributed.tensor."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def sharded(tensors: Sequence[Tensor]) -> bool:
-    """Whether there are DTensors among them."""
+    """Return whether there are DTensors among the tensors."""
     return not torch.compiler.is_compiling() and any(map(is_sharded, tensors))
 
 
 def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
-    """Whether memory of these can be written to: real tensors in eager code that nobody traces.
+    """Return whether memory of the tensors can be written to: see `writable`.
 
     `checked` says that their types are known to be ordinary.
     """
@@ -42,12 +42,12 @@ def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
 
 @dataclass
 class Shards:
-    """What a rank holds of parameters and base, and over which meshes values are summed."""
+    """A rank's local shards of parameters and base, and the meshes to sum values over."""
 
     params: list[Tensor]
     base: list[Tensor]  # empty for zeros
-    meshes: list[Any]  # of each tensor; None for an ordinary one, which every rank has
-    counted: list[bool]  # False for all copies of a shard but one
+    meshes: list[Any]  # a mesh per tensor; None for an ordinary tensor, which every rank has
+    counted: list[bool]  # of the copies of a shard on several ranks, only one counts
     uniform: bool = False  # see `drift_in_place`
 
     def run(
@@ -58,7 +58,7 @@ class Shards:
         step: float,
         backend: str,
     ) -> Tensor:
-        """`drift_in_place` with a task for each tensor; the value is the same on every rank."""
+        """Run `drift_in_place` with a task for each tensor; return one value for all ranks."""
         if self.uniform and len(set(tasks)) == 1:
             written = [g for g in grads if g is not None]
             lists = self.params, self.base, written
@@ -80,7 +80,7 @@ class Shards:
         step: float,
         backend: str,
     ) -> Tensor:
-        """This rank's part of the value of one mesh's tensors."""
+        """Run the tensors of one mesh; return this rank's part of their value."""
         kinds: dict[tuple[DriftTask, bool], list[int]] = {}
         double = False
         for i, task in enumerate(tasks):
@@ -106,7 +106,7 @@ class Shards:
 
 
 def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
-    """Summed over the mesh, on every rank of it."""
+    """Return the sum of a part over the mesh, on every rank of it."""
     import torch.distributed as dist
 
     total = part.to(mesh.device_type, copy=True)
@@ -118,24 +118,24 @@ def _all_reduced(part: Tensor, mesh: Any) -> Tensor:
 def shards(
     names: list[str] | None, params: Sequence[Tensor], base: Sequence[Tensor], uniform: bool = False
 ) -> Shards:
-    """The local shards of DTensors; ordinary tensors are themselves. An empty base is zeros.
+    """Return the local shards of DTensors, and ordinary tensors as they are.
 
     Raises:
-        ValueError: a parameter and a base that are not sharded alike, or hold partial sums.
+        ValueError: a parameter and its base are not sharded alike, or hold partial sums.
     """
     count = len(params)
     if uniform or not sharded((*params, *base)):
         return Shards(list(params), list(base), [None] * count, [True] * count, uniform)
     meshes, counted = [], []
     for i, (p, b) in enumerate(zip(params, base or params, strict=True)):
-        mesh, counts = _placed(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)
+        mesh, counts = _placement(f"params[{i}]" if names is None else f"params {names[i]!r}", p, b)
         meshes.append(mesh)
         counted.append(counts)
     return Shards([local(p) for p in params], [local(b) for b in base], meshes, counted)
 
 
-def _placed(name: str, param: Any, base: Any) -> tuple[Any, bool]:
-    """The mesh of a parameter, and whether this rank's copy of its shard counts."""
+def _placement(name: str, param: Any, base: Any) -> tuple[Any, bool]:
+    """Return the mesh of a parameter, and whether this rank's copy of its shard counts."""
     if not is_sharded(param) and not is_sharded(base):
         return None, True
     placed = [
@@ -145,8 +145,8 @@ def _placed(name: str, param: Any, base: Any) -> tuple[Any, bool]:
         shown = [p[1] if p else "an ordinary tensor" for p in placed]
         raise ValueError(
             f"{name} must be sharded like its base, got {shown[0]} and {shown[1]}; copy the base "
-            f"from the sharded model, and list its parameters while they are sharded, which those "
-            f"of fully_shard may not be between forward and backward"
+            f"from the sharded model, and list its parameters while they are sharded: fully_shard "
+            f"may gather them between forward and backward"
         )
     if any(placement.is_partial() for placement in param.placements):
         raise ValueError(f"{name} must not be partial sums, got {tuple(param.placements)}")
@@ -158,20 +158,20 @@ def _placed(name: str, param: Any, base: Any) -> tuple[Any, bool]:
 
 
 def local(x: Any) -> Tensor:
-    """What this rank holds of x; recorded by autograd where that listens."""
+    """Return this rank's part of x; autograd records the step if it is on."""
     return x.to_local() if is_sharded(x) else x
 
 
 class _ShardedDrift(Function):
-    """Every rank's upstream gradient is that of the one value which all of them have."""
+    """The drift of shards. All ranks have the same value, and so the same upstream gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, held: Shards, scales: list[float], backend: str, *params: Tensor
+        ctx: Any, local_shards: Shards, scales: list[float], backend: str, *params: Tensor
     ) -> Tensor:
         ctx.options = len(params), scales, backend
-        ctx.save_for_backward(*params, *held.base)
-        return held.run([DriftTask.VALUE] * len(params), [], scales, 0.0, backend)
+        ctx.save_for_backward(*params, *local_shards.base)
+        return local_shards.run([DriftTask.VALUE] * len(params), [], scales, 0.0, backend)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
@@ -181,10 +181,10 @@ class _ShardedDrift(Function):
         wanted = [i for i in range(count) if ctx.needs_input_grad[3 + i]]
         if wanted:
             lists = [[t[i] for i in wanted] if t else [] for t in (params, base, scales)]
-            made = new_like(lists[0])
+            new = new_like(lists[0])
             step = 2 * upstream[0]
-            drift_in_place(DriftTask.GRADIENT, lists[0], lists[1], made, lists[2], step, backend)
-            for i, grad in zip(wanted, made, strict=True):
+            drift_in_place(DriftTask.GRADIENT, lists[0], lists[1], new, lists[2], step, backend)
+            for i, grad in zip(wanted, new, strict=True):
                 grads[3 + i] = first_order(grad, params[i])
         return tuple(grads)
 
@@ -196,7 +196,7 @@ def sharded_drift(
     scales: list[float],
     backend: str,
 ) -> Tensor:
-    """`drift` of lists with DTensors: the value on every rank, differentiable by params."""
+    """Return `drift` of lists with DTensors, on every rank, differentiable by params."""
     with torch.no_grad():
-        held = shards(names, params, base)
-    return _ShardedDrift.apply(held, scales, backend, *[local(p) for p in params])
+        local_shards = shards(names, params, base)
+    return _ShardedDrift.apply(local_shards, scales, backend, *[local(p) for p in params])

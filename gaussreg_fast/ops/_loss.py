@@ -18,10 +18,10 @@ from gaussreg_fast._torch_internals import (
 )
 from gaussreg_fast.backends import choose
 from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
-from gaussreg_fast.ops._permutation import prepared
+from gaussreg_fast.ops._permutation import prepare
 from gaussreg_fast.spec import Draw, Gradient, LossSpec, draw_from_tensors
 
-# Looking a member up costs more than a global, in Python before 3.12.
+# In Python before 3.12 looking up an enum's member costs more than reading a global.
 _NO, _KEPT = Gradient.NONE, Gradient.KEPT
 _Args = tuple[Tensor, Draw, LossSpec, Gradient, str]
 
@@ -29,10 +29,10 @@ _Args = tuple[Tensor, Draw, LossSpec, Gradient, str]
 def _compute(
     x: Tensor, draw: Draw, spec: LossSpec, gradient: Gradient, backend: str
 ) -> tuple[Tensor, Tensor | None]:
-    """The reduced loss, and a gradient (None for `Gradient.NONE`).
+    """Return the reduced loss, and a gradient (None for `Gradient.NONE`).
 
-    A kept gradient of float16 stays in float32, since it would underflow before a gradient
-    scaler's factor reaches it.
+    A gradient of float16 latents is kept in float32, because in float16 it would underflow before
+    a gradient scaler's factor reaches it.
     """
     kernels = choose(backend, x)
     batch, reduction = x.shape[0], spec.reduction
@@ -40,9 +40,9 @@ def _compute(
         return _results(x, spec, gradient, x.new_zeros)
     dtype = _gradient_dtype(x, gradient)
     scale = 1 / batch if reduction == "mean" else 1.0
-    # Without `no_grad`, which costs as much as a small kernel: backends see to it who need it.
+    # No `no_grad` here, because it costs as much as a small kernel: backends that need it have it.
     if x.dtype == torch.float64:
-        draw = prepared(draw, x, backend)
+        draw = prepare(draw, x, backend)
     loss, grad = kernels.loss(x, draw, spec, gradient=dtype, scale=scale)
     if reduction != "none" and loss.dim():
         loss = loss.view(()) if batch == 1 else loss.mean() if reduction == "mean" else loss.sum()
@@ -58,14 +58,14 @@ def _gradient_dtype(x: Tensor, gradient: Gradient) -> torch.dtype | None:
 def _results(
     x: Tensor, spec: LossSpec, gradient: Gradient, new: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """`new` tensors like those of `_compute`."""
+    """Return tensors made by `new`, of the shapes and dtypes of `_compute`'s results."""
     loss = new((x.shape[0],) if spec.reduction == "none" else (), dtype=result_dtype(x))
     dtype = _gradient_dtype(x, gradient)
     return loss, None if dtype is None else new(x.shape, dtype=dtype)
 
 
 def _tensors(loss: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Results as the operator returns them: an operator cannot return None."""
+    """Return the results with an empty tensor for None, which an operator cannot return."""
     return loss, loss.new_empty(0) if grad is None else grad
 
 
@@ -109,20 +109,20 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None]
     x, grad = ctx.saved_tensors
     if upstream is None:
         return (None,)
-    return (first_order(_scaled(x, grad, upstream, ctx.reduction, False), x),)
+    return (first_order(_scale(x, grad, upstream, ctx.reduction, False), x),)
 
 
 def _last_use(upstream: Tensor) -> bool:
-    """Whether an ordinary backward runs now, which nobody records, and frees what was saved."""
+    """Return whether the backward that runs now is not recorded and frees the saved tensors."""
     if torch.is_grad_enabled() or graph_is_kept():
         return False
     return direct(upstream) and not vmapped_by_autograd(upstream)
 
 
-def _scaled(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
-    """The kept gradient times the upstream one, in x's dtype.
+def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool) -> Tensor:
+    """Return the kept gradient times the upstream one, in x's dtype.
 
-    In its `last` use the kept one is overwritten: a backward needs no memory of its own.
+    In its `last` use the kept gradient is overwritten, so that backward allocates no memory.
     """
     if reduction == "none":
         upstream = upstream.reshape(grad.shape[0], *[1] * (grad.dim() - 1))
@@ -131,14 +131,14 @@ def _scaled(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: boo
 
 
 def _scales_by_one(upstream: Tensor) -> bool:
-    """Whether nothing is to be done, as for most losses: where a look at that costs nothing."""
+    """Return whether the upstream gradient is known to be 1; only on the CPU a look is cheap."""
     return upstream.device.type == "cpu" and upstream.dim() == 0 and upstream.item() == 1
 
 
 class _LossEager(Function):
-    """Autograd of eager calls, in the fewest steps: a third of what the operator's costs.
+    """Autograd of eager calls in the fewest steps, at a third of the cost of the operator's.
 
-    The options are one argument: autograd looks at each, forward and backward.
+    The options are one argument, because autograd inspects each argument, forward and backward.
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class _LossEager(Function):
         ctx.save_for_backward(x, grad)
         ctx.reduction = spec.reduction
         ctx.same_type = grad.dtype == x.dtype
-        # That is: nobody else gets to see what is saved.
+        # A hook would receive the saved gradient, which then must not be overwritten.
         ctx.own = not saved_tensor_hooks(True)
         return loss
 
@@ -159,16 +159,16 @@ class _LossEager(Function):
         last = ctx.own and _last_use(upstream[0])
         if last and ctx.same_type and _scales_by_one(upstream[0]):
             return grad, None
-        return first_order(_scaled(x, grad, upstream[0], ctx.reduction, last), x), None
+        return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
 
 
 _apply_eager = quick_apply(_LossEager)
 
 
 class _LossOperator(Operator):
-    """Its gradient is made in forward, scaled in backward, and in place where that is its last use.
+    """The loss. Forward makes the gradient, backward scales it, and in its last use in place.
 
-    Where x requires grad, the loss is differentiable and the second result means nothing.
+    If x requires grad, the loss is differentiable and the second result must not be used.
     """
 
     def _of_flat(self, *flat: Any) -> tuple[Tensor, Tensor]:

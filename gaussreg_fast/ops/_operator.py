@@ -1,4 +1,4 @@
-"""The one class behind all operators: registration, autograd, and three entrances."""
+"""The class of all operators: registration, autograd, and three entrances."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Operator:
     """A function of tensors that torch knows as `torch.ops.gaussreg_fast.<name>`.
 
     Args:
-        name: of the operator.
-        schema: its arguments and results, as torch.library writes them.
-        compute: the function. Its arguments may be richer than the schema's.
-        fake: of the schema's arguments: results without numbers.
-        backward: `(ctx, *upstream) -> gradients` by the leading tensors; None: no autograd.
-        save: `(ctx, args, output)` keeps for `backward` what it needs; args are `compute`'s.
-        tensors: how many leading arguments are tensors that gradients are for.
-        flatten: the arguments of `compute` as the schema has them.
-        restore: the inverse.
+        name: name of the operator.
+        schema: its arguments and results in the notation of torch.library.
+        compute: the implementation. Its arguments may be of richer types than the schema's.
+        fake: `(*schema's arguments) -> results` without numbers, for tracers.
+        backward: `(ctx, *upstream) -> gradients` by the leading tensors; None for no autograd.
+        save: `(ctx, args, output)` keeps what `backward` needs; args are those of `compute`.
+        tensors: number of leading arguments that are tensors and may have gradients.
+        flatten: makes the schema's arguments from those of `compute`.
+        restore: the inverse of `flatten`.
     """
 
     def __init__(
@@ -52,33 +52,33 @@ class Operator:
     ):
         self.compute, self._backward, self._save, self.tensors = compute, backward, save, tensors
         self._flatten, self._restore = flatten, restore
-        self.op = self._registered(name, schema, fake)
-        self.through: Callable = self.op  # where a transform of torch.func is at work
+        self.op = self._register(name, schema, fake)
+        self.through: Callable = self.op  # for calls under a transform of torch.func
         if backward is not None:
             below = below_autograd(self.op)
-            if below is None:  # the same operator, without an autograd kernel
-                below = self._registered(f"{name}_below_autograd", schema, fake)
+            if below is None:  # register it once more, without an autograd kernel
+                below = self._register(f"{name}_below_autograd", schema, fake)
             self.through = self._through(self._function(below))
             self._eager = self._eager_function().apply
             _library.impl(name, self.through, "Autograd")
 
     def _through(self, function: type[Function]) -> Callable:
-        """The autograd function as a call with the schema's arguments."""
+        """Return a call of the autograd function with the schema's arguments."""
         return function.apply
 
-    def _registered(self, name: str, schema: str, fake: Callable) -> Any:
-        """Defines an operator; returns its overload."""
+    def _register(self, name: str, schema: str, fake: Callable) -> Any:
+        """Define an operator, and return its overload."""
         _library.define(name + schema)
         _library.impl(name, self._of_flat, "CompositeExplicitAutograd")
         torch.library.register_fake(f"gaussreg_fast::{name}", fake, lib=_library)
         return getattr(torch.ops.gaussreg_fast, name).default
 
     def _of_flat(self, *flat: Any) -> Any:
-        """`compute` of the schema's arguments, with results as the schema has them."""
+        """Call `compute` with the schema's arguments; the results are the schema's, too."""
         return self.compute(*self._restore(*flat))
 
     def __call__(self, *args: Any) -> Any:
-        """Calls it through the cheapest entrance that is right for its tensors."""
+        """Call the operator through the cheapest entrance that is right for its tensors."""
         leading = args[: self.tensors]
         if not all(map(direct, leading)):
             return self._traced(*args)
@@ -87,11 +87,11 @@ class Operator:
         return self.compute(*args)
 
     def _traced(self, *args: Any) -> Any:
-        """The entrances for compiled code, fake tensors and the like, and for torch.func."""
+        """Call the operator through the entrance for torch.func, or the one for other tracers."""
         return (self.through if transformed() else self.op)(*self._flatten(*args))
 
     def _function(self, below: Callable) -> type[Function]:
-        """Autograd of the operator, for compiled code and torch.func."""
+        """Return the autograd of the operator, for compiled code and torch.func."""
         operator = self
 
         class Autograd(Function):
@@ -107,12 +107,12 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *upstream: Any) -> Any:
-                return padded(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
+                return pad_with_none(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
 
         return Autograd
 
     def _eager_function(self) -> type[Function]:
-        """The same around `compute`, for eager calls: no trip through the dispatcher."""
+        """Return the autograd of `compute`, for eager calls: they skip the dispatcher."""
         operator = self
 
         class Eager(Function):
@@ -124,23 +124,23 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *upstream: Any) -> Any:
-                return padded(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
+                return pad_with_none(ctx, operator._backward(ctx, *upstream))  # type: ignore[misc]
 
         return Eager
 
 
-def padded(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Gradients by the leading inputs, and none by the others."""
+def pad_with_none(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradients by the leading inputs, and None for each of the other inputs."""
     return (*grads, *[None] * (len(ctx.needs_input_grad) - len(grads)))
 
 
 def result_dtype(x: Tensor) -> torch.dtype:
-    """Of losses and statistics: what they are computed in."""
+    """Return the dtype in which losses and statistics of x are computed and returned."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class _NoDoubleBackward(Function):
-    """Passes a first-order gradient on; raises where a second order is asked of it."""
+    """Returns a first-order gradient unchanged, and raises if it is differentiated again."""
 
     generate_vmap_rule = True
 
@@ -158,8 +158,8 @@ class _NoDoubleBackward(Function):
 
 
 def first_order(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient by x, tied to x where a graph of it is wanted (create_graph=True).
+    """Return the gradient by x; if a graph of it is recorded, tie it to x (create_graph=True).
 
-    Without the tie a second derivative would silently come out as zero.
+    Without the tie a second derivative would silently be zero.
     """
     return _NoDoubleBackward.apply(grad, x) if torch.is_grad_enabled() else grad

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, reference
+from gaussreg_fast import _path_checks, reference
 from gaussreg_fast.backends import choose
 from gaussreg_fast.backends.torch import path_rows
 from gaussreg_fast.ops._operator import Operator, result_dtype
@@ -16,7 +16,7 @@ from gaussreg_fast.ops._operator import Operator, result_dtype
 def _shapes(
     dmu: Tensor, sigma: Tensor, gradient: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty results."""
+    """Return empty tensors of the results' shapes and dtypes."""
     steps, batch = dmu.shape[:2]
     dtype = result_dtype(dmu)
     grad = dmu.new_empty(dmu.shape if gradient else 0)
@@ -26,8 +26,11 @@ def _shapes(
 def _compute(
     dmu: Tensor, sigma: Tensor, gradient: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (B,), their terms (T, B), and the gradient of the values' sum, empty if unwanted."""
-    checks.positive("sigma", sigma)
+    """Return values (B,), their terms (T, B), and the gradient of the values' sum.
+
+    Without `gradient` the gradient is an empty tensor.
+    """
+    _path_checks.positive("sigma", sigma)
     kernels = choose(backend, dmu)
     if dmu.numel() == 0:
         kl, costs, grad = _shapes(dmu, sigma, gradient, backend)
@@ -38,7 +41,7 @@ def _compute(
 
 
 def _pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor, backend: str) -> Tensor:
-    """The gradient by dmu for upstream gradients (B,)."""
+    """Return the gradient by dmu for upstream gradients (B,)."""
     kernels = choose(backend, dmu)
     if dmu.numel() == 0:
         return dmu.new_zeros(dmu.shape)
@@ -64,7 +67,7 @@ def _save(ctx: Any, args: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None]:
-    """By dmu and sigma; twice differentiable, in plain torch from the second time on."""
+    """Return the gradients by dmu and sigma; if they are to be differentiated, in plain torch."""
     dmu, sigma, costs = ctx.saved_tensors
     if upstream is None:
         return None, None
@@ -79,7 +82,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
 
 
 def _recorded(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in operations that can be differentiated again."""
+    """Return the same gradients, computed by operations that can be differentiated again."""
     rows, deviations = path_rows(dmu, sigma)
     grad_dmu = reference.path_kl_pullback(rows, deviations, upstream)
     _, costs = reference.path_kl(rows, deviations)

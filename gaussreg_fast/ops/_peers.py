@@ -1,4 +1,4 @@
-"""The peers: the O(n^2) covariance loss, and PRNO's."""
+"""Losses of other papers: the O(D^2) covariance loss, and PRNO's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gaussreg_fast.ops._operator import first_order
 
 
 def _no_autocast(x: Tensor) -> torch.autocast:
-    """The peers multiply matrices, which autocast would do in half precision."""
+    """Return a context without autocast, which would multiply matrices in half precision."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 class _Covariance(Function):
-    """`reference.covariance_terms` with the gradient by hand: autograd would keep O(D^2)."""
+    """The covariance loss with a gradient by hand, because autograd would keep O(D^2) numbers."""
 
     generate_vmap_rule = True
 
@@ -42,7 +42,7 @@ class _Covariance(Function):
 
 
 def covariance(x: Tensor, index: Tensor | None) -> Tensor:
-    """The circulant covariance loss of the batch x, permuted by `index` -> (B,)."""
+    """Return the circulant covariance loss (B,) of the batch x, permuted by `index`."""
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
@@ -50,7 +50,7 @@ def covariance(x: Tensor, index: Tensor | None) -> Tensor:
 
 
 def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
-    """PRNO's loss of the batch x with shuffles (S, D), or none of them -> (B,)."""
+    """Return PRNO's loss (B,) of the batch x with shuffles (S, D), or without if they are None."""
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)

@@ -14,7 +14,7 @@ from gaussreg_fast.spec import Draw, Source
 
 
 def _permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: str) -> Tensor:
-    """Permutation v1: (size,) where samples is 0, else (samples, size), int64."""
+    """Return permutation v1, int64: (size,) if samples is 0, else (samples, size)."""
     kernels = choose(backend, seed)
     return kernels.permutation(seed, size, samples=samples or None, inverse=inverse)
 
@@ -30,7 +30,7 @@ permutation = Operator(
 
 
 def _index(given: Tensor, seeded: bool, per_sample: bool, batch: int, size: int) -> Tensor:
-    """The int64 index of a permutation that is drawn from a seed, or given (a copy of it)."""
+    """Return an int64 index: the permutation of a seed, or a checked copy of a given one."""
     if not seeded:
         checks.bijection(given)
         return given.to(torch.int64, copy=True)
@@ -53,7 +53,7 @@ _index_op = Operator(
 
 
 def index(draw: Draw, x: Tensor) -> Tensor | None:
-    """The permutation of a draw for the batch x as an index (D,) or (B, D), None for none."""
+    """Return the index (D,) or (B, D) of a draw for the batch x, or None without permutation."""
     seed, table, per_sample = draw.tensors(x.device)
     given = table if seed is None else seed
     if given is None:
@@ -61,10 +61,10 @@ def index(draw: Draw, x: Tensor) -> Tensor | None:
     return _index_op(given, seed is not None, per_sample, x.shape[0], math.prod(x.shape[1:]))
 
 
-def prepared(draw: Draw, x: Tensor, backend: str) -> Draw:
-    """Within an implementation: the draw for the batch x, as the backend is to get it.
+def prepare(draw: Draw, x: Tensor, backend: str) -> Draw:
+    """Return the draw for the batch x with the permutation of a float64 batch already made.
 
-    "auto" leaves float64 to torch; but a permutation has no float64, so that kernels make it.
+    "auto" computes float64 in plain torch, but a permutation holds integers: the kernels make it.
     """
     if backend != "auto" or x.dtype != torch.float64 or not draw.seeded:
         return draw

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from gaussreg_fast.backends import choose
 from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
-from gaussreg_fast.ops._permutation import prepared
+from gaussreg_fast.ops._permutation import prepare
 from gaussreg_fast.spec import Draw, StatisticsSpec, draw_from_tensors
 
 _Args = tuple[Tensor, Draw, StatisticsSpec, str]
 
 
 def _shapes(x: Tensor, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
-    """Empty results."""
+    """Return empty tensors of the results' shapes and dtypes."""
     batch, dtype = x.shape[0], result_dtype(x)
     blocks = -(-(math.prod(x.shape[1:]) // 2) // spec.block_size)
     moments = x.new_empty((batch, len(spec.orders)), dtype=dtype)
@@ -29,7 +29,7 @@ def _compute(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple
     if x.shape[0] == 0:
         return _shapes(x, spec)
     with torch.no_grad():
-        return kernels.statistics(x, prepared(draw, x, backend), spec)
+        return kernels.statistics(x, prepare(draw, x, backend), spec)
 
 
 def _pullback(
@@ -47,7 +47,7 @@ def _pullback(
     grad_m = torch.zeros_like(empty_m) if grad_m is None else grad_m
     grad_a = torch.zeros_like(empty_a) if grad_a is None else grad_a
     with torch.no_grad():
-        draw = prepared(draw, x, backend)
+        draw = prepare(draw, x, backend)
         return kernels.pullback(x, draw, spec, grad_moments=grad_m, grad_blocks=grad_a)
 
 
@@ -108,6 +108,6 @@ _statistics_op = Operator(
 
 
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec, backend: str) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P), differentiable."""
-    # Its seed is drawn once, for backward as well.
+    """Return moments (B, K) and block amplitudes (B, P), differentiable."""
+    # The seed is drawn here, once: backward needs the same permutation.
     return _statistics_op(x, draw_from_tensors(*draw.tensors(x.device)), spec, backend)

@@ -1,6 +1,6 @@
-"""Surrogate rewards: numbers, one a sample, so there is nothing to fuse and torch computes them.
+"""Surrogate rewards, one number per sample: there is nothing to fuse, and torch computes them.
 
-They are operators for torch.compile's sake: groups and root finding depend on data.
+They are operators because torch.compile cannot trace them: groups and root finding depend on data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gaussreg_fast.ops._operator import Operator
 
 
 def _group_sum(x: Tensor, group: Tensor | None) -> Tensor:
-    """(N,) -> (N,): the sum over each sample's group."""
+    """Return the sum over each sample's group: (N,) -> (N,)."""
     groups = reference.Groups(group, len(x), x.device)
     return groups.unsort(groups.spread(groups.reduce(groups.sort(x), "sum")))
 
@@ -25,7 +25,7 @@ def _save_group(ctx: Any, args: tuple, output: Tensor) -> None:
 
 
 def _group_sum_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
-    """Its matrix is symmetric: backward is forward."""
+    """Return the gradient: the operator's matrix is symmetric, so backward is forward."""
     (group,) = ctx.saved_tensors
     return (_group_sum_op(upstream, group),)
 
@@ -41,7 +41,7 @@ _group_sum_op = Operator(
 
 
 def _tilt(reward: Tensor, group: Tensor | None, kind: str, alpha: float, gamma: float) -> Tensor:
-    """Logarithms of the tilted weights, float64 (N,); see `reference.tilt`."""
+    """Return the logarithms of the tilted weights, float64 (N,); see `reference.tilt`."""
     if len(reward) == 0:
         return reward.new_empty(0, dtype=torch.float64)
     groups = reference.Groups(group, len(reward), reward.device)
@@ -55,9 +55,9 @@ def _save(ctx: Any, args: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
-    """The gradient through lambda by the implicit function theorem.
+    """Return the gradient by the reward, through lambda by the implicit function theorem.
 
-    With w' = dw/dr at fixed lambda, mean(w) = 1 makes dlambda = sum(w' dr) / sum(w') over a group.
+    With w' = dw/dr at fixed lambda, mean(w) = 1 gives dlambda = sum(w' dr) / sum(w') over a group.
     """
     log_weight, group = ctx.saved_tensors
     kind, alpha, gamma = ctx.options

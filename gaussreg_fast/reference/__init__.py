@@ -1,9 +1,9 @@
 """The specification in code: every loss of this package in plain torch.
 
-Short, float64-capable and slow-but-sure; the `torch` backend is this package, and every
-other backend is tested against it. Shapes: `x` is `(B, D)`, one flattened sample a row,
-float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. Nothing is
-validated here (`checks.py` does that) and nothing of this package is imported.
+It is short, right before fast, and computes in float64 too. The `torch` backend calls it, and
+every other backend is tested against it. Shapes: `x` is `(B, D)`, one flattened sample per row,
+float32 or float64; `index` is `(D,)`, `(B, D)` or None for no permutation. The functions validate
+nothing (`checks.py` does that) and import nothing else of this package.
 
 Sources: MPGR (arXiv 2509.07027), GPER (arXiv 2602.08646), PRNO (arXiv 2405.18881),
 ReNO (arXiv 2406.04312), P&P (arXiv 2505.19519), Tang and Zhou (arXiv 2403.06279).

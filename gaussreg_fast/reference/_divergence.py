@@ -1,7 +1,7 @@
 """f-divergences as functions of log-ratios, and the tilted distributions that they lead to.
 
-Source: Tang, Zhou, arXiv 2403.06279. Of t = q/p only the logarithm l is ever formed where t would
-not do, and differences of nearly equal numbers are written with expm1 and log1p.
+Source: Tang, Zhou, arXiv 2403.06279. Ratios t = q/p are kept as logarithms, since t itself may
+overflow, and differences of nearly equal numbers are written with expm1 and log1p.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 LOG_2 = math.log(2)
-_ZERO = -1e4  # a logarithm whose exponential is 0, times whatever it is multiplied by
-_OVERFLOW = 700.0  # float64's exponential ends at 709
-_STEPS = 200
+_ZERO = -1e4  # a finite stand-in for log 0: its exponential is 0, and 0 times it is 0, not NaN
+_OVERFLOW = 700.0  # exp(709) is the largest that float64 holds
+_STEPS = 200  # far more than bisection needs for 53 bits of float64
 
 
 def f_of_log(log_t: Tensor, kind: str, gamma: float) -> Tensor:
-    """f(t), elementwise; float64 for its range. Limits at t = 0 and infinity."""
+    """Return f(t) for each log t, with its limits at t = 0 and infinity; float64 for its range."""
     if kind == "forward_kl":
         return -log_t
-    beyond = (
-        log_t > _OVERFLOW
-    )  # all others grow at least like t, some as a difference of infinities
+    # The other kinds grow at least like t, some of them as a difference that would be inf - inf.
+    beyond = log_t > _OVERFLOW
     value = _FUNCTIONS[kind](torch.where(beyond, 0, log_t), gamma)
-    # Twice as much is infinite; 0 for the others, for of infinity even a 0 of the gradient is NaN.
+    # exp(2 log t) is inf there. Elsewhere it is exp(0): a gradient of 0 times inf would be NaN.
     return torch.where(beyond, (torch.where(beyond, log_t, 0) * 2).exp(), value)
 
 
 def dual(kind: str, gamma: float) -> tuple[str, float]:
-    """The divergence with p and q exchanged: its f is t f(1 / t)."""
+    """Return kind and gamma of the divergence with p and q exchanged: its f is t f(1 / t)."""
     names = {"kl": "forward_kl", "forward_kl": "kl", "chi2": "neyman"}
     return names.get(kind, kind), 1 - gamma
 
@@ -42,7 +41,10 @@ def _kl(log_t: Tensor, gamma: float) -> Tensor:
 
 
 def _gamma(log_t: Tensor, gamma: float) -> Tensor:
-    """(t^(1-g) - (1-g) t - g) / (g (g-1)): two ways, good at either end of 0 < g < 1."""
+    """Return (t^(1-g) - (1-g) t - g) / (g (g-1)): a form for each half of 0 < g < 1.
+
+    Each keeps its digits where g (or 1 - g) tends to 0.
+    """
     h = 1 - gamma
     if gamma <= 0.5:
         grown = (h * log_t).exp() * torch.expm1(gamma * log_t) / gamma
@@ -51,13 +53,13 @@ def _gamma(log_t: Tensor, gamma: float) -> Tensor:
 
 
 def _js(log_t: Tensor, gamma: float) -> Tensor:
-    """t log(2 t / (1 + t)) - log((1 + t) / 2)."""
+    """Return t log(2 t / (1 + t)) - log((1 + t) / 2)."""
     x = log_t.clamp_min(_ZERO)
     return -x.exp() * _log_mean(-x) - _log_mean(x)
 
 
 def _log_mean(x: Tensor) -> Tensor:
-    """log((1 + e^x) / 2), with all its digits near 0."""
+    """Return log((1 + e^x) / 2), with all its digits near 0."""
     small = x.clamp_max(1)
     return torch.where(x > 1, softplus(x) - LOG_2, torch.log1p(torch.expm1(small) / 2))
 
@@ -74,14 +76,14 @@ _FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 # ---------------------------------------------------------------- tilted distributions
 #
-# s <= 0 is a sample's reward minus the best one of its group, over alpha; v >= 0 the logarithm of
-# the best one's weight. Then lambda is a function of v, whatever the kind, and every sample's
-# weight relative to the best, q in [0, 1], is one of s and v, which cannot overflow.
-# The mean of the weights, e^v times that of q, is at most 1 at v = 0 and at least 1 at v = log n.
+# s <= 0 is a sample's reward minus the best reward of its group, divided by alpha; v >= 0 is the
+# logarithm of the best sample's weight. For every kind lambda is then a function of v, and each
+# sample's weight relative to the best, q in [0, 1], is a function of s and v that cannot overflow.
+# The mean of the weights, e^v mean(q), is at most 1 at v = 0 and at least 1 at v = log n.
 
 
 def _relative(s: Tensor, v: Tensor, kind: str, gamma: float) -> tuple[Tensor, Tensor]:
-    """log q, and q times the derivative of v + log q by v."""
+    """Return log q, and q times the derivative of v + log q by v."""
     if kind == "chi2":
         log_q = torch.log1p((0.5 * s * (-v).exp()).clamp_min(-1))
         return log_q, (log_q > -torch.inf).to(s.dtype)
@@ -96,14 +98,14 @@ def _relative(s: Tensor, v: Tensor, kind: str, gamma: float) -> tuple[Tensor, Te
 
 
 def tilt(reward: Tensor, groups: Groups, kind: str, alpha: float, gamma: float) -> Tensor:
-    """The logarithms (N,) of weights whose mean over each group is 1.
+    """Return the logarithms (N,) of weights whose mean over each group is 1.
 
     Args:
-        reward: (N,) float64, finite or else its group becomes NaN.
-        groups: of these samples.
+        reward: (N,) float64; a reward that is not finite makes its group NaN.
+        groups: the groups of the samples.
         kind: "kl", "forward_kl", "gamma", "chi2" or "js".
         alpha: temperature.
-        gamma: of "gamma".
+        gamma: g of the kind "gamma".
     """
     r = groups.sort(reward)
     s = (r - groups.spread(groups.reduce(r, "max"))) / alpha
@@ -113,22 +115,22 @@ def tilt(reward: Tensor, groups: Groups, kind: str, alpha: float, gamma: float) 
 
 
 def _best(s: Tensor, groups: Groups, kind: str, gamma: float) -> Tensor:
-    """v of each group: Newton's steps on the log of the mean weight, else bisection."""
+    """Return v of each group, by Newton's steps on the log of the mean weight, or bisection."""
     log_n = groups.lengths.to(s.dtype).log()
     low, high = torch.zeros_like(log_n), log_n
     v, last = 0.5 * high, high
-    tolerance = 4 * torch.finfo(s.dtype).eps * (1 + log_n)  # of sums near log n
+    tolerance = 4 * torch.finfo(s.dtype).eps * (1 + log_n)  # sums near log n round by as much
     for _ in range(_STEPS):
         log_q, slope = _relative(s, groups.spread(v), kind, gamma)
         total = groups.reduce(log_q.exp(), "sum")
         excess = v + total.log() - log_n
-        done = ~(excess.abs() > tolerance) | ~(high - low > tolerance)  # or NaN
+        done = ~(excess.abs() > tolerance) | ~(high - low > tolerance)  # NaN is done, too
         if bool(done.all()):
             break
         low, high = torch.where(excess < 0, v, low), torch.where(excess > 0, v, high)
         step = excess * total / groups.reduce(slope, "sum")
         newton = v - step
-        # A step that leaves the bracket, or does not shrink fast, gives way to bisection.
+        # A step that leaves the bracket, or is not half the last one, is replaced by bisection.
         good = (newton >= low) & (newton <= high) & (2 * step.abs() <= last)
         following = torch.where(good, newton, 0.5 * (low + high))
         following = torch.where(done, v, following)
@@ -137,7 +139,7 @@ def _best(s: Tensor, groups: Groups, kind: str, gamma: float) -> Tensor:
 
 
 def weight_slope(weight: Tensor, kind: str, gamma: float) -> Tensor:
-    """d log(weight) / d (r / alpha) at fixed lambda."""
+    """Return d log(weight) / d (r / alpha) at fixed lambda."""
     if kind == "kl":
         return torch.ones_like(weight)
     if kind == "forward_kl":
@@ -151,7 +153,7 @@ def weight_slope(weight: Tensor, kind: str, gamma: float) -> Tensor:
 
 
 class Groups:
-    """Samples of one group next to one another: sums in a fixed order, without atomics."""
+    """The groups of samples, sorted so that sums have a fixed order and need no atomics."""
 
     def __init__(self, group: Tensor | None, samples: int, device: torch.device) -> None:
         self.order: Tensor | None = None
@@ -163,17 +165,17 @@ class Groups:
         self.samples = samples
 
     def sort(self, x: Tensor) -> Tensor:
-        """Samples in their groups' order."""
+        """Sort samples by group."""
         return x if self.order is None else x[self.order]
 
     def unsort(self, x: Tensor) -> Tensor:
-        """The inverse of `sort`."""
+        """Undo `sort`."""
         return x if self.order is None else torch.empty_like(x).index_copy_(0, self.order, x)
 
     def reduce(self, x: Tensor, how: str) -> Tensor:
-        """(N,), sorted -> (G,), "sum" or "max"."""
+        """Return the "sum" or "max" of each group: (N,), sorted -> (G,)."""
         return torch.segment_reduce(x, how, lengths=self.lengths, unsafe=True)
 
     def spread(self, x: Tensor) -> Tensor:
-        """(G,) -> (N,), sorted."""
+        """Repeat a number per group for its samples: (G,) -> (N,), sorted."""
         return x.repeat_interleave(self.lengths, output_size=self.samples)

@@ -1,4 +1,4 @@
-"""Permuted statistics, the loss of them, and their gradients by hand."""
+"""Permuted statistics, the loss computed from them, and their gradients by hand."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gaussreg_fast.reference._spectrum import (
 def permuted_statistics(
     x: Tensor, index: Tensor | None, orders: Sequence[int], block_size: int, statistic: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments (B, K), block amplitudes (B, P) and the compact spectrum (B, D // 2) of them.
+    """Return moments (B, K), block amplitudes (B, P) and the compact spectrum (B, D // 2).
 
-    `block_size` 0 leaves the spectrum out: P = 0.
+    A `block_size` of 0 leaves the spectrum out: P = 0.
     """
     if block_size == 0:
         empty = x.new_empty((x.shape[0], 0))
@@ -48,7 +48,7 @@ def permuted_statistics_pullback(
     grad_m: Tensor,
     grad_a: Tensor,
 ) -> Tensor:
-    """The gradient by x (B, D) for upstream gradients (B, K) and (B, P), by hand."""
+    """Return the gradient by x (B, D) for upstream gradients (B, K) and (B, P)."""
     grad = moments_pullback(x, orders, grad_m) if orders else None
     if block_size:
         bins = y.shape[-1]
@@ -72,10 +72,10 @@ def loss_and_gradient(
     statistic: str = "amplitude",
     with_gradient: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """L = sum_n L_n + power_weight * mean_p |A_p - target| -> (B,), and dL/dx (B, D).
+    """Return L = sum_n L_n + power_weight * mean_p |A_p - target|, (B,), and dL/dx, (B, D).
 
-    The one loss behind all the public ones: power_weight 0 leaves the spectrum out,
-    no orders leave the moments out.
+    All public losses of one sample are cases of this one: a power_weight of 0 leaves the spectrum
+    out, an empty `orders` leaves the moments out.
     """
     block_size = block_size if power_weight else 0
     m, a, y = permuted_statistics(x, index, orders, block_size, statistic)
@@ -95,9 +95,9 @@ def loss_and_gradient(
 def full_power_spectrum_loss(
     x: Tensor, index: Tensor | None, block_size: int = 16, target: float = 0.875
 ) -> Tensor:
-    """MPGR's text to the letter: blocks over all D mirrored bins, DC included -> (B,).
+    """Return the power-spectrum loss (B,) of MPGR's text: blocks over all D mirrored bins and DC.
 
-    Kept for comparison with the paper; the package's own loss uses the compact spectrum.
+    It is kept for comparison with the paper; the package's own loss uses the compact spectrum.
     """
     a = torch.fft.fft(gather(x, index), norm="ortho").abs()
     return (block_means(a, block_size) - target).abs().mean(-1)

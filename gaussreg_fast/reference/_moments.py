@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-EPS = 1e-12
+EPS = 1e-12  # lower bound of a variance, and of a moment's magnitude in the slope of its root
 
 
 def target_moment(n: int) -> int:
-    """E[z^n] for z ~ N(0, 1): 0 for odd n, (n - 1)!! for even n."""
+    """Return E[z^n] for z ~ N(0, 1): 0 for odd n, (n - 1)!! for even n."""
     return 0 if n % 2 else math.prod(range(1, n, 2))
 
 
 def moments(x: Tensor, orders: Sequence[int]) -> Tensor:
-    """m_n = mean_i x_i^n -> (B, K)."""
+    """Return m_n = mean_i x_i^n for each order, (B, K)."""
     powers, out = x, {}
     for n in range(1, max(orders, default=0) + 1):
         powers = x if n == 1 else powers * x
@@ -27,7 +27,7 @@ def moments(x: Tensor, orders: Sequence[int]) -> Tensor:
 
 
 def moments_pullback(x: Tensor, orders: Sequence[int], grad_m: Tensor) -> Tensor:
-    """sum_n grad_m[:, n] * n x^(n-1) / D, by Horner's rule."""
+    """Return sum_n grad_m[:, n] * n x^(n-1) / D, by Horner's rule."""
     coefficient = {n: grad_m[..., k, None] * (n / x.shape[-1]) for k, n in enumerate(orders)}
     grad: Tensor | None = None
     for n in range(max(orders), 0, -1):
@@ -42,9 +42,9 @@ def moments_pullback(x: Tensor, orders: Sequence[int], grad_m: Tensor) -> Tensor
 def moment_terms(
     m: Tensor, orders: Sequence[int], form: str, dimension: int
 ) -> tuple[Tensor, Tensor]:
-    """Loss (B,) of the moments m (B, K), and its gradient by m (B, K).
+    """Return the loss (B,) of the moments m (B, K), and its gradient by m (B, K).
 
-    `form`: "root", "absolute", "squared" (MPGR's loss of each order, summed), or one of the
+    `form` is "root", "absolute" or "squared" (MPGR's loss of each order, summed), or one of the
     older regularisers, which are functions of the same moments: "kl" (orders 1, 2),
     "kurtosis" (2, 4), "norm" (2).
     """
@@ -73,7 +73,7 @@ def moment_terms(
 
 
 def order_term(m: Tensor, n: int, form: str) -> tuple[Tensor, Tensor]:
-    """Loss (B,) of the moment of order n, and its derivative by m."""
+    """Return the loss (B,) of the moment of order n, and its derivative by m."""
     mu = float(target_moment(n))
     if form == "absolute" or (form == "root" and n == 1):  # the same for n = 1
         return (m - mu).abs(), (m - mu).sign()

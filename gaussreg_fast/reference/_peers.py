@@ -1,4 +1,4 @@
-"""The peers: the O(n^2) autocovariance loss, and PRNO."""
+"""Losses of other papers: the O(D^2) autocovariance loss, and PRNO's."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-LAGS_AT_ONCE = 128
+LAGS_AT_ONCE = 128  # bounds the memory of a product to 128 D numbers per sample
 
 
 def circular_windows(xp: Tensor, first: int, last: int) -> Tensor:
-    """xp rolled by every lag in first..last-1, without a copy -> (B, last - first, D)."""
+    """Return a view of xp rolled by every lag in first..last-1, (B, last - first, D)."""
     doubled = torch.cat([xp, xp[..., : last - 1]], -1)
     return doubled.unfold(-1, xp.shape[-1], 1)[:, first:last]
 
 
 def autocovariance(xp: Tensor) -> Tensor:
-    """C(t) = mean_j xp_j xp_{j + t mod D} for t = 0..D // 2, directly -> (B, D // 2 + 1).
+    """Return C(t) = mean_j xp_j xp_{j + t mod D} for t = 0..D // 2, (B, D // 2 + 1).
 
-    The other lags are the same numbers: C(D - t) = C(t).
+    The other lags have the same values: C(D - t) = C(t).
     """
     half = xp.shape[-1] // 2 + 1
     parts = [
@@ -30,7 +30,7 @@ def autocovariance(xp: Tensor) -> Tensor:
 
 
 def lag_weights(dimension: int, like: Tensor) -> Tensor:
-    """How much of mean_{t > 0} |C(t)| each lag 0..D // 2 stands for."""
+    """Return the weight of each lag 0..D // 2 in mean_{t > 0} |C(t)|."""
     weights = like.new_full((dimension // 2 + 1,), 2.0)
     weights[0] = 0.0
     if dimension % 2 == 0:
@@ -39,7 +39,7 @@ def lag_weights(dimension: int, like: Tensor) -> Tensor:
 
 
 def covariance_terms(c: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
-    """|C(0) - 1| + mean_{t > 0} |C(t)| -> (B,), and its gradient by c."""
+    """Return |C(0) - 1| + mean_{t > 0} |C(t)|, (B,), and its gradient by c."""
     weights = lag_weights(dimension, c)
     gap = c[..., :1] - 1
     loss = gap.abs()[..., 0] + (weights * c.abs()).sum(-1)
@@ -48,7 +48,7 @@ def covariance_terms(c: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
 
 
 def autocovariance_pullback(xp: Tensor, grad_c: Tensor) -> Tensor:
-    """sum_t grad_c[t] (xp_{j+t} + xp_{j-t}) / D -> (B, D)."""
+    """Return sum_t grad_c[t] (xp_{j+t} + xp_{j-t}) / D, (B, D)."""
     half = grad_c.shape[-1]
     mirrored = xp.flip(-1)
     forward = backward = torch.zeros_like(xp)
@@ -61,11 +61,11 @@ def autocovariance_pullback(xp: Tensor, grad_c: Tensor) -> Tensor:
 
 
 def prno_log_probability(v: Tensor) -> Tensor:
-    """PRNO's two concentration bounds for rows v (..., m, k), summed -> (...)."""
+    """Return the sum (...) of PRNO's two log-probability bounds for rows v (..., m, k)."""
     m, k = v.shape[-2:]
     m1_squared = v.mean(-2).square().sum(-1)
     gram = v.mT @ v / m - torch.eye(k, dtype=v.dtype, device=v.device)
-    # The eigenvalue solver fails as a whole on one NaN: keep it to its own sample.
+    # The eigenvalue solver fails for the whole batch if one sample holds NaN: give it 0 there.
     finite = gram.isfinite().all(-1).all(-1)
     eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0))
     m2 = torch.where(finite, eigenvalues.abs().amax(-1), torch.nan)
@@ -76,7 +76,7 @@ def prno_log_probability(v: Tensor) -> Tensor:
 
 
 def prno_loss(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
-    """Minus the log-probability of x as it is, plus minus its mean over (S, D) shuffles -> (B,)."""
+    """Return minus the log-probability of x, (B,), minus its mean over shuffles (S, D) of x."""
     plain = prno_log_probability(x.unflatten(-1, (-1, factor)))
     if shuffles is None:
         return -plain

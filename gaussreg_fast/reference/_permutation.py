@@ -1,4 +1,4 @@
-"""Permutation v1, and permuting."""
+"""Permutation v1, and how samples are permuted by it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _signed(z: int) -> int:
 
 
 def _mix64(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64, on int64 tensors that stand for 64 unsigned bits."""
+    """Return splitmix64's finaliser of int64 tensors that stand for 64 unsigned bits."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     return z
@@ -24,7 +24,7 @@ def _mix64(z: Tensor) -> Tensor:
 def permutation(
     seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False
 ) -> Tensor:
-    """Permutation v1: a keyed bijection of 0..size-1, the same on every device, for ever.
+    """Return permutation v1: a keyed bijection of 0..size-1, the same everywhere and for ever.
 
     A Feistel network on max(2, ceil(log2 size)) bits, bits // 2 of them the low half, with 12
     rounds (24 below 6 bits) and cycle walking where `size` is not a power of two. A round xors
@@ -35,9 +35,9 @@ def permutation(
     Args:
         seed: int64, one element.
         size: D, at most 2^31.
-        samples: None for the one shared permutation, (D,); a number for one permutation per
+        samples: None for the shared permutation, (D,); a number for one permutation per
             sample, (samples, D). Row 0 is the shared permutation.
-        inverse: the inverse permutation(s) instead.
+        inverse: whether to return the inverse permutations instead.
     """
     bits = max(2, (size - 1).bit_length())
     low = bits // 2
@@ -65,14 +65,14 @@ def permutation(
 
 
 def gather(x: Tensor, index: Tensor | None) -> Tensor:
-    """xp[j] = x[index[j]]."""
+    """Return xp with xp[j] = x[index[j]] in each row."""
     if index is None:
         return x
     return x.index_select(1, index) if index.dim() == 1 else x.gather(1, index)
 
 
 def scatter(g: Tensor, index: Tensor | None) -> Tensor:
-    """The transpose of `gather`: out[index[j]] = g[j]."""
+    """Apply the transpose of `gather`: out[index[j]] = g[j]."""
     if index is None:
         return g
     return torch.empty_like(g).scatter_(1, index.expand_as(g), g)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 RAYLEIGH_MEAN = math.sqrt(math.pi) / 2  # E|y| for y ~ CN(0, 1)
 RAYLEIGH_VAR = 1 - math.pi / 4  # Var|y|
-FLOOR = 1e-18  # amplitudes below count as 0 in float32, which hardly holds their squares
+FLOOR = 1e-18  # smaller amplitudes count as 0 in float32, which hardly holds their squares
 
 
 def compact_spectrum(xp: Tensor) -> Tensor:
-    """D reals -> D // 2 complex numbers y, all CN(0, 1) when x is white noise (GPER).
+    """Return D // 2 complex numbers y of D reals, all CN(0, 1) if x is white noise (GPER).
 
     For even D the real DC and Nyquist bins share y_0; for odd D the DC bin is left out.
     """
@@ -26,12 +26,15 @@ def compact_spectrum(xp: Tensor) -> Tensor:
 
 
 def without_dust(y: Tensor) -> Tensor:
-    """y, with 0 for what is below the floor of float32; float64 has none."""
+    """Return y with 0 for amplitudes below `FLOOR`; in float64 return y itself."""
     return y if y.dtype == torch.complex128 else y.masked_fill(y.abs() < FLOOR, 0)
 
 
 def compact_adjoint(v: Tensor, dimension: int) -> Tensor:
-    """F^T: sum_k Re(conj(v_k) dy_k) as a gradient by x. Half the inverse map when D is even."""
+    """Return F^T v, the gradient by x of sum_k Re(conj(v_k) y_k), for the compact spectrum y = F x.
+
+    For even D it is half the inverse map of v.
+    """
     # irfft counts each inner bin twice (with its mirror), DC and Nyquist once.
     if dimension % 2:
         half = torch.nn.functional.pad(v / 2, (1, 0))
@@ -42,7 +45,7 @@ def compact_adjoint(v: Tensor, dimension: int) -> Tensor:
 
 
 def block_sizes(bins: int, block_size: int, like: Tensor) -> Tensor:
-    """n_p: block_size, except for a shorter last block -> (P,)."""
+    """Return the sizes (P,) of blocks: block_size, except for a shorter last block."""
     blocks = -(-bins // block_size)
     sizes = like.new_full((blocks,), float(block_size))
     if bins % block_size:
@@ -51,7 +54,7 @@ def block_sizes(bins: int, block_size: int, like: Tensor) -> Tensor:
 
 
 def block_means(a: Tensor, block_size: int) -> Tensor:
-    """(B, bins) -> (B, P): mean over blocks of contiguous bins, a short last one over its own."""
+    """Return means over blocks of neighbouring bins: (B, bins) -> (B, P). The last may be short."""
     bins = a.shape[-1]
     padded = torch.nn.functional.pad(a, (0, -bins % block_size))
     sums = padded.unflatten(-1, (-1, block_size)).sum(-1)
@@ -59,7 +62,7 @@ def block_means(a: Tensor, block_size: int) -> Tensor:
 
 
 def block_target(target: str, statistic: str) -> float:
-    """What a block mean ought to be: sqrt(pi)/2, the 0.875 MPGR prints, or 1 for the power."""
+    """Return the target of a block mean: sqrt(pi)/2, MPGR's 0.875, or 1 for the power."""
     if statistic == "power":
         return 1.0
     return 0.875 if target == "mpgr" else RAYLEIGH_MEAN

@@ -37,20 +37,23 @@ Number number_of(int code) {
   return static_cast<Number>(code);
 }
 
-// Threads with some half a millisecond of work each. Python takes longer than that over the lists of
-// smaller models, and on a busy machine another thread costs a time slice, many times what it saves.
+// The number of threads that have some half a millisecond of work each. For lists with less work
+// Python's own loop takes longer, and on a busy machine another thread costs a time slice, many
+// times the time that it saves.
 int useful_threads(std::int64_t numbers, int threads) {
   constexpr std::int64_t kGrain = 1 << 20;
   const std::int64_t pieces = numbers / kGrain;
   return static_cast<int>(std::clamp<std::int64_t>(pieces, 1, std::clamp(threads, 1, kMaxTeam)));
 }
 
-// Bytes that a call reads and writes, from which on no cache holds them until they are used again.
+// A call that reads and writes at least so many bytes streams its gradients past the caches,
+// because no cache would hold them until they are used again.
 constexpr std::int64_t kStreamed = 128 << 20;
 
-// New memory of a large gradient comes in huge pages where the system leaves that to programs
-// (`madvise`), of those that lie in it as a whole: a fault for each 4 KB takes many times as long as
-// the gradient itself. Advice alone: where it is not taken nothing is lost, and no page is touched.
+// Asks for huge pages, as many as fit as a whole into a gradient's memory, if the system leaves the
+// choice to programs (`madvise`): a page fault for each 4 KB of new memory takes many times as long
+// as the gradient. It is only advice: a system that ignores it changes nothing, and no page is
+// touched.
 void ask_for_huge_pages(const DriftTensor& t) {
 #ifdef __linux__
   constexpr std::uintptr_t kHuge = 2 << 20;
@@ -76,7 +79,7 @@ DriftTensor row(Numbers theta, const Numbers* base, void* grad, double scale, do
           theta.type, base ? base->type : Number::kNone};
 }
 
-// Has the task done. Returns the value.
+// Runs the task and returns the value.
 double run(DriftTask task, const std::vector<DriftTensor>& tensors, int threads,
            std::int64_t streamed) {
   std::int64_t total = 0, chunks = 0, bytes = 0;
@@ -100,7 +103,8 @@ double run(DriftTask task, const std::vector<DriftTensor>& tensors, int threads,
   return value;
 }
 
-// Of addresses. Lists of one length; `grad` alone may be empty, where the task writes none.
+// Drift over addresses. All lists have one length; only `grad` may be empty, if the task writes
+// none.
 double drift(const std::string& name, const Addresses& theta, const Addresses& base,
              const Addresses& grad, const std::vector<std::int64_t>& sizes,
              const std::vector<int>& theta_types, const std::vector<int>& base_types,
@@ -123,8 +127,9 @@ double drift(const std::string& name, const Addresses& theta, const Addresses& b
   return run(task, tensors, threads, streamed);
 }
 
-// Of tensors; without `base` it is zeros. None where one does not fit: see `TensorReader`, and all
-// shapes must be alike, a gradient's type its parameter's.
+// Drift over tensors; an empty `base` stands for zeros. Returns None if `TensorReader` cannot read
+// a tensor, if a base or a gradient is not of its parameter's shape, or if a gradient is not of its
+// parameter's type.
 nb::object drift_tensors(nb::handle exchange, nb::tuple types, const std::string& name,
                          nb::list theta, nb::list base, nb::list grad,
                          const std::vector<double>& scales, double step, int threads,
@@ -152,7 +157,7 @@ nb::object drift_tensors(nb::handle exchange, nb::tuple types, const std::string
   return nb::float_(value);
 }
 
-// Whether `drift_tensors` takes such lists.
+// Whether `drift_tensors` takes the lists.
 bool fit(nb::handle exchange, nb::tuple types, nb::list theta, nb::list base) {
   const TensorReader reader(exchange, types);
   if (base.size() && base.size() != theta.size()) return false;

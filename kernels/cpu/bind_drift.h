@@ -1,4 +1,4 @@
-// Python's face of parameter drift.
+// The Python interface of parameter drift.
 #pragma once
 
 #include <nanobind/nanobind.h>

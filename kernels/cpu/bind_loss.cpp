@@ -16,8 +16,8 @@ namespace nb = nanobind;
 namespace gaussreg {
 namespace {
 
-// A loss with its options, made once and called with many tensors: for a latent alone, Python's way
-// to a `Job` takes as long as some of the kernels.
+// A loss with its options, made once and called with many tensors: for a single latent, making a
+// `Job` from Python takes as long as some of the kernels.
 class Loss {
  public:
   Loss(nb::handle exchange, nb::tuple types, const std::string& form, double power_weight,
@@ -26,7 +26,7 @@ class Loss {
         options_(options_of(Task::kLoss, form, power_weight, block_size, target, power_statistic,
                             orders)) {}
 
-  // False where a tensor does not fit, or the kernels do not take the size: nothing is done then.
+  // Returns false, and does nothing, if a tensor does not fit or the kernels do not take its size.
   bool operator()(nb::handle x, nb::handle loss, nb::handle grad,
                   std::optional<std::int64_t> seed, bool per_sample, double scale,
                   int threads) const {

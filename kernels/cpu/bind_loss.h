@@ -1,4 +1,4 @@
-// Python's face of the loss of one tensor.
+// The Python interface of the loss of one tensor.
 #pragma once
 
 #include <nanobind/nanobind.h>

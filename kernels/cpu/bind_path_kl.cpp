@@ -32,7 +32,7 @@ void path_kl(std::int64_t steps, std::int64_t batch, std::int64_t size, Address 
                     partials.get()};
   const std::int64_t useful = std::max<std::int64_t>(1, steps * batch * size / kGrain);
   const int most = std::min(threads, kMaxTeam);
-  const Kernels& k = kernels();  // may throw, which a thread of the team must not
+  const Kernels& k = kernels();  // here, because it may throw, and a thread of the team must not
   parallel(static_cast<int>(std::min<std::int64_t>(most, useful)),
            [&](const Team& team) { k.path_kl(job, team); });
 }

@@ -1,4 +1,4 @@
-// The Python face of path KL: raw addresses, validated by gaussreg_fast/backends/native.
+// The Python interface of path KL: raw addresses, checked by gaussreg_fast/backends/native.
 #pragma once
 
 #include <nanobind/nanobind.h>

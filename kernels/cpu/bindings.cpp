@@ -1,6 +1,6 @@
-// The Python face of the CPU kernels. Here it takes raw addresses: shapes, dtypes, contiguity and
-// options are validated in Python, by gaussreg_fast/backends/native. What reads tensors itself is elsewhere
-// (bind_loss.cpp, bind_drift.cpp).
+// The Python interface of the CPU kernels. The functions of this file take raw addresses: shapes,
+// dtypes, contiguity and options are checked in Python, by gaussreg_fast/backends/native. Functions
+// that read tensors are in bind_loss.cpp and bind_drift.cpp.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -24,7 +24,7 @@ using namespace gaussreg;
 
 namespace {
 
-// Of addresses; 0 for results that are not wanted.
+// Makes a request from addresses; the address of a result that is not wanted is 0.
 Request request(const std::string& task, std::int64_t batch, std::int64_t size, Address x,
                 const std::vector<int>& orders, const std::string& form, double power_weight,
                 std::int64_t block_size, double target, bool power_statistic, double scale,
@@ -103,7 +103,7 @@ void fill_permutation(std::int64_t seed, std::int64_t first, std::int64_t sample
 
 NB_MODULE(_native, m) {
   m.doc() = "Compiled CPU kernels of gaussreg_fast.";
-  has_openmp();  // finds the runtime now, so that forks are noticed from here on
+  has_openmp();  // looks for the runtime, and registers the handler that notices forks
   survive_forks();
 
   const auto without_gil = nb::call_guard<nb::gil_scoped_release>();

@@ -1,4 +1,4 @@
-// Blocks of the compact spectrum: their means, and what a bin's direction weighs in the gradient.
+// Blocks of the compact spectrum: their means, and the weights of bins' directions in the gradient.
 #pragma once
 
 #include "job.h"
@@ -16,7 +16,7 @@ GAUSSREG_INLINE float block_mean(const float* lengths, std::int64_t count) {
   return (sum(total) + rest) / static_cast<float>(count);
 }
 
-// weigh() of the loss where blocks are of 16 bins, W of them at a time.
+// weigh() of the loss for blocks of 16 bins, W blocks at a time.
 static double weigh_vectors(float target, float weight, const float* lengths, float* weights,
                             std::int64_t begin, std::int64_t end) {
   vd loss{};
@@ -39,8 +39,8 @@ static double weigh_vectors(float target, float weight, const float* lengths, fl
   return sum(loss);
 }
 
-// Lengths to results and to weights of the directions, for this thread's share of the blocks:
-// to `weights`, where that is given, or per bin in place.
+// Computes results and weights of directions from lengths, for this thread's share of the blocks.
+// Weights are written to `weights`, one per block; if that is null, in place, one per bin.
 // Returns the thread's part of sum_p |A_p - target|.
 static double weigh(const Job& job, std::int64_t sample, float* lengths, float* weights,
                     const Team& team) {

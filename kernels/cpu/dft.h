@@ -17,7 +17,7 @@ GAUSSREG_INLINE Complex operator*(Complex a, Complex b) {
 }
 GAUSSREG_INLINE Complex conj(Complex a) { return {a.re, -a.im}; }
 
-// One of the vectors of 16 lanes: 16 real parts, then 16 imaginary ones.
+// Loads a vector of a block of 16 lanes: 16 real parts, then 16 imaginary parts.
 GAUSSREG_INLINE Complex load_block(const float* z, int column) {
   return {load(z + column * W), load(z + L + column * W)};
 }
@@ -95,8 +95,8 @@ GAUSSREG_INLINE Complex sixteenth(Complex a, int b, int q) {
   }
 }
 
-// The DFT of 16 vectors that `get` reads, as 4 x 4: `put` takes bin k. In two steps with memory
-// between them, for 16 complex vectors do not fit into the registers.
+// The DFT of 16 vectors, as 4 x 4: `get` reads vector n, `put` takes bin k. The two steps exchange
+// data through memory, because 16 complex vectors do not fit into the registers.
 template <int S, class Get, class Put>
 GAUSSREG_INLINE void dft16(Get&& get, Put&& put) {
   float between[16][2][W];

@@ -13,8 +13,8 @@ typedef std::uint16_t vs __attribute__((vector_size(W * 2)));
 
 GAUSSREG_INLINE vu select(vi mask, vu a, vu b) { return (a & (vu)mask) | (b & ~(vu)mask); }
 
-// Types of numbers in memory: each says how W of them are read as float32, and made of such to be
-// written, rounded to the nearest, ties to even.
+// Types of numbers in memory. `read` converts W of them to float32, `rounded` converts float32 to
+// them, to the nearest, ties to even.
 struct Float {
   float bits;
   static vf read(const Float* p) { return load(&p->bits); }
@@ -38,13 +38,14 @@ struct Half {
   static vf read(const Half* p) {
     const vu h = __builtin_convertvector(load<vs>(&p->bits), vu);
     const vu magnitude = (h & 0x7fffu) << 13;
-    const vu number = (vu)((vf)magnitude * 0x1p112f);  // of the other exponent's range
+    const vu number = (vu)((vf)magnitude * 0x1p112f);  // shifts the exponent to float32's bias
     const vi finite = (vi)magnitude < 0x0f800000;
     return (vf)(select(finite, number, magnitude | 0x7f800000u) | ((h & 0x8000u) << 16));
   }
   static vs rounded(vf v) {
     const vu u = (vu)v & 0x7fffffffu, sign = ((vu)v & 0x80000000u) >> 16;
-    // Below the normal numbers, addition rounds in the right place; above, carries do.
+    // For subnormal results adding 0.5 rounds at the right bit; for normal ones an integer carry
+    // does.
     const vu subnormal = (vu)((vf)u + 0.5f) - 0x3f000000u;
     const vu normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
     vu h = select((vi)u < 0x38800000, subnormal, normal);
@@ -58,7 +59,7 @@ struct Nothing {
   static vf read(const Nothing*) { return vf{}; }
 };
 
-// W numbers. `grad` may be theta.
+// One step of the task, on W numbers. `grad` may be theta.
 template <DriftTask Task, class T, class B>
 GAUSSREG_INLINE void drift_step(T* theta, const B* base, T* grad, float factor, vf& sum) {
   const vf d = T::read(theta) - B::read(base);
@@ -72,8 +73,8 @@ constexpr bool has_grad(DriftTask task) {
   return task != DriftTask::kValue;
 }
 
-// The sum of d^2 of `size` neighbouring numbers, and what else the task says. In float32, but sums
-// of a few hundred vectors are added up in float64.
+// Runs the task on `size` neighbouring numbers and returns the sum of d^2. It computes in float32,
+// but adds the sums of a few hundred vectors in float64.
 template <DriftTask Task, class T, class B>
 static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, float factor) {
   constexpr std::int64_t kBlock = 4096, kParts = 4;
@@ -101,7 +102,7 @@ static double drift_chunk(T* theta, const B* base, T* grad, std::int64_t size, f
     if constexpr (Task == DriftTask::kAccumulate)
       __builtin_memcpy(out, grad + i, rest * sizeof(T));
     vf part{};
-    // Of so few nothing goes past the cache.
+    // So few numbers are not streamed past the cache.
     drift_step<Task == DriftTask::kStream ? DriftTask::kGradient : Task>(last, from, out, factor,
                                                                          part);
     total += widen(part);
@@ -117,7 +118,7 @@ static double drift_part(const DriftTensor& t, std::int64_t from, std::int64_t s
   T* grad = nullptr;
   if constexpr (has_grad(Task)) grad = static_cast<T*>(t.grad) + from;
   if constexpr (Task == DriftTask::kStream)
-    if (reinterpret_cast<std::uintptr_t>(grad) % sizeof(vf))  // a slice, perhaps
+    if (reinterpret_cast<std::uintptr_t>(grad) % sizeof(vf))  // streaming stores need alignment
       return drift_chunk<DriftTask::kGradient>(static_cast<T*>(t.theta) + from, base, grad, size,
                                                t.factor);
   return drift_chunk<Task>(static_cast<T*>(t.theta) + from, base, grad, size, t.factor);

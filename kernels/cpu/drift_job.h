@@ -1,19 +1,19 @@
-// Parameter drift: what a call over a list of tensors asks for.
+// Parameter drift: the description of a call over a list of tensors.
 #pragma once
 
 #include <cstdint>
 
 namespace gaussreg {
 
-// The type of a tensor's numbers; there may be no base, which stands for zeros.
+// The type of a tensor's numbers; kNone for a base that is left out, which stands for zeros.
 enum class Number { kNone, kFloat, kBfloat16, kHalf };
 
 // With d = theta - base, in float32:
 enum class DriftTask {
   kValue,       // the sum of scale d^2
-  kGradient,    // that, and grad = factor d
-  kStream,      // the same, for lists that no cache holds: gradients go past it
-  kAccumulate,  // that, and grad += factor d
+  kGradient,    // the sum, and grad = factor d
+  kStream,      // the same as kGradient, with stores past the caches, for lists that no cache holds
+  kAccumulate,  // the sum, and grad += factor d
 };
 
 struct DriftTensor {
@@ -26,8 +26,8 @@ struct DriftTensor {
   Number theta_type, base_type;
 };
 
-// Numbers that are summed apart: sums of chunks are added up in their order, so that the number of
-// threads changes no bits.
+// Numbers per chunk. Each chunk has a sum of its own, and the sums are added in order, so that the
+// number of threads changes no bits.
 constexpr std::int64_t kDriftChunk = 1 << 15;
 
 struct DriftJob {

@@ -2,7 +2,7 @@
 //
 // Forward: decimation in frequency, depth first, so that small parts stay in the first cache.
 // A block is 16 real parts, then 16 imaginary ones. The last pass writes the bins in natural
-// order, real and imaginary parts apart. Backward is the same way back.
+// order, real and imaginary parts apart. Backward does the passes in the opposite order.
 #pragma once
 
 #include "dft.h"
@@ -100,7 +100,7 @@ static void transform(float* z, const Plan& plan, std::size_t depth, std::int64_
   if (S < 0) parts();
 }
 
-// The widest pass in a column of tiles; nothing where it has no columns.
+// The widest pass, over one column of tiles; does nothing if the pass has no columns.
 template <int S>
 static void column_pass(float* z, const Plan& plan, std::int64_t column) {
   if (!plan.has_columns()) return;
@@ -109,7 +109,8 @@ static void column_pass(float* z, const Plan& plan, std::int64_t column) {
   pass<S>(z, part, widest, column * L, column * L + L);
 }
 
-// The rest of it, by a team: the parts that the widest pass leaves, or the whole by one of them.
+// The rest of the transform: a team shares the parts that the widest pass leaves; if that has no
+// columns, one thread does the whole.
 template <int S>
 static void transform(float* z, const Plan& plan, float* re, float* im, const Team& team) {
   if (plan.has_columns()) {

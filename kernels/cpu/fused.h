@@ -1,4 +1,4 @@
-// The fused pipeline: a sample in, its results out, nothing in between leaves the cache.
+// The fused pipeline, from a sample to its results. Intermediate data stays in the cache.
 #pragma once
 
 #ifdef GAUSSREG_ASAN
@@ -15,20 +15,20 @@
 namespace gaussreg::GAUSSREG_ISA {
 
 struct Slot {
-  std::int32_t* table;  // of a permutation of its own, where each sample has one
+  std::int32_t* table;  // the sample's permutation; null unless each sample has its own
   float* kept;          // permuted x
   float* z;             // the transform, of each sample of a group
   float* group;         // samples side by side
   Bins bins;
-  float* weights;       // one per block of 16, and the first again; null: one per bin, in lengths
+  float* weights;       // one per block of 16, then the first again; null: one per bin, in lengths
 };
 
 struct Shared {
   Partial* partials;
-  std::int32_t* table;  // null where each sample has its own, or none has one
+  std::int32_t* table;  // the shared permutation; null if there is none, or one per sample
 };
 
-// Lays arrays one behind the other, on cache lines; counts only, where base is null.
+// Lays out arrays one after the other, on cache lines; if base is null it only counts bytes.
 class Arena {
  public:
   explicit Arena(char* base) : base_(base) {}
@@ -37,7 +37,7 @@ class Arena {
     char* here = base_ ? base_ + used_ : nullptr;
     const auto bytes = count * static_cast<std::int64_t>(sizeof(T));
     used_ += (bytes + 63) / 64 * 64;
-#ifdef GAUSSREG_ASAN  // a gap that nobody may touch
+#ifdef GAUSSREG_ASAN  // a gap whose access the sanitizer reports
     used_ += 64;
     if (base_) ASAN_POISON_MEMORY_REGION(here + bytes, base_ + used_ - (here + bytes));
 #endif
@@ -76,7 +76,7 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
   slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
   slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
-  // 64 bytes more each, so that their lines do not fall into the same sets of the cache.
+  // 64 bytes more for each array, so that their lines fall into different sets of the cache.
   slot.bins.re = arena.take<float>(bins + L);
   slot.bins.im = arena.take<float>(bins + L);
   slot.bins.lengths = arena.take<float>(bins);
@@ -113,7 +113,7 @@ GAUSSREG_INLINE void with_direction(const Job& job, Body&& body) {
               : body(std::integral_constant<D, D::kUnit>{}, std::false_type{});
 }
 
-// The tiles of a column, whose widest pass finds their blocks in the first cache.
+// Calls body for the tiles of a column; the widest pass then finds their blocks in the first cache.
 template <class Body>
 GAUSSREG_INLINE void each_tile(const Plan& plan, const std::int32_t* table, std::int64_t column,
                                Body&& body) {
@@ -123,7 +123,7 @@ GAUSSREG_INLINE void each_tile(const Plan& plan, const std::int32_t* table, std:
   }
 }
 
-// x to blocks and sums of powers, for some columns of tiles.
+// Loads x into blocks and sums its powers, for a range of columns of tiles.
 template <int K>
 static void load_columns(const Job& job, const Plan& plan, const std::int32_t* table,
                          const float* x, const Slot& slot, Team::Range columns, Partial& mine) {
@@ -143,7 +143,7 @@ static void load_columns(const Job& job, const Plan& plan, const std::int32_t* t
   sums.write(mine.sums);
 }
 
-// Blocks to the gradient by x, through the table, if there is one.
+// Writes the gradient by x from blocks, through the table if there is one.
 template <int K>
 static void unload_columns(const Job& job, const Plan& plan, const std::int32_t* table,
                            const Slot& slot, const float* coefficient, Team::Range columns,
@@ -163,7 +163,7 @@ static void unload_columns(const Job& job, const Plan& plan, const std::int32_t*
   }
 }
 
-// Blocks of a sample to its results, and to blocks of its gradient.
+// Computes a sample's results from its blocks, and replaces these by the blocks of its gradient.
 static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
                           const Slot& slot, float* z, float* coefficient, const Team& team) {
   transform<-1>(z, plan, slot.bins.re, slot.bins.im, team);
@@ -201,7 +201,7 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial
   team.barrier();
 }
 
-// `count` samples from `first` on, by one thread: to the bit what sample() makes of each.
+// Computes `count` samples from `first` on, in one thread, with the same bits as sample().
 template <int K>
 static void group(const Job& job, const Plan& plan, std::int64_t first, int count,
                   Partial* partials, const Slot& slot, const std::int32_t* table) {
@@ -243,7 +243,7 @@ static void fused(const Job& job, const Plan& plan, const Workspace& work, const
   if (shared.table) fill_table(job.permutation, job.size, 0, shared.table, team);
   if (shared.table) team.barrier();
 
-  // Not batch >= team.size(): the runtime may have given fewer threads than were asked for.
+  // Not batch >= team.size(): the runtime may give fewer threads than requested.
   const bool alone = team.size() <= work.slots;
   const Team members = alone ? Team(0, 1) : team;
   Slot slot;

@@ -1,5 +1,5 @@
-// Passes over samples of any size: moments alone, and what stands round the transforms of the
-// general route. Threads share samples; moments alone are also shared within one.
+// Passes over samples of any size: moments alone, and the passes around the transforms of the
+// general route. Threads share the samples of a batch; for moments alone also a single sample.
 #pragma once
 
 #include "blocks.h"
@@ -25,7 +25,7 @@ static void sum_powers(const float* x, std::int64_t size, double* sums) {
   }
 }
 
-// out = polynomial(x), + what is there already.
+// out = polynomial(x), or with `accumulate` out += polynomial(x).
 template <int K, bool accumulate>
 static void add_polynomial(const float* x, const float* coefficient, std::int64_t size,
                            float* out) {
@@ -85,7 +85,7 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, M
   }
 }
 
-// Lengths of the bins of the compact spectrum; the bins become directions.
+// Writes the lengths of the bins of the compact spectrum, and replaces the bins by directions.
 static void general_directions(const Job& job, float* y, float* lengths) {
   const bool always = job.task == Task::kProject;
   for (std::int64_t k = 0; k < job.bins(); ++k) {
@@ -95,7 +95,7 @@ static void general_directions(const Job& job, float* y, float* lengths) {
     const float length = none ? 0 : __builtin_sqrtf(square);
     lengths[k] = job.power_statistic ? square : length;
     if (job.power_statistic) continue;
-    const float inverse = none ? 0 : length / square;  // NaN where the square overflowed
+    const float inverse = none ? 0 : length / square;  // NaN if the square overflowed
     re = always && none ? 1 : re * inverse;
     im *= inverse;
   }

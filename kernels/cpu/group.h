@@ -1,5 +1,5 @@
-// Samples that share a permutation, side by side: one random access, which costs the same for 4
-// bytes or 16, serves four of them.
+// Four samples that share a permutation, side by side: a random access costs the same for 16 bytes
+// as for 4, so one access serves all four.
 #pragma once
 
 #include "tile.h"
@@ -19,7 +19,7 @@ static void interleave(const float* const* x, std::int64_t size, float* group) {
   }
 }
 
-// gather_tile of each sample, kTile values apart.
+// gather_tile() for each sample; their values lie kTile apart.
 static void gather_tiles(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                          const float* group, float* values) {
   for (int l = 0; l < L; ++l) {
@@ -53,8 +53,8 @@ static void scatter_tiles(const Plan& plan, const std::int32_t* table, std::int6
   }
 }
 
-// group[i][s] + polynomial_s(x[s][i]) to out, sample by sample, for the first `count` of them. A
-// line of the cache at a time: samples often lie apart by a power of two, in one set of it.
+// Writes group[i][s] + polynomial_s(x[s][i]) to out, for the first `count` samples. It writes runs
+// of whole cache lines, because samples often lie apart by a power of two, in the same cache set.
 template <int K>
 static void separate(const float* group, const float* const* x, int count,
                      const float (*coefficient)[kMaxOrder], std::int64_t size, float* out) {

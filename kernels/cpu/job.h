@@ -1,4 +1,4 @@
-// What a call asks for, and the kernels of one instruction set that do it.
+// The description of a call, and the table of kernels that an instruction set has for it.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 
 namespace gaussreg {
 
-// The permutation of a batch: none, drawn from a seed, or given; one for all samples or one each.
+// The permutation of a batch: none, drawn from a seed, or an index; one for all samples or one
+// each.
 struct Permutation {
   enum class Source { kNone, kSeed, kIndex } source = Source::kNone;
   bool per_sample = false;
@@ -18,9 +19,9 @@ struct Permutation {
   const std::int64_t* index = nullptr;  // (D,) or (B, D), bijections
 };
 
-// What is to become of a sample's spectrum.
+// The results that a call computes from each sample.
 enum class Task {
-  kLoss,        // x -> loss, and its gradient where `grad` is there
+  kLoss,        // x -> loss, and its gradient if `grad` is not null
   kStatistics,  // x -> moments, amplitudes
   kPullback,    // x, grad_moments, grad_amplitudes -> grad
   kProject,     // x -> the nearest white noise, in `grad`
@@ -49,16 +50,16 @@ struct Job {
   std::int64_t spectrum_blocks() const { return (bins() + block_size - 1) / block_size; }
 };
 
-// Of the powers of a sample.
+// Means of the powers of a sample.
 struct Means {
-  double powers[kMaxOrder];  // of x^n at n - 1
+  double powers[kMaxOrder];  // the mean of x^n at n - 1
 };
 
-// One allocation for a call: tables that all threads share, and a slot for each that works alone.
+// The memory of a call: tables that all threads share, and a slot for each thread that works alone.
 struct Workspace {
   char* base;
   std::int64_t shared_bytes, slot_bytes;
-  int slots = 1;  // that there is memory for; with fewer than threads they work together
+  int slots = 1;  // number of slots; if there are fewer than threads, these share a sample
   char* slot(int rank) const { return base + shared_bytes + rank * slot_bytes; }
 };
 
@@ -67,12 +68,12 @@ struct PathKLJob {
   std::int64_t steps, batch, size;
   const float* dmu;
   const float* sigma;
-  bool per_sample;        // sigma is
-  const float* upstream;  // (batch,), 1 where null: what the gradient is multiplied by
-  float* kl;              // (batch,), or null: only the gradient is wanted
-  float* costs;           // (steps, batch), with kl
+  bool per_sample;        // whether sigma is (steps, batch)
+  const float* upstream;  // (batch,), factors of the gradient; null for 1
+  float* kl;              // (batch,), or null if only the gradient is wanted
+  float* costs;           // (steps, batch), written with kl
   float* grad;            // like dmu, or null
-  double* partials;       // for kl: a number for each kPathPart elements of each row
+  double* partials;       // with kl: a number for each kPathPart elements of each row
 };
 constexpr std::int64_t kPathPart = 16384;
 
@@ -85,21 +86,23 @@ struct Kernels {
                         std::int64_t begin, std::int64_t end, std::int32_t* out);
   void (*permutation64)(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
                         std::int64_t begin, std::int64_t end, std::int64_t* out);
-  // The whole of a job, for sizes that have a plan. The workspace: its sizes, then with memory.
+  // A whole job, for sizes that have a plan. The first tells the sizes of the workspace; the caller
+  // gives it memory and calls the second.
   Workspace (*fused_workspace)(const Job& job);
   void (*fused)(const Job& job, const Plan& plan, const Workspace& work, const Team& team);
   // The loss of moments alone, any size.
   std::int64_t moments_workspace;  // bytes
   void (*moments)(const Job& job, char* work, const Team& team);
-  // The general route, round transforms that are done elsewhere: permuted samples, and the means of
-  // their powers (B,);
+  // The general route, around transforms by the caller. `gather` permutes samples and computes the
+  // means of their powers, (B,).
   void (*gather)(const Job& job, const std::int32_t* table, float* permuted, Means* means,
                  const Team& team);
-  // from their spectra (B, D // 2 + 1), complex and orthonormal, to the results, the spectra
-  // overwritten with what the inverse transform takes; `work` has D // 2 + 1 floats a thread;
+  // `spectrum` computes the results from spectra (B, D // 2 + 1), complex and orthonormal, and
+  // overwrites these with the input of the inverse transform; `work` has D // 2 + 1 floats a
+  // thread.
   void (*spectrum)(const Job& job, float* spectrum, const Means* means, float* work,
                    const Team& team);
-  // and the gradient by x from that by the permuted samples.
+  // `scatter` computes the gradient by x from the gradient by the permuted samples.
   void (*scatter)(const Job& job, const std::int32_t* table, const float* permuted,
                   const Means* means, const Team& team);
   void (*path_kl)(const PathKLJob& job, const Team& team);
@@ -123,8 +126,8 @@ constexpr const char* kStages[] = {"permutation table",
                                    "bare scatter",
                                    "bare copy"};
 
-// The best set this processor can run; or the one that the environment variable
-// GAUSSREG_FAST_ISA names (for tests), an exception where it cannot run.
+// The kernels of the best instruction set that this processor has, or of the one that the
+// environment variable GAUSSREG_FAST_ISA names, for tests. Throws if that one cannot run.
 const Kernels& kernels();
 
 }  // namespace gaussreg

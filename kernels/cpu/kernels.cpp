@@ -1,5 +1,5 @@
-// The kernels of one instruction set. Compiled once for each, see CMakeLists.txt; nothing but
-// this table of functions leaves the file.
+// The kernels of one instruction set. The file is compiled once for each, see CMakeLists.txt, and
+// exports nothing but this table of functions.
 #include "drift.h"
 #include "fused.h"
 #include "general.h"

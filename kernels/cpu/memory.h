@@ -8,8 +8,8 @@
 
 namespace gaussreg {
 
-// Working memory, on cache lines. Each thread keeps its last piece, if that is not too large: new
-// pages would cost as much as the kernels do.
+// Working memory, aligned to cache lines. Each thread keeps its last piece unless it is too large,
+// because new pages would cost as much as the kernels.
 class Memory {
  public:
   explicit Memory(std::int64_t bytes) {
@@ -32,7 +32,7 @@ class Memory {
   char* get() const { return piece_.base; }
 
  private:
-#ifdef GAUSSREG_ASAN  // new memory for each call: what it holds, and what is poisoned, is forgotten
+#ifdef GAUSSREG_ASAN  // new memory for each call, so that no old number or poisoning is left in it
   static constexpr std::size_t kLine = 64, kKept = 0;
 #else
   static constexpr std::size_t kLine = 64, kKept = std::size_t{32} << 20;

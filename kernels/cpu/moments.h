@@ -1,4 +1,4 @@
-// Powers of x: their sums, and the polynomial that their gradient is.
+// Powers of x: their sums, and their gradient, which is a polynomial in x.
 #pragma once
 
 #include "job.h"
@@ -6,7 +6,8 @@
 
 namespace gaussreg::GAUSSREG_ISA {
 
-// The highest order that code is made for: 0 (no moments), 2 or 8.
+// Calls body with the highest order as a constant, rounded up to one that code is compiled for: 0
+// (no moments), 2 or 8.
 template <class Body>
 GAUSSREG_INLINE void with_degree(int highest, Body&& body) {
   if (highest == 0)
@@ -22,7 +23,7 @@ template <int K>
 struct PowerPart {
   vf sum[K ? K : 1] = {};
 
-  // Two at a time: half the chain of additions.
+  // Two vectors at a time, which halves the chain of dependent additions.
   void add(vf x, vf y) {
     vf p = x, q = y;
     for (int n = 0; n < K; ++n) {
@@ -35,7 +36,7 @@ struct PowerPart {
   }
 };
 
-// Sums of such sums, in float64.
+// Sums of PowerParts, in float64.
 template <int K>
 class PowerSums {
  public:
@@ -50,8 +51,8 @@ class PowerSums {
   vd total_[K ? K : 1] = {};
 };
 
-// A power of two that brings the largest |x| near 1: for results that do not depend on the scale
-// of x, but whose squares might leave the range of float32. 1 where there is no such.
+// A power of two that brings the largest |x| near 1, for results that do not depend on the scale of
+// x but whose squares might leave the range of float32. It is 1 if x is all 0 or not finite.
 static float unit_scale(const float* x, std::int64_t size) {
   vf largest{};
   float rest = 0;
@@ -79,10 +80,10 @@ GAUSSREG_INLINE V polynomial(V x, const float* coefficient) {
   }
 }
 
-// What the threads of a call tell each other of a sample.
+// A thread's part of the sums over a sample, which the other threads of the call read.
 struct Partial {
   double sums[kMaxOrder];  // of x, x^2, ..
-  double loss;             // of |A_p - target|
+  double loss;             // the sum of |A_p - target|
 };
 
 GAUSSREG_INLINE Means means(const Job& job, const Partial* partials, const Team& team) {
@@ -94,8 +95,8 @@ GAUSSREG_INLINE Means means(const Job& job, const Partial* partials, const Team&
   return m;
 }
 
-// From the statistics of a sample to its loss, or its moments (written by one of the team), and to
-// the polynomial in x of their gradient (for all).
+// Computes a sample's loss or moments from its statistics (one thread of the team writes them), and
+// the polynomial in x of their gradient (every thread needs it).
 static void finish(const Job& job, std::int64_t sample, const Means& means, double power_loss,
                    bool writes, float* coefficient) {
   const int count = job.orders.count;

@@ -8,7 +8,7 @@
 
 namespace gaussreg {
 
-// The value of that name; an exception that tells `what` is unknown.
+// Returns the value of a name; if there is none, throws an exception that calls the `what` unknown.
 template <class T, std::size_t N>
 T named(const std::pair<const char*, T> (&values)[N], const char* what, const std::string& name) {
   for (const auto& [known, value] : values)

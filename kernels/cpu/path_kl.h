@@ -40,7 +40,8 @@ template <bool Value, bool Grad>
 static void path_rows(const PathKLJob& job, const Team& team) {
   const std::int64_t parts = (job.size + kPathPart - 1) / kPathPart;
   const auto [begin, end] = team.share(job.steps * job.batch * parts);
-  // Counted along: rows may be of two numbers, and divisions would cost more than these.
+  // Indices are counted up, because rows may have as few as two numbers, and divisions would cost
+  // more than those.
   std::int64_t row = begin / parts, part = begin % parts;
   std::int64_t step = row / job.batch, b = row % job.batch;
   for (std::int64_t item = begin; item < end; ++item) {
@@ -62,7 +63,7 @@ static void path_rows(const PathKLJob& job, const Team& team) {
   }
 }
 
-// Parts are of one size whatever the number of threads, and so are the bits of the results.
+// The size of parts does not depend on the number of threads, so neither do the results' bits.
 static void path_kl(const PathKLJob& job, const Team& team) {
   if (!job.kl) {
     path_rows<false, true>(job, team);
@@ -75,7 +76,7 @@ static void path_kl(const PathKLJob& job, const Team& team) {
   team.barrier();
   const std::int64_t parts = (job.size + kPathPart - 1) / kPathPart;
   const auto [begin, end] = team.share(job.batch);
-  // In memory's order; a trajectory's sum so far takes the place of its first part.
+  // In memory's order. The sum of a trajectory so far is kept in place of its first part.
   for (std::int64_t t = 0; t < job.steps; ++t)
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t row = t * job.batch + b;

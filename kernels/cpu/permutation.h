@@ -1,6 +1,6 @@
-// The keyed bijection "v1" of 0..D-1: a Feistel network with cycle walking. The same arithmetic
-// stands in gaussreg_fast/reference/_permutation.py; both are pinned by golden values, because a
-// seed must give the same permutation for ever.
+// The keyed bijection "v1" of 0..D-1: a Feistel network with cycle walking. It does the arithmetic
+// of gaussreg_fast/reference/_permutation.py; tests hold both to golden values, because a seed must
+// give the same permutation for ever.
 #pragma once
 
 #include "vector.h"
@@ -16,7 +16,7 @@ GAUSSREG_INLINE std::uint64_t mix64(std::uint64_t z) {
   return z ^ (z >> 31);
 }
 
-// Splits an index in two halves, and lets each in turn be changed by a hash of the other.
+// Splits an index into two halves and changes each in turn by a hash of the other.
 // `sample` selects one of the independent permutations that a seed stands for; a permutation that
 // is shared by a batch is sample 0.
 struct Feistel {
@@ -77,7 +77,7 @@ static void permute(const Feistel& network, std::int64_t size, std::int64_t begi
   for (std::int64_t start = begin; start < end; start += kPart) {
     const int count = static_cast<int>(end - start < kPart ? end - start : kPart);
     T* part = out + (start - begin);
-    // Straight to where they belong, where they fill it and need no cycle walking.
+    // Written directly to the output if the part is full and needs no cycle walking.
     const bool straight = sizeof(T) == 4 && all_inside && count == kPart;
     std::uint32_t* value = straight ? reinterpret_cast<std::uint32_t*>(part) : local;
     for (int k = 0; k < count; k += N * W) {
@@ -88,14 +88,14 @@ static void permute(const Feistel& network, std::int64_t size, std::int64_t begi
     }
     if (straight) continue;
     for (int k = 0; k < count; ++k) part[k] = static_cast<T>(value[k]);
-    // Cycle walking: the network permutes 0..2^bits-1; go on with those that fell outside.
+    // Cycle walking: the network permutes 0..2^bits-1; values outside 0..D-1 pass it again.
     if (all_inside) continue;
     for (int k = 0; k < count; ++k) where[k] = static_cast<std::uint32_t>(k);
     for (int left = count;;) {
       int outside = 0;
       for (int k = 0; k < left; ++k) {
         const std::uint32_t v = value[k], w = where[k];
-        part[w] = static_cast<T>(v);  // for good, or until it is inside
+        part[w] = static_cast<T>(v);  // overwritten in the next round if v is outside
         value[outside] = v;
         where[outside] = w;
         outside += static_cast<std::int64_t>(v) >= size;

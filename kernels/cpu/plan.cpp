@@ -33,7 +33,7 @@ void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t
   roots.push_back(im);
 }
 
-// Eights, and fours or a two for what is left.
+// Radices whose product is `points`: eights first, then fours or a two.
 std::vector<int> radices(std::int64_t points) {
   int bits = std::countr_zero(static_cast<std::uint64_t>(points));
   std::vector<int> result;
@@ -117,7 +117,7 @@ const Plan& plan(std::int64_t size) {
     const auto found = kept.made.find(size);
     if (found != kept.made.end()) return *found->second;
   }
-  auto fresh = make(size);  // not while holding what a fork has to wait for
+  auto fresh = make(size);  // without the lock, because a fork waits for it
   const std::lock_guard lock(kept.mutex);
   return *kept.made.try_emplace(size, std::move(fresh)).first->second;
 }

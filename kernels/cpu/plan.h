@@ -7,15 +7,16 @@
 namespace gaussreg {
 
 // A sample of D = 2 M reals, M = 16 R, is M complex numbers z_n = xp_2n + i xp_2n+1. With
-// n = l R + r and k = k_l + 16 k_r its DFT is: 16 points over l, a turn by exp(-2 pi i r k_l / M),
-// then R points over r, whole vectors of 16 k_l at a time. Bins come out as blocks of 16.
+// n = l R + r and k = k_l + 16 k_r its DFT is: 16 points over l, a product with
+// exp(-2 pi i r k_l / M), then R points over r, whole vectors of 16 k_l at a time. Bins come out as
+// blocks of 16.
 struct Plan {
   std::int64_t size;    // D
   std::int64_t blocks;  // R
-  std::int64_t tiles;   // of 16 consecutive r; one, part of it unused, where R < 16
+  std::int64_t tiles;   // of 16 consecutive r; if R < 16 there is one, and part of it is unused
   int lanes;            // used in a tile: min(16, R)
-  // Tiles c, c + columns, .. hold all that butterflies 16 c .. 16 c + 15 of the widest pass take. As
-  // many as tiles, where that pass has no such columns.
+  // Tiles c, c + columns, .. hold all inputs of butterflies 16 c .. 16 c + 15 of the widest pass.
+  // If that pass has no such columns, there are as many as tiles.
   std::int64_t columns;
 
   struct Pass {
@@ -38,10 +39,12 @@ struct Plan {
 // Whether the fused kernels take samples of this size: a power of two from 64 to 2^24.
 bool has_plan(std::int64_t size);
 
-// The plan of a size; made by the first caller, and kept: at most 19 sizes, a byte per element.
+// The plan of a size, made at its first use and kept. There are at most 19 sizes, and a plan takes
+// about a byte per element.
 const Plan& plan(std::int64_t size);
 
-// To be called once: a child forked while a plan is looked up does not wait for it for ever.
+// Call it once. It keeps forks from happening while a plan is looked up: the child would inherit
+// the lock, and wait for it for ever.
 void survive_forks();
 
 }  // namespace gaussreg

@@ -7,10 +7,11 @@
 
 namespace gaussreg {
 
-// The nearest point is y' ~ relu(|y| - lambda), scaled to the 1-norm. Of a set of n lengths with
-// mean m and sum of squares about it v, the threshold is m - sqrt(g b v / (n (n - g b))). That of a
-// set with too many lengths is too low, but drops none that belongs: so lengths below the threshold
-// are dropped until none is. No sort, and sums about a mean, which lose no digits to cancellation.
+// The lengths of the nearest point are relu(|y| - lambda), scaled to the 1-norm. If n lengths are
+// kept, with mean m and sum of squares about it v, the threshold lambda is m - sqrt(g b v / (n (n -
+// g b))). With too many lengths the threshold is too low, but still drops no length that must be
+// kept. So lengths below the threshold are dropped until there are none. No sort is needed, and
+// sums about a mean lose no digits to cancellation.
 void project_block(float* lengths, std::int64_t b, double scale) {
   constexpr double g = std::numbers::pi / 4;
   constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -24,7 +25,7 @@ void project_block(float* lengths, std::int64_t b, double scale) {
     return;
   }
 
-  // A tie at the maximum: a ramp picks one of the nearest points.
+  // With a tie at the maximum there are many nearest points: a ramp picks one.
   const double floor = top * 16 * std::numeric_limits<float>::epsilon();
   const auto near = std::count_if(lengths, lengths + b, [&](float v) { return top - v <= floor; });
   const bool tied = near >= least;

@@ -8,7 +8,7 @@ namespace gaussreg::GAUSSREG_ISA {
 
 GAUSSREG_INLINE vf maximum(vf a, vf b) { return a < b ? b : a; }
 
-// The sum of (v - mean)^2, of those above the threshold.
+// The sum of (v - mean)^2 over the v above the threshold.
 GAUSSREG_INLINE vf squares_about(const vf* v, vf mean, vf threshold) {
   vf squares{};
   for (int i = 0; i < L; ++i) {
@@ -18,8 +18,9 @@ GAUSSREG_INLINE vf squares_about(const vf* v, vf mean, vf threshold) {
   return squares;
 }
 
-// The thresholds of 16 lengths less the largest, lane by lane. What is no number, and where rounding decides, ends
-// up as NaN or as a threshold that leaves next to nothing.
+// The thresholds of 16 lengths minus the largest, lane by lane. For NaN, and for ties where
+// rounding decides, the result is NaN or a threshold that leaves next to nothing, which the caller
+// notices.
 GAUSSREG_INLINE vf thresholds(const vf* v) {
   constexpr float kGb = 12.566370614359172f, kPart = 0.56637061435917295f;  // g b, and without 12
   constexpr float kAll = 0.47826460f;  // sqrt(g b / (16 (16 - g b)))
@@ -47,7 +48,7 @@ GAUSSREG_INLINE vf thresholds(const vf* v) {
   return threshold;
 }
 
-// project_block() of W neighbouring blocks, whose lengths are in place.
+// project_block() of W neighbouring blocks, in place.
 static void project_vectors(float* lengths, float scale) {
   constexpr float kFactor = 14.179630807244127f;  // sqrt(g) b
   constexpr float kClose = 64 * 16 * 1.1920929e-7f;
@@ -56,7 +57,7 @@ static void project_vectors(float* lengths, float scale) {
     for (int i = 0; i < W; ++i) v[c * W + i] = load(lengths + i * L + c * W);
     transpose(v + c * W);
   }
-  // Differences from the largest are exact where they are small; those decide.
+  // Small differences from the largest are exact, and these decide the threshold.
   vf top = v[0];
   for (int i = 1; i < L; ++i) top = maximum(top, v[i]);
   for (int i = 0; i < L; ++i) v[i] -= top;
@@ -66,7 +67,7 @@ static void project_vectors(float* lengths, float scale) {
     const vf over = v[i] - threshold;
     excess += (vf)((vi)over & (vi)(over > 0));
   }
-  // Near-ties at the maximum, and numbers that are none, are left to the general code.
+  // Near-ties at the maximum, and NaN, are left to the general code.
   const vi plain = (vi)(excess > kClose * top) & (vi)(excess > 1e-16f);
   bool all = true;
   for (int i = 0; i < W; ++i) all = all && plain[i];

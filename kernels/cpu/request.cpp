@@ -72,11 +72,11 @@ void Request::moments() const {
   parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });
 }
 
-// The general route shares out samples, never a part of one.
+// In the general route threads share samples, never parts of one.
 int Request::members() const { return static_cast<int>(std::min<std::int64_t>(threads, job.batch)); }
 
 void Request::gather(Address table, Address permuted, Address means) const {
-  const Kernels& k = kernels();  // may throw, which a thread of the team must not
+  const Kernels& k = kernels();  // here, because it may throw, and a thread of the team must not
   parallel(members(), [&](const Team& team) {
     k.gather(job, at<const std::int32_t>(table), at<float>(permuted), at<Means>(means), team);
   });

@@ -1,4 +1,4 @@
-// What Python asks for, checked and handed to the kernels. No Python in here.
+// A request from Python: its options are checked, and the kernels called. No Python in here.
 #pragma once
 
 #include <cstdint>
@@ -16,24 +16,24 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Exceptions of a name that is not known, of orders that are none.
+// They throw for an unknown name, and for orders other than at most 8 of 1..8.
 Task task_of(const std::string& name);
 Form form_of(const std::string& name);
 Orders orders_of(const std::vector<int>& list);
 
-// What a task is, without its tensors.
+// A job with its options, without its tensors.
 Job options_of(Task task, const std::string& form, double power_weight, std::int64_t block_size,
                double target, bool power_statistic, const std::vector<int>& orders);
 
-// Threads that have some ten microseconds of work each: less is not worth waking them for.
+// The number of threads that have some ten microseconds of work each; less is not worth waking one.
 int useful_threads(std::int64_t elements, int threads);
 
-// A job and the threads to do it. Results that are not wanted have no address.
+// A job and its number of threads. Results that are not wanted are null.
 struct Request {
   Job job{};
   int threads = 1;
 
-  // All of it at once; needs has_plan(job.size).
+  // The whole job by the fused kernels; needs has_plan(job.size).
   void fused() const;
   // The loss of moments alone.
   void moments() const;

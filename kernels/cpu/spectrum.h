@@ -2,12 +2,13 @@
 //
 // For each pair k, M - k, with b = conj Z_{M-k}, w = exp(-2 pi i k / D):
 //   2 X_k = E + T and 2 conj X_{M-k} = E - T,   E = Z_k + b,   T = -i w (Z_k - b),
-// and y_k = X_k / sqrt D. The factor 1 / (2 sqrt D) is in Z already (see Plan::tile_roots). With k = 0, b = Z_0 gives the length of y_0, the real DC and Nyquist bins
-// in one; k = M / 2 is its own partner. First the bins are replaced by directions u_k (conjugate
-// ones in the upper half) and their lengths go to `lengths`; then by the gradient by Z of
-// sum_k weight_k u_k^T y_k, with these lengths replaced by the weights.
+// and y_k = X_k / sqrt D. The factor 1 / (2 sqrt D) is in Z already (see Plan::tile_roots). For k =
+// 0, b = Z_0 gives the length of y_0, which holds the real DC and Nyquist bins; k = M / 2 is its
+// own partner. First the bins are replaced by directions u_k (conjugate in the upper half) and
+// their lengths are written to `lengths`. Then, with weights in place of lengths, the directions
+// are replaced by the gradient by Z of sum_k weight_k u_k^T y_k.
 //
-// re, im and lengths have room for 16 more: bin M stands in for bin 0's partner.
+// re, im and lengths have room for 16 more numbers: bin M stands in for bin 0's partner.
 #pragma once
 
 #include "dft.h"
@@ -20,7 +21,8 @@ struct Bins {
   float *re, *im, *lengths;
 };
 
-// What directions are: unit vectors; y itself, for the power; unit vectors even where y counts as 0.
+// Directions: none, unit vectors (0 if y counts as 0), y itself for the power, or always unit
+// vectors.
 enum class Direction { kNone, kUnit, kValue, kAlways };
 
 GAUSSREG_INLINE Complex bin_root(const Plan& plan, std::int64_t block, int column) {
@@ -67,7 +69,7 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
       const Complex e = a + b, t = quarter<-1>(a - b) * bin_root(plan, block, c);
       Complex lower = e + t, upper = e - t;
       store(y.lengths + k, measure<direction, power_statistic>(lower));
-      // Lane 0 of block 0 writes bin M, which is nobody's.
+      // Lane 0 of block 0 writes bin M, which is only a stand-in.
       store(y.lengths + mirror, reverse(measure<direction, power_statistic>(upper)));
       if constexpr (direction != Direction::kNone) {
         store(y.re + k, lower.re);
@@ -78,14 +80,14 @@ static void directions(const Plan& plan, Bins y, std::int64_t begin, std::int64_
     }
   if constexpr (direction == Direction::kAlways)
     if (begin == 0 && end > 0 && y.lengths[0] == 0) {
-      // Bin 0 is y_0 turned by an eighth: here too the direction is 1 where y_0 has none.
+      // Bin 0 is y_0 turned by an eighth: a direction of 1 for y_0 = 0 is turned, too.
       constexpr float root_half = 0.70710678118654752f;
       y.re[0] = y.im[0] = y.re[M] = y.im[M] = root_half;
     }
 }
 
-// Weights are one per block of 16 bins, or one per bin, in `lengths`; the first stands behind
-// the last as well.
+// There is one weight per block of 16 bins, or one per bin, in `lengths`; the first is repeated
+// after the last.
 template <bool per_bin>
 static void directions_adjoint(const Plan& plan, Bins y, const float* weights, std::int64_t begin,
                                std::int64_t end) {

@@ -1,5 +1,5 @@
-// The fused pipeline taken apart, for benchmarks: what each stage of one sample costs on warm data,
-// beside the bare movement of the same data.
+// The stages of the fused pipeline, for benchmarks: the time of each for one sample, on warm data,
+// and of merely moving the same data.
 #pragma once
 
 #include <chrono>
@@ -21,7 +21,8 @@ static double best_of(int repeats, Body&& body) {
   return best;
 }
 
-// In the order of kStages; the loss of one sample with orders up to 2, and its gradient.
+// Times the stages in the order of kStages: the loss of one sample, orders up to 2, and its
+// gradient.
 static void stages(const Job& job, const Plan& plan, const Workspace& work, int repeats,
                    double* seconds) {
   const Team team(0, 1);
@@ -48,14 +49,14 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
         weigh(job, 0, slot.bins.lengths, slot.weights, team));
   });
   time([&] { directions_adjoint<false>(plan, slot.bins, slot.weights, 0, plan.blocks / 2); });
-  // The stages ran on their own results: start from plain numbers again.
+  // The stages ran repeatedly on their own results: start again from ordinary numbers.
   for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
   time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] {
     unload_columns<2>(job, plan, table, slot, coefficient, columns, job.grad);
   });
   time([&] { sample<2>(job, plan, 0, shared.partials, slot, table, team); });
-  // Bare movement: the gather and the scatter alone, a copy.
+  // Merely moving the data: the gather alone, the scatter alone, a copy.
   time([&] {
     every_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });
   });

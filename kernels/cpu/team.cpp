@@ -12,7 +12,8 @@ namespace gaussreg {
 namespace {
 
 // The entry points of libgomp that compilers call for `#pragma omp parallel`; LLVM's and Intel's
-// runtimes have them too. torch loads one of them for all to see, so no name is linked here.
+// runtimes have them, too. torch loads one of these runtimes with global symbols, so they are
+// looked up by name and nothing is linked.
 struct OpenMP {
   void (*run)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
   int (*thread_num)() = nullptr;
@@ -49,7 +50,7 @@ const OpenMP& openmp() {
   return runtime;
 }
 
-// Tells the processor that this thread only waits.
+// Tells the processor that this thread is only waiting.
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -64,8 +65,8 @@ struct Call {
   Barrier barrier;
 };
 
-// Set while a call has the threads. Callers on other Python threads work alone meanwhile, or there
-// would be more threads than were asked for.
+// True while a call has the threads. Calls from other Python threads work alone meanwhile;
+// otherwise there would be more threads than torch.set_num_threads allows.
 std::atomic<bool> busy{false};
 
 }  // namespace
@@ -100,7 +101,7 @@ void parallel(int threads, void (*body)(void*, const Team&), void* context) {
         Call& c = *static_cast<Call*>(p);
         const Team team(openmp().thread_num(), openmp().num_threads(), &c.barrier);
         c.body(c.context, team);
-        team.barrier();  // asleep, if need be; the runtime's own at the end of a region would spin
+        team.barrier();  // may sleep; the runtime's own barrier at the end of a region would spin
       },
       &call, static_cast<unsigned>(threads), 0);
   busy = false;

@@ -1,4 +1,4 @@
-// Threads: those of the OpenMP runtime that torch has loaded, never a second set.
+// The threads of the OpenMP runtime that torch has loaded, never a second set.
 #pragma once
 
 #include <atomic>
@@ -6,8 +6,8 @@
 
 namespace gaussreg {
 
-// Where threads wait for one another: a few microseconds on the alert, then asleep. The barriers of
-// OpenMP runtimes spin for milliseconds, which on a busy machine keeps the late thread waiting, too.
+// A barrier at which threads spin for a few microseconds and then sleep. The barriers of OpenMP
+// runtimes spin for milliseconds, which on a busy machine also delays the thread they wait for.
 class Barrier {
  public:
   void wait(int threads);
@@ -24,7 +24,7 @@ class Team {
       : rank_(rank), size_(size), barrier_(barrier) {}
   int rank() const { return rank_; }
   int size() const { return size_; }
-  // All of the team wait here for one another.
+  // Waits until all threads of the team have come here.
   void barrier() const {
     if (size_ > 1) barrier_->wait(size_);
   }
@@ -44,9 +44,9 @@ class Team {
   Barrier* barrier_;
 };
 
-// Calls `body(context, team)` on each of up to `threads` threads. On one, the caller's own,
-// where there is no OpenMP runtime, inside another parallel region (of this module or not), and
-// in a forked child, which has lost its parent's threads.
+// Calls `body(context, team)` on each of up to `threads` threads. It uses only the calling thread
+// if there is no OpenMP runtime, inside another parallel region (of this module or not), and in a
+// forked child, which has lost its parent's threads.
 void parallel(int threads, void (*body)(void* context, const Team& team), void* context);
 
 template <class Body>

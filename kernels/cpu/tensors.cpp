@@ -5,7 +5,7 @@ namespace nb = nanobind;
 namespace gaussreg {
 namespace {
 
-// The parts of dlpack.h that are read.
+// The parts of dlpack.h that this file reads.
 struct Version {
   std::uint32_t major, minor;
 };
@@ -61,7 +61,7 @@ TensorReader::TensorReader(nb::handle exchange, nb::tuple types) : types_(types)
   const void* found = PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api");
   if (!found) throw nb::python_error();
   const auto* api = static_cast<const Exchange*>(found);
-  fill_ = api->version.major == 1 ? api->view_of_object : nullptr;  // or nothing can be read
+  fill_ = api->version.major == 1 ? api->view_of_object : nullptr;  // null: read() refuses all
 }
 
 bool TensorReader::read(nb::handle object, Numbers& out) const {
@@ -69,7 +69,7 @@ bool TensorReader::read(nb::handle object, Numbers& out) const {
   for (nb::handle type : types_) known |= object.type().is(type);
   if (!known || !fill_) return false;
   View v{};
-  if (fill_(object.ptr(), &v)) {  // a sparse one, say
+  if (fill_(object.ptr(), &v)) {  // it fails for a sparse tensor, for example
     PyErr_Clear();
     return false;
   }

@@ -1,7 +1,6 @@
-// Tensors that Python hands over, as memory. They are read through the exchange API of DLPack, a
-// table of C functions which the tensors' type offers (dlpack.h of version 1.3): a look at one takes
-// tens of nanoseconds, Python's look at each of its properties as many, and nothing of torch is
-// compiled in.
+// Reads tensors from Python as memory, through DLPack's exchange API: a table of C functions that
+// the tensors' type offers (dlpack.h, version 1.3). A call for a tensor takes tens of nanoseconds,
+// as long as Python takes for each of its properties, and nothing of torch is compiled in.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -26,9 +25,10 @@ int bytes_of(Number type);
 
 class TensorReader {
  public:
-  // `exchange` is the type's capsule `__dlpack_c_exchange_api__`; `types` are those that it is for.
+  // `exchange` is the capsule `__dlpack_c_exchange_api__` of the types `types`.
   TensorReader(nanobind::handle exchange, nanobind::tuple types);
-  // False for what is no contiguous tensor of a `Number` in CPU memory, or of another type.
+  // Returns false unless the object is of one of the types, and a contiguous tensor in CPU memory
+  // with numbers of a type in `Number`.
   bool read(nanobind::handle object, Numbers& out) const;
 
  private:

@@ -1,4 +1,4 @@
-// What becomes of a sample's moments: terms of the loss, and coefficients of its gradient.
+// Terms of the loss from a sample's moments, and coefficients of its gradient.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@ struct Orders {
   int highest = 0;
 };
 
-// The loss of the moments m[0..count-1] of a sample of `size` numbers, and its derivative by each.
-// Every term of the older regularisers (kl: orders 1, 2; kurtosis: 2, 4; norm: 2) is one of them.
+// Returns the loss of the moments m[0..count-1] of a sample of `size` numbers, and writes its
+// derivative by each. The older regularisers are forms of it, too: kl (orders 1 and 2), kurtosis (2
+// and 4) and norm (2).
 double moment_loss(const Orders& orders, Form form, std::int64_t size, const double* m,
                    double* derivative);
 
-// The gradient by x_i of sum_n derivative_n m_n is a polynomial in x_i: its coefficients,
-// coefficient[j] of x^j for j < orders.highest, times `scale`.
+// The gradient by x_i of sum_n derivative_n m_n is a polynomial in x_i. Writes its coefficients
+// times `scale`: coefficient[j] of x^j for j < orders.highest.
 void gradient_polynomial(const Orders& orders, std::int64_t size, const double* derivative,
                          double scale, float* coefficient);
 

@@ -1,5 +1,5 @@
-// The ends of the fused pipeline: 512 numbers of a sample between their permuted places and
-// 16 blocks of the transform.
+// The first and the last step of the fused pipeline: they move 512 numbers of a sample between
+// their permuted places and 16 blocks of the transform.
 //
 // Tile t has the complex numbers z_n, n = l R + r, of 16 consecutive r = 16 t + lane and all 16 l.
 // A buffer of a tile is [l][real, imaginary][lane]. See plan.h.
@@ -19,7 +19,7 @@ GAUSSREG_INLINE T* row_of(const Plan& plan, T* table, std::int64_t tile, int l) 
   return table + 2 * (l * plan.blocks + tile * L);
 }
 
-// Asks for a tile's part of a table, which its order in columns hides from the processor.
+// Prefetches a tile's part of a table, because the processor does not foresee the order in columns.
 GAUSSREG_INLINE void expect_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile) {
   if (!table || tile >= plan.tiles) return;
   for (int l = 0; l < L; ++l) {
@@ -28,7 +28,7 @@ GAUSSREG_INLINE void expect_tile(const Plan& plan, const std::int32_t* table, st
   }
 }
 
-// gather_tile without permutation.
+// gather_tile() without a permutation.
 static void read_tile(const Plan& plan, std::int64_t tile, const float* x, float* values) {
   for (int l = 0; l < L; ++l) {
     const float* from = row_of(plan, x, tile, l);
@@ -68,7 +68,7 @@ static void write_tile(const Plan& plan, std::int64_t tile, const float* values,
   }
 }
 
-// Without a table there is no permutation.
+// Gathers the numbers of a tile through the table; a null table stands for no permutation.
 GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                  const float* x, float* values) {
   if (!table) return read_tile(plan, tile, x, values);
@@ -125,7 +125,7 @@ class KeptRoots {
   alignas(64) float rows_[L][2 * L];
 };
 
-// Between the tile's rows k (lanes r) and its blocks r (lanes k).
+// Transposes between the tile's rows k (lanes r) and its blocks r (lanes k).
 template <bool forward>
 GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows, float* z) {
   float* blocks = z + tile * L * 2 * L;
@@ -152,7 +152,7 @@ GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows,
       }
 }
 
-// The permuted x of a tile to its blocks.
+// Transforms the permuted x of a tile over l and stores its blocks; adds its powers to the sums.
 template <int K, class Root>
 static void load_tile(const Plan& plan, std::int64_t tile, const Root& root, const float* values,
                       float* z, PowerSums<K>& sums) {
@@ -170,7 +170,7 @@ static void load_tile(const Plan& plan, std::int64_t tile, const Root& root, con
   turn_tile<true>(plan, tile, rows, z);
 }
 
-// Blocks to the gradient by the permuted x, in `values`.
+// Transforms a tile's blocks back to the gradient by the permuted x, in `values`.
 template <class Root>
 static void unload_tile(const Plan& plan, std::int64_t tile, const Root& root, float* z,
                         float* values) {

@@ -1,6 +1,6 @@
 // Vectors of W floats in the compiler's own vector types, so that one source serves AVX-512,
-// AVX2 and everything else (SSE2, NEON). Included once per instruction set, see kernels.cpp:
-// all of it lies in that instruction set's namespace, and nothing of it may be shared.
+// AVX2 and everything else (SSE2, NEON). It is compiled once per instruction set, see kernels.cpp:
+// all of it is in that instruction set's namespace, and the linker must not merge any of it.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 namespace gaussreg::GAUSSREG_ISA {
 
 constexpr int W = GAUSSREG_WIDTH;
-constexpr int L = 16;        // lanes of a block of data, whatever W
+constexpr int L = 16;        // lanes of a block of data, the same for every W
 constexpr int COLS = L / W;  // vectors in a block
 
 typedef float vf __attribute__((vector_size(W * 4)));
@@ -40,9 +40,9 @@ GAUSSREG_INLINE void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-// A store that goes past the caches, to memory that is aligned to the vector's size: the line is not
-// read first. Other threads see it for certain after a `stream_fence`. An ordinary store where the
-// compiler knows no such instruction.
+// Stores past the caches, to memory that is aligned to the vector's size, without reading the cache
+// line first. Only after a `stream_fence` are other threads certain to see it. If the compiler
+// knows no instruction for it, this is an ordinary store.
 template <class V, class T>
 GAUSSREG_INLINE void stream(T* p, V v) {
 #if defined(__clang__)
@@ -68,7 +68,8 @@ GAUSSREG_INLINE void stream_fence() {
 #endif
 }
 
-// a - 0 is a for every a, which compilers know; 0 + a is not for -0, and would be added.
+// a - 0 is a for every a, so compilers drop it; 0 + a is 0 for a = -0, so they would keep an
+// addition.
 GAUSSREG_INLINE vf splat(float a) { return a - vf{}; }
 
 GAUSSREG_INLINE vf sqrt(vf v) {
@@ -87,13 +88,13 @@ GAUSSREG_INLINE vf sqrt(vf v) {
 #endif
 }
 
-// Lengths below count as 0, in every backend: float32 hardly holds their squares.
+// Smaller lengths count as 0, in every backend, because float32 hardly holds their squares.
 constexpr float kFloor = 1e-18f;
 
-// sqrt(v) and 1 / sqrt(v), both 0 where v is below the floor's square; for inf and NaN the second is
-// NaN. The same on every processor with these instructions: AVX-512's estimate, far
-// faster than its square root, is defined to the bit (and good to 2 ulp after a step of Newton's);
-// AVX's differs between makers, and is no faster.
+// sqrt(v) and 1 / sqrt(v), both 0 if v is below the floor's square; for inf and NaN the second is
+// NaN. All processors with an instruction set give the same bits: AVX-512's estimate, far faster
+// than its square root, is defined to the bit (and good to 2 ulp after one step of Newton's
+// method); AVX's estimate differs between makers, and is no faster than the square root.
 struct Roots {
   vf root, inverse;
 };

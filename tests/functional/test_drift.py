@@ -231,7 +231,7 @@ def test_a_streamed_base_is_the_base(compare, monkeypatch, task):
     grads = [torch.ones_like(p) for p in flat] if task in ("gradient", "accumulate") else []
     scales = [0.5 + 0.1 * i for i in range(len(shapes))]
     start = [array(p) for p in flat]
-    sums = _drift._streamed(DriftTask(task), flat, origin, grads, scales, 0.3)
+    sums = _drift._stream(DriftTask(task), flat, origin, grads, scales, 0.3)
     assert len(sums) >= 4
     gaps = [s.reshape(-1) - array(b).reshape(-1) for s, b in zip(start, base, strict=True)]
     want = sum(c * np.sum(d * d) for c, d in zip(scales, gaps, strict=True))

@@ -184,8 +184,8 @@ BAD = [
     (P[0], P, TypeError, "params must be a module, a mapping.*got Tensor"),
     (P, 3, TypeError, "base must be a module, a mapping.*got int"),
     (P, "base", TypeError, "base must be a module.*got str"),
-    (P, P[:2], ValueError, r"base ends at 2 tensors: it has none for params\[2\]"),
-    (P[:2], P, ValueError, r"params ends at 2 tensors: it has none for base\[2\]"),
+    (P, P[:2], ValueError, r"base must have .* got 2 tensors and none for params\[2\]"),
+    (P[:2], P, ValueError, r"params must have .* got 2 tensors and none for base\[2\]"),
     (P, changed(1, torch.ones(4)), ValueError, r"params\[1\] must have.*\(2, 2\) and \(4,\)"),
     (
         {"a": P[0], "b": P[1]}, [P[0], P[0]],

@@ -117,7 +117,7 @@ def test_bad_seeds_raise_at_construction(option):
 
 
 def test_unknown_options(twin):
-    with pytest.raises(TypeError, match=r"has no option 'weights'; it knows .*reduction"):
+    with pytest.raises(TypeError, match=r"has no option 'weights'; its options are .*reduction"):
         twin[0](weights=1)
     with pytest.raises(TypeError):
         twin[0]((1, 2))

@@ -304,5 +304,5 @@ def test_bad_input(call, error, match):
 def test_batches_that_change():
     kl = gf.PathKL()
     kl.add(torch.ones(2, 3), 1.0)
-    with pytest.raises(ValueError, match="dmu must have B = 2, got"):
+    with pytest.raises(ValueError, match=r"dmu must have B = 2 .*, got"):
         kl.add(torch.ones(3, 3), 1.0)

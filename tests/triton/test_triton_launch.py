@@ -86,7 +86,7 @@ def machine(monkeypatch):
     ("properties", "reason"),
     [
         ({"triton": None}, "triton is not installed"),
-        ({"triton": "3.5.1"}, "triton 3.5.1 is too old, 3.6 is needed"),
+        ({"triton": "3.5.1"}, "triton 3.5.1 is too old, at least 3.6 is needed"),
         ({"triton": "2.12.0+git1a2b"}, r"triton 2.12.0\+git1a2b is too old"),
         ({"capability": None}, "no GPU"),
         ({"capability": (7, 5)}, r"Some GPU is too old: compute capability \(7, 5\)"),

@@ -1,4 +1,4 @@
-"""The compiled CPU module: this backend's functions, and `load`, which says whether it is there."""
+"""The backend of the compiled CPU module. `load` loads the module, or says why it cannot."""
 
 from gaussreg_fast.backends.native._drift import drift, uniform
 from gaussreg_fast.backends.native._module import load, module

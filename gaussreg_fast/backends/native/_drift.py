@@ -17,9 +17,10 @@ _dtype, _requires_grad = attrgetter("dtype"), attrgetter("requires_grad")
 
 
 def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
-    """`checks.uniform` of lists of tensors in CPU memory, in a fraction of its time.
+    """Return `checks.uniform` of lists of tensors in CPU memory, in a fraction of its time.
 
-    False for others, and where the module or DLPack's exchange API is missing.
+    For tensors on other devices, and if the module or DLPack's exchange API is missing, return
+    False.
     """
     if (
         torch.compiler.is_compiling()
@@ -39,11 +40,12 @@ def drift(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> Tensor:
-    """The sum of scale ||param - base||^2, and with scale * step * (param - base), in float32:
+    """Return the sum of scale ||param - base||^2, shape (), float32, and write gradients.
 
-    `VALUE` writes nothing, `GRADIENT` writes to grads, `ACCUMULATE` adds to them. Tensors in CPU
-    memory, of `NUMBERS`, each like its base and its gradient in shape and strides, and dense;
-    `base=None` stands for zeros. The sum has shape ().
+    The gradients are scale * step * (param - base): `GRADIENT` writes them to grads, `ACCUMULATE`
+    adds them to grads, `VALUE` writes nothing. All tensors must be in CPU memory, dense and of
+    types in `NUMBERS`; a parameter, its base and its gradient must have one shape and the same
+    strides. `base=None` stands for zeros.
     """
     value = _drift(task, params, base, grads, scales, float(step))
     return torch.tensor(value, dtype=torch.float32, device="cpu")
@@ -66,7 +68,7 @@ def _drift(
         ) is not None:
             return value
 
-    # Tensors that are dense in another order.
+    # The rest are tensors that are dense in another order, which C++ takes by address.
     def types(tensors: Sequence[Tensor]) -> list[int]:
         return [NUMBERS[dtype] for dtype in map(_dtype, tensors)]
 

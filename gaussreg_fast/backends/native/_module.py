@@ -12,14 +12,14 @@ from torch import Tensor
 
 from gaussreg_fast import _torch_internals
 
-# How C++ reads tensors itself: DLPack's exchange API, of tensors that are no more than that.
+# C++ reads tensors through DLPack's exchange API, if they are of exactly these types.
 EXCHANGE = _torch_internals.EXCHANGE_API
 TYPES = _torch_internals.ORDINARY
 
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
-    """The module and "available", or None and the reason why it is not there."""
+    """Return the module and "available", or None and the reason why it cannot be loaded."""
     try:
         return importlib.import_module("gaussreg_fast._native"), "available"
     except ImportError as error:
@@ -30,7 +30,7 @@ def load() -> tuple[ModuleType | None, str]:
 
 
 def module() -> ModuleType:
-    """The module; a RuntimeError with the reason where it is missing."""
+    """Return the module, or raise a RuntimeError with the reason why it is missing."""
     native, reason = load()
     if native is None:
         raise RuntimeError(f"backend 'native' cannot run here: {reason}")
@@ -38,11 +38,11 @@ def module() -> ModuleType:
 
 
 def float_rows(x: Tensor) -> Tensor:
-    """x as contiguous float32; x itself where it is that."""
-    if x.storage_offset() and not x.untyped_storage().nbytes():  # its address is not 0
-        raise RuntimeError("the storage of a tensor was freed")
+    """Return x as contiguous float32; x itself if it is contiguous float32."""
+    if x.storage_offset() and not x.untyped_storage().nbytes():  # its address would not be 0
+        raise RuntimeError("x must have memory, got a tensor whose storage was freed")
     if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
         return x
     if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating-point type, got {x.dtype}")
+        raise TypeError(f"x must have a floating-point dtype, got {x.dtype}")
     return x.detach().resolve_neg().to(torch.float32).contiguous()

@@ -9,9 +9,9 @@ from gaussreg_fast.backends.native._module import float_rows, module
 
 
 def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """KL (B,) and costs (T, B), float32, of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
+    """Return KL (B,) and costs (T, B), float32, of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
 
-    With `gradient` also that of the values' sum by dmu, in its shape and dtype.
+    With `gradient` the third result is the gradient of their sum by dmu, in its shape and dtype.
     """
     steps, batch = dmu.shape[:2]
     kl = dmu.new_empty(batch, dtype=torch.float32)
@@ -20,7 +20,7 @@ def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tens
 
 
 def path_kl_pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
+    """Return the gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
     grad = _fill(dmu, sigma, upstream=upstream, gradient=True)
     assert grad is not None
     return grad
@@ -35,17 +35,20 @@ def _fill(
     upstream: Tensor | None = None,
     gradient: bool,
 ) -> Tensor | None:
-    """Fills kl (B,) and costs (T, B), float32, if given, for dmu (T, B, *shape).
+    """Fill kl (B,) and costs (T, B), float32, unless they are None, for dmu (T, B, *shape).
 
-    With `gradient` returns that of the values' sum, or for upstream gradients (B,), like dmu.
+    With `gradient` return the gradient by dmu, in its shape and dtype, for the upstream gradients
+    (B,), which are 1 if None.
     """
     rows = float_rows(dmu)
     steps, batch = rows.shape[:2]
     shape = tuple(sigma.shape)
     if shape not in ((steps, 1), (steps, batch)):
-        raise ValueError(f"sigma must be {(steps, 1)} or {(steps, batch)}, got {shape}")
+        raise ValueError(
+            f"sigma must be of shape {(steps, 1)} or {(steps, batch)}, got shape {shape}"
+        )
     if upstream is not None and tuple(upstream.shape) != (batch,):
-        raise ValueError(f"upstream must be {(batch,)}, got {tuple(upstream.shape)}")
+        raise ValueError(f"upstream must be of shape {(batch,)}, got shape {tuple(upstream.shape)}")
     size = rows.numel() // (steps * batch)
     grad = torch.empty_like(rows) if gradient else None
     tensors = {
@@ -57,7 +60,10 @@ def _fill(
         "grad": grad,
     }
     if not rows.data_ptr() or not tensors["sigma"].data_ptr():  # type: ignore[union-attr]
-        raise RuntimeError("dmu or sigma has no memory (a fake tensor, or its storage was freed)")
+        raise RuntimeError(
+            "dmu and sigma must have memory, got one that has no memory: a fake tensor, or a "
+            "tensor whose storage was freed"
+        )
     addresses = {name: 0 if v is None else v.data_ptr() for name, v in tensors.items()}
     module().path_kl(
         steps, batch, size, **addresses, per_sample=shape[1] == batch,

@@ -14,15 +14,15 @@ from gaussreg_fast.backends.native import _module
 from gaussreg_fast.backends.native._module import float_rows, module
 from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
 
-# Elements of a piece of a batch in the general route, if it has a sample for every thread: what
-# stays in the cache.
+# Elements of a piece of a batch in the general route: 2 MiB of float32, which stays in the cache.
+# A piece has at least one sample for every thread.
 _CHUNK = 1 << 19
 
 
 def permutation(
     seed: Tensor | int, size: int, *, samples: int | None = None, inverse: bool = False
 ) -> Tensor:
-    """Permutation v1 of a seed, int64: (size,), or (samples, size)."""
+    """Return permutation v1 of a seed, int64: (size,), or (samples, size)."""
     out = _draw(int(seed), 0, samples or 1, size, inverse, torch.int64)
     return out[0] if samples is None else out
 
@@ -30,9 +30,9 @@ def permutation(
 def _draw(
     seed: int, first: int, samples: int, size: int, inverse: bool, dtype: torch.dtype
 ) -> Tensor:
-    """The permutations (samples, size) of a seed, from sample `first` on, as int64 or int32."""
+    """Return permutations (samples, size) of a seed, from sample `first` on, as int64 or int32."""
     fill = module().permutation if dtype == torch.int64 else module().table
-    # The device by name: torch.set_default_device must not reach what C++ writes to.
+    # The device is explicit, because C++ writes to it, whatever torch.set_default_device says.
     out = torch.empty((samples, size), dtype=dtype, device="cpu")
     fill(seed, first, samples, size, inverse, out.data_ptr(), torch.get_num_threads())
     return out
@@ -42,15 +42,16 @@ class _Permutation(NamedTuple):
     """A seed (one permutation shared by the batch, or one per sample), an index, or none."""
 
     seed: int | None = None
-    table: Tensor | None = None  # (D,) or (B, D), int64, validated, nobody else's
+    table: Tensor | None = None  # (D,) or (B, D), int64, checked, a private copy
     per_sample: bool = False
 
     @staticmethod
     def of(draw: Draw) -> _Permutation:
-        """The permutation of a draw; a table is validated."""
+        """Return the permutation of a draw; a table is checked."""
         if draw.table is None:
             return _Permutation(draw.number(), None, draw.per_sample)
-        table = draw.table.to(torch.int64, copy=True)  # nobody changes it while C++ reads
+        # A copy, so that no other thread can change it between the check and C++'s reads.
+        table = draw.table.to(torch.int64, copy=True)
         if not draw.valid:
             checks.bijection(table)
         return _Permutation(table=table)
@@ -64,10 +65,10 @@ def loss(
     gradient: torch.dtype | None,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Losses (B,) of x (B, *latent) and `scale` times their gradients by x, in the given dtype.
+    """Return losses (B,) of x (B, *latent), and `scale` times their gradients by x.
 
-    Where a batch of one is to be reduced, the loss has the shape () already: at B = 1 a view costs
-    as much as some kernels.
+    The gradients have the dtype `gradient`; if that is None, there are none. For a batch of one
+    with a reduction the loss has shape () already: at B = 1 a view costs as much as some kernels.
     """
     x = float_rows(x)
     batch = x.shape[0]
@@ -90,7 +91,7 @@ def loss(
 
 @functools.lru_cache(maxsize=64)
 def _loss_of(spec: LossSpec) -> Any:
-    """The C++ object that computes this loss of dense float32 tensors of a size it transforms."""
+    """Return the C++ object that computes this loss, of float32 tensors and sizes with a plan."""
     return module().Loss(
         _module.EXCHANGE, _module.TYPES, spec.form, spec.power_weight, spec.block_size,
         spec.target, spec.statistic == "power", spec.orders,
@@ -98,7 +99,7 @@ def _loss_of(spec: LossSpec) -> Any:
 
 
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P) of a batch x (B, *latent)."""
+    """Return moments (B, K) and block amplitudes (B, P) of a batch x (B, *latent)."""
     permutation = _Permutation.of(draw)
     x = float_rows(x)
     batch = x.shape[0]
@@ -110,7 +111,7 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
 
 
 def _options(spec: StatisticsSpec) -> dict[str, Any]:
-    """Statistics as C++ takes them."""
+    """Return the options of statistics with C++'s names."""
     return {
         "orders": spec.orders,
         "block_size": spec.block_size,
@@ -121,14 +122,16 @@ def _options(spec: StatisticsSpec) -> dict[str, Any]:
 def pullback(
     x: Tensor, draw: Draw, spec: StatisticsSpec, *, grad_moments: Tensor, grad_blocks: Tensor
 ) -> Tensor:
-    """The gradient by x, in x's shape and dtype, of `statistics` for gradients by its outputs."""
+    """Return the gradient by x, in x's shape and dtype, for gradients by `statistics`'s results."""
     permutation = _Permutation.of(draw)
     rows = float_rows(x)
     blocks = -(-(x[0].numel() // 2) // spec.block_size) if spec.block_size > 0 else 0
-    given = (("grad_m", grad_moments, len(spec.orders)), ("grad_a", grad_blocks, blocks))
-    for name, v, width in given:
+    upstream = (("grad_m", grad_moments, len(spec.orders)), ("grad_a", grad_blocks, blocks))
+    for name, v, width in upstream:
         if tuple(v.shape) != (x.shape[0], width):
-            raise ValueError(f"{name} must be {(x.shape[0], width)}, got {tuple(v.shape)}")
+            raise ValueError(
+                f"{name} must be of shape {(x.shape[0], width)}, got shape {tuple(v.shape)}"
+            )
     grad = torch.empty_like(rows)
     tensors = {
         "grad": grad,
@@ -140,7 +143,7 @@ def pullback(
 
 
 def project(x: Tensor, *, block_size: int) -> Tensor:
-    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    """Return the white-noise projection of x (B, *latent), in its shape and dtype."""
     rows = float_rows(x)
     out = torch.empty_like(rows)
     _run("project", rows, _Permutation(), {"grad": out}, orders=(), block_size=block_size)
@@ -154,16 +157,19 @@ def _run(
     tensors: Mapping[str, Tensor | None],
     **options: Any,
 ) -> None:
-    """Has a task done, by the fused kernels where they take the size, else round torch.fft.
+    """Run a task: by the fused kernels if they take the size, else with torch.fft.
 
-    `tensors` have a row per sample (or are the row): what is to be written, upstream gradients.
+    `tensors` are the results to write, and upstream gradients, with a row per sample each.
     """
     native = module()
     batch = x.shape[0]
     size = x.numel() // batch
     address = x.data_ptr()
     if not address:
-        raise RuntimeError("x has no memory (a fake tensor, or its storage was freed)")
+        raise RuntimeError(
+            "x must have memory, got one that has no memory: a fake tensor, or a tensor whose "
+            "storage was freed"
+        )
     _guard(task, batch, size, permutation.table, options)
     options["threads"] = torch.get_num_threads()
     seed, index, per_sample = permutation.seed, permutation.table, permutation.per_sample
@@ -173,12 +179,29 @@ def _run(
     elif seed is not None:
         options["seed"], options["seeded"] = seed, True
     options["per_sample"] = per_sample
-    alone = task == "loss" and not options["power_weight"]
-    if alone or native.has_plan(size):
+    only_moments = task == "loss" and not options["power_weight"]
+    if only_moments or native.has_plan(size):
         options |= {name: v.data_ptr() for name, v in tensors.items() if v is not None}
         request = native.Request(task, batch, size, address, **options)
-        return request.moments_alone() if alone else request.fused()
+        return request.moments_alone() if only_moments else request.fused()
 
+    _run_general(
+        task, x, permutation._replace(table=index, per_sample=per_sample), tensors, options
+    )
+
+
+def _run_general(
+    task: str,
+    x: Tensor,
+    permutation: _Permutation,
+    tensors: Mapping[str, Tensor | None],
+    options: dict[str, Any],
+) -> None:
+    """Run a task in the general route, a piece of the batch at a time."""
+    native = module()
+    batch = x.shape[0]
+    size = x.numel() // batch
+    seed, index, per_sample = permutation
     step = max(options["threads"], _CHUNK // size)
     table = None if per_sample else _table(seed, index, 0, 1, size)
     for start in range(0, batch, step):
@@ -188,11 +211,11 @@ def _run(
         rows = {name: v[start:] if start else v for name, v in tensors.items() if v is not None}
         options |= {name: v.data_ptr() for name, v in rows.items()}
         request = native.Request(task, stop - start, size, x[start:].data_ptr(), **options)
-        _round_fft(request, table, stop - start, size, tensors.get("grad") is not None)
+        _transform(request, table, stop - start, size, tensors.get("grad") is not None)
 
 
 def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any) -> None:
-    """Whatever an operator was called with, nothing but sound addresses reaches C++."""
+    """Check sizes once more: an operator can be called directly, and C++ trusts its addresses."""
     block_size = options["block_size"]
     if task != "loss" or options["power_weight"]:
         if not 1 <= block_size <= size // 2:
@@ -208,7 +231,7 @@ def _guard(task: str, batch: int, size: int, index: Tensor | None, options: Any)
 def _table(
     seed: int | None, index: Tensor | None, start: int, stop: int, size: int
 ) -> Tensor | None:
-    """The permutations of samples start..stop-1 as int32; one row, 0..1, where they share it."""
+    """Return the permutations of samples start..stop-1, int32; for a shared one pass 0 and 1."""
     if index is not None:
         return (index[start:stop] if index.dim() == 2 else index).to(torch.int32)
     if seed is None:
@@ -216,14 +239,14 @@ def _table(
     return _draw(seed, start, stop - start, size, False, torch.int32)
 
 
-def _round_fft(request: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
-    """The general route: any size, the transforms by torch.fft."""
+def _transform(request: Any, table: Tensor | None, batch: int, size: int, gradient: bool) -> None:
+    """Run a request of the general route: passes of kernels around the transforms of torch.fft."""
     permuted = torch.empty((batch, size), dtype=torch.float32, device="cpu")
     means = torch.empty((batch, 8), dtype=torch.float64, device="cpu")
-    at = 0 if table is None else table.data_ptr()
-    request.gather(at, permuted.data_ptr(), means.data_ptr())
+    address = 0 if table is None else table.data_ptr()
+    request.gather(address, permuted.data_ptr(), means.data_ptr())
     spectra = torch.fft.rfft(permuted, norm="ortho")
     request.spectrum(spectra.data_ptr(), means.data_ptr())
     if gradient:
         permuted = torch.fft.irfft(spectra, n=size, norm="ortho")
-        request.scatter(at, permuted.data_ptr(), means.data_ptr())
+        request.scatter(address, permuted.data_ptr(), means.data_ptr())

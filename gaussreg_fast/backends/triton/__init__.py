@@ -1,4 +1,4 @@
-"""Triton's kernels. `launch` has the backend's functions; `parameters` needs no triton.
+"""The backend of Triton kernels. `launch` has its functions; `parameters` needs no triton.
 
-Nothing is imported here, so that the parameters can be read where there is no triton.
+Nothing is imported here, so that `parameters` can be imported without triton.
 """

@@ -1,4 +1,4 @@
-"""What every launch needs: the device's properties, its guard, its constants, ranges."""
+"""Shared by all launches: properties of the device, its guard, roots of unity, NVTX ranges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @functools.cache
 def arch(device: torch.device) -> str:
-    """sm_90, gfx942, ...; "cpu" in the interpreter."""
+    """Return the architecture: sm_90, gfx942, ...; "cpu" in the interpreter."""
     if device.type == "cpu":
         return "cpu"
     properties = torch.cuda.get_device_properties(device)
@@ -27,9 +27,9 @@ def arch(device: torch.device) -> str:
 
 @functools.cache
 def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one program may have."""
+    """Return the bytes of shared memory that one program may have."""
     if device.type == "cpu":
-        return 227 * 1024
+        return 227 * 1024  # in the interpreter as on sm_90
     properties = triton.runtime.driver.active.utils.get_device_properties(_number(device))
     return int(properties["max_shared_mem"])
 
@@ -39,13 +39,13 @@ def _number(device: torch.device) -> int:
 
 
 def compiler(num_warps: int) -> dict[str, Any]:
-    """Options of a launch. Fused multiply-adds are asked for: Triton 3.10 changes the default."""
+    """Return the options of a launch. fp_fusion is explicit: Triton 3.10 changes its default."""
     return {"num_warps": num_warps, "enable_fp_fusion": True}
 
 
 @contextlib.contextmanager
 def launching(device: torch.device, name: str) -> Iterator[None]:
-    """Launches within go to `device`, and are an NVTX range of the domain gaussreg_fast.
+    """Send the launches within to `device`, in an NVTX range of the domain gaussreg_fast.
 
     Without the package nvtx there are no ranges.
     """
@@ -65,7 +65,7 @@ def launching(device: torch.device, name: str) -> Iterator[None]:
 
 @functools.cache
 def _ranges() -> Any:
-    """The NVTX domain, or None where there is none: a convenience of profilers, no requirement."""
+    """Return the NVTX domain, or None without the package nvtx, which only profilers need."""
     try:
         import nvtx
     except ImportError:
@@ -82,32 +82,33 @@ _roots: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def roots(dimension: int, device: torch.device) -> Tensor:
-    """exp(-2 pi i k / D) for k < D / 2: cosines, then sines, float32 (D,). Kept per device.
+    """Return exp(-2 pi i k / D) for k < D / 2: cosines, then sines, float32 (D,).
 
-    Kept ones are finished before anyone gets them, on whatever stream. Within a CUDA-graph capture
-    they are made anew and belong to the graph: kept, they would be empty until its first replay.
+    The table is kept per device, and finished before it is returned, so that any stream can read
+    it. Within a CUDA-graph capture a new table is made that belongs to the graph; a table kept
+    from there would be empty until the first replay.
     """
     if (device, dimension) in _roots:
         return _roots[device, dimension]
     if device.type != "cpu" and torch.cuda.is_current_stream_capturing():
-        return _made_roots(dimension, device)
-    # In a thread of its own: torch.compile's CUDA graphs warm up with this one's allocations in
-    # their memory pool, which must not keep anything.
+        return _new_roots(dimension, device)
+    # In another thread: during the warm-up of torch.compile's CUDA graphs, this thread allocates
+    # from their memory pool, which must not hold anything that is kept.
     with ThreadPoolExecutor(1) as pool:
-        _roots[device, dimension] = pool.submit(_finished_roots, dimension, device).result()
+        _roots[device, dimension] = pool.submit(_synchronised_roots, dimension, device).result()
     return _roots[device, dimension]
 
 
-def _made_roots(dimension: int, device: torch.device) -> Tensor:
+def _new_roots(dimension: int, device: torch.device) -> Tensor:
     k = torch.arange(dimension // 2, dtype=torch.float64, device=device)
     angle = k * (-2 * math.pi / dimension)
     return torch.cat([angle.cos(), angle.sin()]).float()
 
 
-def _finished_roots(dimension: int, device: torch.device) -> Tensor:
+def _synchronised_roots(dimension: int, device: torch.device) -> Tensor:
     if device.type == "cpu":
-        return _made_roots(dimension, device)
+        return _new_roots(dimension, device)
     with torch.cuda.device(device):
-        table = _made_roots(dimension, device)
+        table = _new_roots(dimension, device)
         torch.cuda.current_stream().synchronize()
     return table

@@ -1,4 +1,4 @@
-"""Parameter drift: the table of a list of tensors, its two stages, and a base that is streamed."""
+"""Parameter drift: the table of a list of tensors, two launches, and streaming of a CPU base."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from gaussreg_fast.kernels.drift import drift as drift_kernel
 from gaussreg_fast.kernels.drift import drift_sum
 from gaussreg_fast.spec import DriftTask
 
-Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # with scales
-_MOVED = {
-    DriftTask.VALUE: 0,
-    DriftTask.GRADIENT: 1,
-    DriftTask.ACCUMULATE: 2,
-}  # times a parameter's bytes
+Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]  # params, base, grads, scales
+# How often each task reads or writes a gradient.
+_GRADIENT_MOVES = {DriftTask.VALUE: 0, DriftTask.GRADIENT: 1, DriftTask.ACCUMULATE: 2}
 
 
 def drift(
@@ -33,12 +30,13 @@ def drift(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> Tensor:
-    """Sum and write, as `native.drift` does, on a GPU. A base on the CPU is streamed.
+    """Do as `native.drift`, on a GPU. A base on the CPU is streamed.
 
-    `step` is a number, or a tensor of one on the device, which nobody waits for.
+    `step` is a number, or a tensor with one element on the device, which the kernel reads: the host
+    does not wait for it.
     """
     device = params[0].device
-    away = {i for i, b in enumerate(base or []) if b.device != device}
+    streamed = {i for i, b in enumerate(base or []) if b.device != device}
 
     def select(chosen: Iterable[int]) -> Lists:
         chosen = list(chosen)
@@ -46,11 +44,11 @@ def drift(
         return *lists, [scales[i] for i in chosen]  # type: ignore[return-value]
 
     sums = []
-    if len(away) < len(params):
-        here = select(i for i in range(len(params)) if i not in away)
-        sums.append(_launched(task, *here, step))
-    if away:
-        sums += _streamed(task, *select(sorted(away)), step)
+    if len(streamed) < len(params):
+        resident = select(i for i in range(len(params)) if i not in streamed)
+        sums.append(_launch(task, *resident, step))
+    if streamed:
+        sums += _stream(task, *select(sorted(streamed)), step)
     partials = sums[0] if len(sums) == 1 else torch.cat(sums)
     value = torch.empty((), dtype=torch.float32, device=device)
     with launching(device, "drift sum"):
@@ -65,7 +63,7 @@ def drift(
     return value
 
 
-def _launched(
+def _launch(
     task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor],
@@ -73,7 +71,7 @@ def _launched(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> Tensor:
-    """The one launch over flat tensors of one device: sums of its chunks."""
+    """Launch the kernel over flat tensors of one device; return the sums of its chunks."""
     device = params[0].device
     split = parameters.drift(sum(p.numel() for p in params))
     table, aligned, codes, chunks = _table(params, base, grads, scales, split.chunk)
@@ -82,7 +80,7 @@ def _launched(
         return partials.zero_()
     if device.type != "cpu":
         table = table.pin_memory().to(device, non_blocking=True)
-    loaded = isinstance(step, Tensor)
+    step_loaded = isinstance(step, Tensor)
     with launching(device, f"drift {task.value}"):
         drift_kernel[(chunks,)](
             table=table,
@@ -95,7 +93,7 @@ def _launched(
             TASK=task.value,
             CODES=codes,
             ALIGNED=aligned,
-            STEP_LOADED=loaded,
+            STEP_LOADED=step_loaded,
             CHUNK=split.chunk,
             TILE=split.tile,
             **compiler(split.num_warps),
@@ -105,7 +103,7 @@ def _launched(
 
 def _bytes_moved(task: DriftTask, params: Sequence[Tensor], base: Sequence[Tensor]) -> int:
     own = sum(p.numel() * p.element_size() for p in params)
-    return own * (1 + _MOVED[task]) + sum(b.numel() * b.element_size() for b in base)
+    return own * (1 + _GRADIENT_MOVES[task]) + sum(b.numel() * b.element_size() for b in base)
 
 
 def _table(
@@ -115,7 +113,11 @@ def _table(
     scales: Sequence[float],
     chunk: int,
 ) -> tuple[Tensor, bool, int, int]:
-    """The kernel's table (see there), whether all begin at 16 bytes, its types, its chunks."""
+    """Return the table that kernels/drift.py describes, and properties of the list.
+
+    These are: whether all tensors are aligned to 16 bytes, the mask of their types, and the number
+    of chunks.
+    """
     count = len(params)
     columns = np.zeros((6, count), dtype=np.int64)
     for column, tensors in zip(columns, (params, base, grads), strict=False):
@@ -139,7 +141,7 @@ def _table(
 # ---------------------------------------------------------------- a base on the CPU
 
 
-def _streamed(
+def _stream(
     task: DriftTask,
     params: Sequence[Tensor],
     base: Sequence[Tensor],
@@ -147,33 +149,33 @@ def _streamed(
     scales: Sequence[float],
     step: float | Tensor,
 ) -> list[Tensor]:
-    """The same in pieces: one is copied to the device while the one before is computed."""
+    """Do the same in pieces: one is copied to the device while the one before is computed."""
     device = params[0].device
-    params, base, grads = ([_run(t) for t in one] for one in (params, base, grads))
+    params, base, grads = ([_flattened(t) for t in one] for one in (params, base, grads))
     sums, buffers = [], [_Buffer(device), _Buffer(device)]
     for turn, piece in enumerate(_pieces(base, parameters.DRIFT_STAGING)):
         rows = [(params[i][a:b], grads[i][a:b] if grads else None) for i, a, b in piece]
-        staged = buffers[turn % 2].filled([base[i][a:b] for i, a, b in piece])
+        staged = buffers[turn % 2].fill([base[i][a:b] for i, a, b in piece])
         written = [g for _, g in rows if g is not None]
         chosen = [scales[i] for i, _, _ in piece]
-        sums.append(_launched(task, [p for p, _ in rows], staged, written, chosen, step))
-        buffers[turn % 2].read()
+        sums.append(_launch(task, [p for p, _ in rows], staged, written, chosen, step))
+        buffers[turn % 2].free_after_launches()
     return sums
 
 
-def _run(x: Tensor) -> Tensor:
-    """The numbers of a dense tensor in the order in which they lie in memory."""
+def _flattened(x: Tensor) -> Tensor:
+    """Return the numbers of a dense tensor in memory's order, without a copy."""
     return x.detach().as_strided((x.numel(),), (1,))
 
 
 def _pieces(base: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Runs (tensor, begin, end) of flat tensors, at most `limit` bytes of them at a time."""
+    """Yield lists of runs (tensor, begin, end) of flat tensors, at most `limit` bytes in a list."""
     piece: list[tuple[int, int, int]] = []
     room = limit
     for i, b in enumerate(base):
         begin, width = 0, b.element_size()
         while begin < b.numel():
-            # Places in the buffer begin at 16 bytes.
+            # Runs begin at multiples of 16 bytes in the buffer.
             end = min(b.numel(), begin + max(0, room) // 16 * 16 // width)
             if end == begin:
                 yield piece
@@ -187,7 +189,7 @@ def _pieces(base: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, int,
 
 
 class _Buffer:
-    """Memory on a device that is filled by a stream of its own, when nobody reads it any more."""
+    """Memory on a device with a stream that fills it after all launches that read it."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -195,24 +197,25 @@ class _Buffer:
         self.stream: Any = None
         if device.type != "cpu":
             self.stream = torch.cuda.Stream(device)
-            self.stream.wait_stream(torch.cuda.current_stream(device))  # who had the memory before
+            # Work on the current stream may still use the memory that the allocator reuses here.
+            self.stream.wait_stream(torch.cuda.current_stream(device))
             self.memory.record_stream(self.stream)
 
-    def filled(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Copies of flat tensors, in place for what is launched next."""
-        found, at = [], 0
+    def fill(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Copy flat tensors here; launches that follow on the current stream can read them."""
+        copies, at = [], 0
         with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
             for part in parts:
                 size = part.numel() * part.element_size()
                 copy = self.memory[at : at + size].view(part.dtype)
-                copy.copy_(part, non_blocking=True)  # at once only from pinned memory
-                found.append(copy)
+                copy.copy_(part, non_blocking=True)  # only from pinned memory the host goes ahead
+                copies.append(copy)
                 at += -(-size // 16) * 16
         if self.stream:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        return found
+        return copies
 
-    def read(self) -> None:
-        """What was launched so far is all that reads the copies."""
+    def free_after_launches(self) -> None:
+        """Let the next `fill` wait for the launches so far: no later one reads the copies."""
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -1,4 +1,4 @@
-"""The one-launch kernel."""
+"""Launches the loss in one kernel, for samples that fit on the chip."""
 
 from __future__ import annotations
 
@@ -21,51 +21,37 @@ def launch(
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task of `kernels.loss_fused` on rows x (B, D) into (or from) `outputs`."""
+    """Run a task of `kernels.loss_fused` on rows x (B, D), into (or from) `outputs`."""
     batch, dimension = x.shape
     p = parameters.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
-    own = permutation.per_sample or (permutation.index is not None and permutation.index.dim() == 2)
+    index = permutation.index
+    per_sample = permutation.per_sample or (index is not None and index.dim() == 2)
     # Tables of one row per sample are made for pieces of the batch that stay in the cache.
-    piece = parameters.table_rows(dimension) if own else batch
+    piece = parameters.table_rows(dimension) if per_sample else batch
     for start in range(0, batch, piece):
         rows, out = x, outputs
         if piece < batch:
             rows = x[start : start + piece]
             out = {name: tensor[start : start + piece] for name, tensor in outputs.items()}
         with launching(x.device, f"fused {task.value}"):
-            table = _tables(rows, permutation, start, len(rows) if own else 1, r1)
+            table = _tables(rows, permutation, start, len(rows) if per_sample else 1, r1)
             fused[(len(rows),)](
-                x=rows,
-                loss=out.get("loss", rows),
-                grad=out.get("grad", rows),
-                moments=out.get("moments", rows),
-                blocks=out.get("blocks", rows),
+                x=rows, loss=out.get("loss", rows), grad=out.get("grad", rows),
+                moments=out.get("moments", rows), blocks=out.get("blocks", rows),
                 table=rows if table is None else table,
                 inverse=rows if table is None else table[:, dimension:],
-                roots=roots(dimension, x.device),
-                x_stride=x.stride(0),
-                table_stride=2 * dimension if own else 0,
-                power_weight=spec.power_weight,
-                target=spec.target,
-                scale=scale,
-                TASK=task.value,
-                PERMUTED=table is not None,
-                ORDERS=order_mask(spec.orders),
-                FORM=spec.form,
-                STATISTIC=spec.statistic,
-                BLOCK=spec.block_size,
-                D=dimension,
-                R1=r1,
-                R2=r2,
-                R3=r3,
-                RELOAD=p.reload,
+                roots=roots(dimension, x.device), x_stride=x.stride(0),
+                table_stride=2 * dimension if per_sample else 0, power_weight=spec.power_weight,
+                target=spec.target, scale=scale, TASK=task.value, PERMUTED=table is not None,
+                ORDERS=order_mask(spec.orders), FORM=spec.form, STATISTIC=spec.statistic,
+                BLOCK=spec.block_size, D=dimension, R1=r1, R2=r2, R3=r3, RELOAD=p.reload,
                 **compiler(p.num_warps),
-            )
+            )  # fmt: skip
 
 
 def _tables(x: Tensor, permutation: Permutation, start: int, count: int, r1: int) -> Tensor | None:
-    """The tables of samples from `start` on, int16 (count, 2 D), or None for no permutation."""
+    """Return tables of samples from `start` on, int16 (count, 2 D), None without permutation."""
     seed, index = permutation.seed, permutation.index
     if seed is None and index is None:
         return None

@@ -1,4 +1,4 @@
-"""Any dimension: torch's FFTs with fused passes around them, a chunk of the batch at a time."""
+"""Launches for any dimension: passes around torch's FFTs, a chunk of the batch at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gaussreg_fast.spec import LossSpec, Task
 class _Job:
     """A task on rows x (B, D), the first of which is number `first` of the batch.
 
-    The rows' permutations: `mode`, `table` and its row stride as `source_of` gives them, `seed`.
+    `mode`, `table`, `table_stride` (all from `source_of`) and `seed` are the rows' permutations.
     """
 
     x: Tensor
@@ -33,7 +33,7 @@ class _Job:
     first: int = 0
 
     def rows(self, start: int, stop: int) -> _Job:
-        """The same for some of the rows."""
+        """Return the job for some of the rows."""
         return replace(
             self,
             x=self.x[start:stop],
@@ -43,7 +43,7 @@ class _Job:
         )
 
     def output(self, name: str) -> Tensor:
-        """An output, or a stand-in that no kernel touches."""
+        """Return an output, or a stand-in that no kernel touches."""
         return self.outputs.get(name, self.x)
 
 
@@ -56,7 +56,7 @@ def launch(
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task of `kernels.loss_fused` on rows x (B, D) of any length into (or from) `outputs`.
+    """Run a task of `kernels.loss_fused` on rows x (B, D) of any length, into (or from) `outputs`.
 
     A block size of 0 leaves the spectrum out.
     """
@@ -77,8 +77,8 @@ def launch(
 
 
 def _chunk(job: _Job) -> None:
-    """All passes over samples whose workspace is there at once."""
-    job, permuted, sums = _gathered(job)
+    """Run all passes over samples whose workspaces fit into memory together."""
+    job, permuted, sums = _gather(job)
     if not job.spec.block_size:
         _finish(job, permuted, permuted, sums, sums)
         return
@@ -86,26 +86,29 @@ def _chunk(job: _Job) -> None:
     gaps = _spectrum(job, half)
     spectral = gaps
     if job.task.differentiates:
-        # Unscaled ("forward" scales the other way): `spectrum` has done that.
+        # norm="forward" does not scale the inverse: `spectrum` has scaled already.
         spectral = torch.fft.irfft(half, n=job.x.shape[1], norm="forward")
     _finish(job, permuted, spectral, sums, gaps)
 
 
 def _summed_orders(job: _Job) -> int:
-    """Whose power sums a task needs: a loss also of order 1, see `finish`."""
+    """Return the orders whose power sums a task needs: a loss needs order 1, too, see `finish`."""
     orders = order_mask(job.spec.orders)
     return {Task.PULLBACK: 0, Task.STATISTICS: orders}.get(job.task, orders | 2)
 
 
-def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
-    """The job with its table, the permuted samples (float32 if for an FFT), their power sums."""
+def _gather(job: _Job) -> tuple[_Job, Tensor, Tensor]:
+    """Run the first pass: return the job with its table, permuted samples, and power sums.
+
+    Permuted samples are float32 if an FFT reads them.
+    """
     x, (batch, dimension) = job.x, job.x.shape
     split = parameters.general(dimension)
     orders = _summed_orders(job)
     sums = _workspace(x, batch, orders.bit_count(), split.parts)
-    # cuFFT wants real numbers where complex ones could be.
-    as_it_is = x.dtype == torch.float32 and x.is_contiguous() and x.data_ptr() % 8 == 0
-    copy = job.spec.block_size > 0 and not (as_it_is and job.mode is Mode.NONE)
+    # cuFFT reads real numbers from addresses that are aligned for complex ones.
+    readable = x.dtype == torch.float32 and x.is_contiguous() and x.data_ptr() % 8 == 0
+    copy = job.spec.block_size > 0 and not (readable and job.mode is Mode.NONE)
     permuted = _workspace(x, batch, dimension) if copy else x
     if job.mode is Mode.SEED:
         table = torch.empty((batch, dimension), dtype=torch.int32, device=x.device)
@@ -134,7 +137,7 @@ def _gathered(job: _Job) -> tuple[_Job, Tensor, Tensor]:
 
 
 def _spectrum(job: _Job, half: Tensor) -> Tensor:
-    """Runs the pass over half spectra (B, D // 2 + 1); the sums of the blocks' losses."""
+    """Run the pass over half spectra (B, D // 2 + 1); return the sums of the blocks' losses."""
     batch, dimension = job.x.shape
     split, width = parameters.general_blocks(dimension // 2, job.spec.block_size)
     gaps = _workspace(job.x, batch, split.parts)
@@ -158,7 +161,7 @@ def _spectrum(job: _Job, half: Tensor) -> Tensor:
 
 
 def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: Tensor) -> None:
-    """Runs the last pass; where there is no gradient, with one program per sample."""
+    """Run the last pass; if there is no gradient, with one program per sample."""
     batch, dimension = job.x.shape
     split = parameters.general(dimension)
     blocks = -(-(dimension // 2) // job.spec.block_size) if job.spec.block_size else 0
@@ -194,7 +197,7 @@ def _finish(job: _Job, permuted: Tensor, spectral: Tensor, sums: Tensor, gaps: T
 
 
 def _moments_only(job: _Job) -> None:
-    """Runs the one launch for losses without a spectrum."""
+    """Run the one launch of a loss without a spectrum."""
     split = parameters.moments(job.x.shape[1])
     moments_only[(len(job.x),)](
         x=job.x,

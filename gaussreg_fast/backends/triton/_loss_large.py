@@ -1,4 +1,4 @@
-"""The three launches of large powers of two, over pieces of the batch that stay in the L2 cache."""
+"""Three launches for large powers of two, over pieces of the batch that stay in the L2 cache."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from gaussreg_fast.kernels.loss_large_columns import columns, columns_back, fini
 from gaussreg_fast.kernels.loss_large_rows import rows
 from gaussreg_fast.spec import LossSpec, Task
 
+_NOT_PERMUTED = Mode.NONE.value
+
 
 def launch(
     x: Tensor,
@@ -24,66 +26,116 @@ def launch(
     spec: LossSpec,
     scale: float = 1.0,
 ) -> None:
-    """Runs a task, as `_loss_fused.launch` does, for block_size 16."""
+    """Run a task, as `_loss_fused.launch` does, for block_size 16."""
     batch, dimension = x.shape
     p = parameters.large(dimension, arch(x.device))
-    back = task.differentiates
-    mode, table, table_stride = source_of(permutation, x)
-    orders, power_weight = order_mask(spec.orders), spec.power_weight
-    shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2}
-    r1, r2, r3 = p.column_radices
+    shape = {"D": dimension, "N1": p.n1, "N2": p.n2}
     c1, c2, c3 = p.row_radices
-    column: dict[str, Any] = {
-        **shape,
-        "R1": r1,
-        "R2": r2,
-        "R3": r3,
-        "W": p.width,
-        "MODE": mode.value,
-    }
-    column |= {"ORDERS": orders, "BITS": parameters.permutation_bits(dimension)}
     tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
     chunk = min(batch, parameters.large_chunk(dimension))
+    column = _column_arguments(x, permutation, p, order_mask(spec.orders), shape)
+    back = task.differentiates
+    save = back and column["MODE"] != _NOT_PERMUTED and column["ORDERS"] != 0
     # One workspace for all pieces: launches of one stream follow one another.
-    save = back and mode is not Mode.NONE and orders != 0
-    new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
-    z = torch.empty((chunk, dimension), **new)
-    edges = torch.empty((chunk, dimension // 16), **new)
-    xp = torch.empty((chunk, dimension), **new) if save else x
-    sums = torch.empty((chunk, tiles, orders.bit_count() + 1), **new)
-    gaps = torch.empty((chunk, programs), **new)
-    loss, grad = outputs.get("loss", x), outputs.get("grad", x)
-    moments, blocks = outputs.get("moments", x), outputs.get("blocks", x)
-    seed = x if permutation.seed is None else permutation.seed
-    w = roots(dimension, x.device)
+    work = _workspace(x, (chunk, tiles, programs), column["ORDERS"], save)
+    z, edges, xp, sums, gaps = work
+    column["roots"] = w = roots(dimension, x.device)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         with launching(x.device, f"large {task.value}"):
             columns[(tiles, size)](
-                x=x, xp=xp, z=z, edges=edges, sums=sums, table=table, seed=seed, roots=w,
-                x_stride=x.stride(0), table_stride=table_stride, sample0=start,
-                SAVE=save, **compiler(p.column_warps), **column,
+                x=x, xp=xp, z=z, edges=edges, sums=sums, x_stride=x.stride(0), sample0=start,
+                SAVE=save, **column,
             )  # fmt: skip
             rows[(programs, size)](
-                z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, blocks=blocks, roots=w,
-                power_weight=power_weight, target=spec.target, scale=scale, sample0=start,
-                TASK=task.value, STATISTIC=spec.statistic, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
+                z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, roots=w,
+                blocks=outputs.get("blocks", x), power_weight=spec.power_weight,
+                target=spec.target, scale=scale, sample0=start, TASK=task.value,
+                STATISTIC=spec.statistic, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
                 **compiler(p.row_warps), **shape,
             )  # fmt: skip
-            if back:
-                source = xp if save else x[start:]
-                columns_back[(tiles, size)](
-                    xp=source, z=z, edges=edges, sums=sums, gaps=gaps, loss=loss, grad=grad,
-                    moments=moments, table=table, seed=seed, roots=w,
-                    xp_stride=source.stride(0), table_stride=table_stride,
-                    power_weight=power_weight, scale=scale, sample0=start,
-                    TASK=task.value, FORM=spec.form, **compiler(p.column_warps), **column,
-                )  # fmt: skip
-            else:
-                # As many warps as columns_back has: it adds up the same sums, in the same order.
-                finish[(size,)](
-                    sums=sums, gaps=gaps, loss=loss, moments=moments, power_weight=power_weight,
-                    sample0=start,
-                    TASK=task.value, ORDERS=orders, FORM=spec.form, TILES=tiles, D=dimension,
-                    N1=p.n1, **compiler(p.column_warps),
-                )  # fmt: skip
+            last = _launch_columns_back if back else _launch_finish
+            last(x, start, (tiles, size), work, column, task, outputs, spec, scale)
+
+
+def _column_arguments(
+    x: Tensor,
+    permutation: Permutation,
+    p: parameters.Large,
+    orders: int,
+    shape: dict[str, int],
+) -> dict[str, Any]:
+    """Return the arguments that `columns` and `columns_back` share, but for the roots."""
+    mode, table, table_stride = source_of(permutation, x)
+    r1, r2, r3 = p.column_radices
+    return {
+        "table": table, "table_stride": table_stride,
+        "seed": x if permutation.seed is None else permutation.seed,
+        "R1": r1, "R2": r2, "R3": r3, "W": p.width, "MODE": mode.value, "ORDERS": orders,
+        "BITS": parameters.permutation_bits(x.shape[1]), **compiler(p.column_warps), **shape,
+    }  # fmt: skip
+
+
+def _workspace(
+    x: Tensor, counts: tuple[int, int, int], orders: int, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return z, edges, xp, sums and gaps for pieces of the batch.
+
+    `counts` are the samples of a piece, and the tiles and programs of a sample. With `save` the
+    permuted samples are kept in xp; without, xp is x.
+    """
+    (chunk, tiles, programs), dimension = counts, x.shape[1]
+    new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
+    return (
+        torch.empty((chunk, dimension), **new),
+        torch.empty((chunk, dimension // 16), **new),
+        torch.empty((chunk, dimension), **new) if save else x,
+        torch.empty((chunk, tiles, orders.bit_count() + 1), **new),
+        torch.empty((chunk, programs), **new),
+    )
+
+
+def _launch_columns_back(
+    x: Tensor,
+    start: int,
+    grid: tuple[int, int],
+    work: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    column: dict[str, Any],
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float,
+) -> None:
+    """Launch the last kernel of a task with a gradient; x stands in for outputs that it lacks."""
+    z, edges, xp, sums, gaps = work
+    source = x[start:] if xp is x else xp
+    columns_back[grid](
+        xp=source, z=z, edges=edges, sums=sums, gaps=gaps, loss=outputs.get("loss", x),
+        grad=outputs["grad"], moments=outputs.get("moments", x), xp_stride=source.stride(0),
+        power_weight=spec.power_weight, scale=scale, sample0=start, TASK=task.value,
+        FORM=spec.form, **column,
+    )  # fmt: skip
+
+
+def _launch_finish(
+    x: Tensor,
+    start: int,
+    grid: tuple[int, int],
+    work: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    column: dict[str, Any],
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float,
+) -> None:
+    """Launch the last kernel of a task without a gradient; x stands in for outputs that it lacks.
+
+    It has as many warps as `columns_back`, so that both add up the sums in the same order.
+    """
+    tiles, size = grid
+    finish[(size,)](
+        sums=work[3], gaps=work[4], loss=outputs.get("loss", x),
+        moments=outputs.get("moments", x), power_weight=spec.power_weight, sample0=start,
+        TASK=task.value, ORDERS=column["ORDERS"], FORM=spec.form, TILES=tiles, D=column["D"],
+        N1=column["N1"], **compiler(column["num_warps"]),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Path KL: a pass over dmu, and one over the sums of its parts."""
+"""Launches of path KL: a pass over dmu, and one over the sums of its parts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gaussreg_fast.kernels.path_kl import path_rows, path_sums
 
 
 def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """KL (B,) and costs (T, B), float32, of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
+    """Return KL (B,) and costs (T, B), float32, of dmu (T, B, *shape) and sigma (T, 1) or (T, B).
 
-    With `gradient` also that of the values' sum by dmu, in its shape and dtype.
+    With `gradient` the third result is the gradient of their sum by dmu, in its shape and dtype.
     """
     steps, batch = dmu.shape[:2]
     kl = dmu.new_empty(batch, dtype=torch.float32)
@@ -24,7 +24,7 @@ def path_kl(dmu: Tensor, sigma: Tensor, *, gradient: bool) -> tuple[Tensor, Tens
 
 
 def path_kl_pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
+    """Return the gradient by dmu, in its shape and dtype, for upstream gradients (B,)."""
     grad = dmu.new_empty(dmu.shape)
     _fill(dmu, sigma, upstream=upstream, grad=grad)
     return grad
@@ -39,9 +39,9 @@ def _fill(
     upstream: Tensor | None = None,
     grad: Tensor | None = None,
 ) -> None:
-    """Fills kl (B,) and costs (T, B), float32, and grad (like dmu, contiguous), those given.
+    """Fill kl (B,), costs (T, B), both float32, and grad (like dmu, contiguous), unless None.
 
-    The gradient is of the values' sum, or for `upstream` (B,).
+    The gradient is for the upstream gradients (B,), which are 1 if None.
     """
     steps, batch = dmu.shape[:2]
     rows = dmu.contiguous()
@@ -54,33 +54,16 @@ def _fill(
         partials = torch.empty((steps, batch, split.parts), dtype=torch.float32, device=device)
     with launching(device, "path_kl"):
         path_rows[(steps * batch * split.parts,)](
-            dmu=rows,
-            sigma=deviations,
+            dmu=rows, sigma=deviations,
             upstream=deviations if upstream is None else upstream.float().contiguous(),
-            partials=partials,
-            grad=rows if grad is None else grad,
-            batch=batch,
-            VALUE=kl is not None,
-            GRADIENT=grad is not None,
-            UPSTREAM=upstream is not None,
-            PER_SAMPLE=sigma.shape[1] == batch,
-            D=size,
-            TILE=split.tile,
-            PARTS=split.parts,
-            STEPS=split.steps,
-            **compiler(split.num_warps),
-        )
+            partials=partials, grad=rows if grad is None else grad, batch=batch,
+            VALUE=kl is not None, GRADIENT=grad is not None, UPSTREAM=upstream is not None,
+            PER_SAMPLE=sigma.shape[1] == batch, D=size, TILE=split.tile, PARTS=split.parts,
+            STEPS=split.steps, **compiler(split.num_warps),
+        )  # fmt: skip
         if kl is not None:
             padded, tile, warps = parameters.path_sums(steps, split.parts)
             path_sums[(batch,)](
-                partials=partials,
-                costs=costs,
-                kl=kl,
-                batch=batch,
-                steps=steps,
-                D=size,
-                PARTS=split.parts,
-                PADDED=padded,
-                TILE=tile,
-                **compiler(warps),
-            )
+                partials=partials, costs=costs, kl=kl, batch=batch, steps=steps, D=size,
+                PARTS=split.parts, PADDED=padded, TILE=tile, **compiler(warps),
+            )  # fmt: skip

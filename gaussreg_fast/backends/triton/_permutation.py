@@ -1,4 +1,4 @@
-"""How samples are permuted, as the kernels take it."""
+"""The permutation of samples in the form that the kernels take, and permutation tables."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gaussreg_fast.spec import Draw
 
 
 class Mode(enum.Enum):
-    """How a kernel finds the permutation of its sample; the values are the kernels' own."""
+    """How a kernel finds the permutation of its sample; the values are the kernels' names."""
 
     NONE = "none"
-    SEED = "seed"  # computed where it is used
-    TABLE = "table"
+    SEED = "seed"  # the kernel computes it from a seed
+    TABLE = "table"  # the kernel reads it from a table
 
 
 @dataclass(frozen=True)
 class Permutation:
     """A seed (one permutation shared by the batch, or one per sample), an index, or none.
 
-    `seed` is int64 with one element, `index` an integer tensor (D,) or (B, D), validated.
+    `seed` is int64 with one element, `index` an integer tensor (D,) or (B, D), already checked.
     """
 
     seed: Tensor | None = None
@@ -37,7 +37,7 @@ class Permutation:
 
     @staticmethod
     def of(draw: Draw, device: torch.device) -> Permutation:
-        """The permutation of a draw; a table is validated."""
+        """Return the permutation of a draw; a table is checked."""
         seed, index, per_sample = draw.tensors(device)
         if index is not None and not draw.valid:
             checks.bijection(index)
@@ -45,28 +45,28 @@ class Permutation:
 
 
 def order_mask(orders: Sequence[int]) -> int:
-    """The kernels' form of a set of orders."""
+    """Return a set of orders as the kernels' bit mask: bit n stands for order n."""
     return sum(1 << n for n in orders)
 
 
 def permutation(
     seed: Tensor, size: int, *, samples: int | None = None, inverse: bool = False
 ) -> Tensor:
-    """Permutation v1 of a seed (1,), int64: (size,), or (samples, size)."""
+    """Return permutation v1 of a seed (1,), int64: (size,), or (samples, size)."""
     out = torch.empty((samples or 1, size), dtype=torch.int64, device=seed.device)
     write_table(seed, out, inverse)
     return out[0] if samples is None else out
 
 
 def shared_table(seed: Tensor, dimension: int) -> Tensor:
-    """The shared permutation, int32 (1, D)."""
+    """Return the shared permutation, int32 (1, D)."""
     out = torch.empty((1, dimension), dtype=torch.int32, device=seed.device)
     write_table(seed, out, False)
     return out
 
 
 def source_of(permutation: Permutation, x: Tensor) -> tuple[Mode, Tensor, int]:
-    """How a kernel finds the permutation of rows x: its MODE, the table, the table's row stride."""
+    """Return how a kernel finds the permutation of rows x: mode, table, the table's row stride."""
     seed, index = permutation.seed, permutation.index
     if index is not None:
         index = index.contiguous()
@@ -79,7 +79,7 @@ def source_of(permutation: Permutation, x: Tensor) -> tuple[Mode, Tensor, int]:
 
 
 def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
-    """Permutations of the rows' samples into `out` (samples, D)."""
+    """Write the permutation of each sample into its row of `out` (samples, D)."""
     samples, dimension = out.shape
     tile = parameters.table_tile(dimension)
     with launching(seed.device, "permutation"):

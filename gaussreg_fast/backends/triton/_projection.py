@@ -1,4 +1,4 @@
-"""The kernels of the white-noise projection."""
+"""Launches of the white-noise projection."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gaussreg_fast.kernels.projection_large import project_columns, project_rows
 
 
 def launch(x: Tensor, out: Tensor, block_size: int) -> None:
-    """Projects rows x (B, D) into rows of `out`, which is contiguous and of x's dtype."""
-    way = parameters.projection_route(x.shape[1], block_size, shared_memory(x.device))
-    with launching(x.device, f"{way} projection"):
-        {"fused": _fused, "large": _large, "general": _general}[way](x, out, block_size)
+    """Project rows x (B, D) into rows of `out`, which is contiguous and of x's dtype."""
+    route = parameters.projection_route(x.shape[1], block_size, shared_memory(x.device))
+    with launching(x.device, f"{route} projection"):
+        {"fused": _fused, "large": _large, "general": _general}[route](x, out, block_size)
 
 
 def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
-    """One launch."""
+    """Project in one launch."""
     dimension = x.shape[1]
     p = parameters.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
@@ -35,7 +35,7 @@ def _fused(x: Tensor, out: Tensor, block_size: int) -> None:
 
 
 def _large(x: Tensor, out: Tensor, block_size: int) -> None:
-    """Three launches, over pieces of the batch whose workspace stays in the L2 cache."""
+    """Project in three launches, over pieces of the batch that stay in the L2 cache."""
     batch, dimension = x.shape
     p = parameters.large(dimension, arch(x.device))
     shape: dict[str, Any] = {"D": dimension, "N1": p.n1, "N2": p.n2, "W": p.width}
@@ -65,7 +65,7 @@ def _large(x: Tensor, out: Tensor, block_size: int) -> None:
             z=z, edges=edges, z_back=z, edges_back=edges, sizes=sizes, roots=w,
             C1=c1, C2=c2, C3=c3, COPIES=p.copies, **compiler(p.row_warps), **shape,
         )  # fmt: skip
-        # The last launch of a loss, without moments and losses: what stands for them is not read.
+        # The last launch of a loss, here without moments and losses: their stand-ins are not read.
         columns_back[(tiles, size)](
             xp=x, z=z, edges=edges, sums=x, gaps=x, loss=x, grad=out, moments=x, table=x, seed=x,
             roots=w, xp_stride=0, table_stride=0, power_weight=0.0, scale=1.0, sample0=start,
@@ -95,5 +95,5 @@ def _general(x: Tensor, out: Tensor, block_size: int) -> None:
             BLOCK=block_size, D=dimension, LOOP=loop, ROWS=split.tile, SIZE=size,
             PARTS=split.parts, STEPS=split.steps, **compiler(split.num_warps),
         )  # fmt: skip
-        # Unscaled ("forward" sizes the other way): `project_spectrum` has done that.
+        # norm="forward" does not scale the inverse: `project_spectrum` has scaled already.
         out[start : start + chunk] = torch.fft.irfft(half, n=dimension, norm="forward")

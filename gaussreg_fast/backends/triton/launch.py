@@ -1,7 +1,7 @@
-"""From tensors to kernels: outputs are allocated, launch parameters picked, kernels launched.
+"""The functions of the backend: they allocate outputs and pick the kernels of a route.
 
-No mathematics here. With the modules beside it the only place that imports the Triton kernels, and
-imported only where the backend is used: `backends.choice` says whether it can be.
+There is no mathematics here. Only this module and those beside it import the Triton kernels;
+`backends.choice` imports it when the backend is used, and says whether it can be.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ROUTES: dict[str, ModuleType] = {
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(B, *latent) -> rows (B, D), each contiguous; a copy only where it must be one."""
+    """Return (B, *latent) as contiguous rows (B, D), copied only if necessary."""
     rows = x.flatten(1)
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
@@ -53,7 +53,7 @@ def _route(rows: Tensor, block_size: int) -> ModuleType:
 
 
 def _as_loss(spec: StatisticsSpec) -> LossSpec:
-    """Statistics as the kernels take them: of a loss without weights."""
+    """Return statistics in the form that the kernels take: a loss without weights."""
     return LossSpec(spec.orders, "root", 0.0, spec.block_size, 0.0, spec.statistic, "none")
 
 
@@ -66,7 +66,10 @@ def loss(
     gradient: torch.dtype | None,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Losses (B,) of x (B, *latent) and `scale` times their gradients by x, in the given dtype."""
+    """Return losses (B,) of x (B, *latent), and `scale` times their gradients by x.
+
+    The gradients have the dtype `gradient`; if that is None, there are none.
+    """
     rows = _rows(x)
     out = {"loss": torch.empty(len(x), dtype=torch.float32, device=x.device)}
     if gradient is not None:
@@ -84,7 +87,7 @@ def loss(
 
 
 def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
-    """Moments (B, K) and block amplitudes (B, P) of x (B, *latent)."""
+    """Return moments (B, K) and block amplitudes (B, P) of x (B, *latent)."""
     rows, orders = _rows(x), spec.orders
     batch, dimension = rows.shape
     blocks = -(-(dimension // 2) // spec.block_size)
@@ -108,7 +111,7 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
 def pullback(
     x: Tensor, draw: Draw, spec: StatisticsSpec, *, grad_moments: Tensor, grad_blocks: Tensor
 ) -> Tensor:
-    """The gradient by x, in x's shape and dtype, of `statistics` for gradients by its outputs."""
+    """Return the gradient by x, in x's shape and dtype, for gradients by `statistics`'s results."""
     rows = _rows(x)
     ascending = sorted(range(len(spec.orders)), key=lambda k: spec.orders[k])
     if ascending != list(range(len(spec.orders))):
@@ -129,7 +132,7 @@ def pullback(
 
 
 def project(x: Tensor, *, block_size: int) -> Tensor:
-    """The white-noise projection of x (B, *latent), in its shape and dtype."""
+    """Return the white-noise projection of x (B, *latent), in its shape and dtype."""
     rows = _rows(x)
     out = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
     _projection.launch(rows, out, block_size)

@@ -1,7 +1,7 @@
-"""Launch parameters of the kernels: which way a sample goes, and with what numbers.
+"""Launch parameters of the kernels: the route of a sample, and the sizes of its launches.
 
-Pure functions of shapes and of the device's properties; no torch, no search at run time. The
-tables are data: what a measurement on a device finds better goes there.
+They are pure functions of shapes and of the device's properties, without torch and without a search
+at run time. The tables are data: better parameters that are measured on a device belong there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 FUSED_DIMENSIONS = (64, 32768)
-VECTOR = 8  # neighbouring table entries that one thread reads, as in kernels/loss_fused.py
+VECTOR = 8  # neighbouring table entries that one thread reads; the same as in kernels/loss_fused.py
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Fused:
     reload: bool = False
 
 
-# D -> parameters. Registers set them: 64 numbers of a sample per thread, or 32 where that leaves
+# D -> parameters. Registers limit them: a thread holds 64 numbers of a sample, or 32 if that leaves
 # room for more programs on a multiprocessor (bench/results/kernel_resources.json).
 FUSED = {
     64: Fused((8, 4, 1), 1),
@@ -60,11 +60,11 @@ class Large:
 
     @property
     def copies(self) -> int:
-        """Of a row that a program has by itself: a transform for each of 32 row_warps threads."""
+        """Copies of a row that a program computes alone: so that each of its threads has work."""
         return max(1, 32 * self.row_warps * self.row_radices[0] // self.n2)
 
 
-# Rows come in 17s; columns in as many as a program's registers hold, 8192 complex numbers.
+# A program takes 17 rows, or as many columns as its registers hold: up to 8192 complex numbers.
 LARGE = {
     65536: Large((16, 32, 1), (16, 1, 8), 8, 4, 4),
     131072: Large((32, 32, 1), (16, 1, 8), 8, 8, 4),
@@ -75,22 +75,22 @@ LARGE = {
     4194304: Large((16, 16, 32), (8, 8, 8), 1, 8, 8),
 }
 LARGE_WORKSPACE = 2**24  # bytes: well within the L2 cache, and little beside the gradients
-# Architecture -> D -> parameters that replace the ones above there.
+# Architecture -> D -> parameters that replace those above on that architecture.
 TUNED: dict[str, dict[int, Fused]] = {}
 TUNED_LARGE: dict[str, dict[int, Large]] = {}
 
 
 def is_power_of_two(n: int) -> bool:
-    """1, 2, 4, ..."""
+    """Return whether n is 1, 2, 4, ..."""
     return n > 0 and n & (n - 1) == 0
 
 
 def route(dimension: int, block_size: int, shared_memory: int) -> str:
-    """Which kernels compute a sample: "fused" (one launch), "large" or "general".
+    """Return which kernels compute a sample: "fused" (one launch), "large" or "general".
 
     Args:
         dimension: D.
-        block_size: bins per block; 0 for none, moments alone.
+        block_size: bins per block; 0 for moments alone.
         shared_memory: bytes that one program may have.
     """
     if not block_size or not is_power_of_two(dimension) or not is_power_of_two(block_size):
@@ -104,59 +104,61 @@ def route(dimension: int, block_size: int, shared_memory: int) -> str:
 
 
 def fused(dimension: int, arch: str) -> Fused:
-    """Parameters of the one-launch kernel."""
+    """Return the parameters of the one-launch kernel."""
     return TUNED.get(arch, {}).get(dimension, FUSED[dimension])
 
 
 def large(dimension: int, arch: str) -> Large:
-    """Parameters of the three-launch kernels."""
+    """Return the parameters of the three-launch kernels."""
     return TUNED_LARGE.get(arch, {}).get(dimension, LARGE[dimension])
 
 
 def large_chunk(dimension: int) -> int:
-    """Samples whose workspaces, two float32 numbers per element, stay in the cache together."""
+    """Return how many samples' workspaces, two float32 per element, stay in the cache together."""
     return max(1, LARGE_WORKSPACE // (8 * dimension))
 
 
 def permutation_bits(dimension: int) -> int:
-    """Bits of the network that permutes 0..D-1."""
+    """Return the number of bits of the network that permutes 0..D-1."""
     return max(2, (dimension - 1).bit_length())
 
 
 def table_rows(dimension: int) -> int:
-    """Samples whose tables, two of int16 each, are made together: 16 MiB of them."""
+    """Return how many samples have their tables, two of int16, made at once: 16 MiB of them."""
     return max(1, 2**24 // (4 * dimension))
 
 
 def table_tile(dimension: int) -> int:
-    """Table entries that one program writes."""
+    """Return the number of table entries that one program writes."""
     return min(1024, next_power_of_two(dimension))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A list of tensors over programs: a chunk of a tensor each, a tile of it at a time."""
+    """How programs share a list of tensors: a chunk of a tensor each, read tile by tile."""
 
     chunk: int
     tile: int
     num_warps: int
 
 
-# Bytes of a base on the CPU that are on the GPU at a time, in each of two buffers.
+# Bytes of each of the two buffers through which a base on the CPU is streamed.
 DRIFT_STAGING = 2**26
-# Sums of chunks that the one program of the second stage adds up at once.
+# Sums of chunks that the one program of the second launch adds up at once.
 DRIFT_PARTIALS = 1024
 
 
 def drift(numbers: int) -> Drift:
-    """How a list with so many numbers in all is split: programs enough for any GPU, and not
-    many more, for each leaves a sum to be added up."""
+    """Return how a list with so many numbers in all is split.
+
+    There are programs enough for any GPU, but not many more, because each leaves a sum to be added.
+    """
     return Drift(chunk=16384 if numbers < 2**28 else 65536, tile=2048, num_warps=4)
 
 
 @dataclass(frozen=True)
 class Split:
-    """A sample's numbers over programs: `parts` programs that each take `steps` tiles in turn."""
+    """How programs share a sample: `parts` programs that each take `steps` tiles in turn."""
 
     tile: int
     parts: int
@@ -164,13 +166,13 @@ class Split:
     num_warps: int
 
 
-# The general route. A program holds GENERAL_TILE numbers at once. Every program of its last pass
-# adds up the partial sums of all parts, so that there are not too many of those.
+# The general route. A program holds GENERAL_TILE numbers at once. There are at most GENERAL_PARTS
+# parts, because every program of the last pass adds up the partial sums of all of them.
 GENERAL_TILE = 2048
 GENERAL_PARTS = 512
 # Numbers in a workspace of the general route, unless one sample has more. It holds four of them
 # (permuted samples, spectra, cuFFT's copy of these, gradients): 64 MiB, the order of an L2 cache.
-# Far smaller ones would leave a large GPU waiting for launches.
+# With far smaller ones a large GPU would wait for launches.
 GENERAL_WORKSPACE = 2**22
 # The largest block whose lengths one thread holds while it is projected.
 PROJECTED_BLOCK = 32
@@ -179,7 +181,7 @@ MOMENTS_IN_ONE_LAUNCH = 32768
 
 
 def _split(size: int, tile: int, numbers: int) -> Split:
-    """`size` things, `tile` of them at once that hold `numbers` numbers."""
+    """Split `size` items over programs: `tile` items at a time, of `numbers` numbers together."""
     tiles = -(-size // tile)
     steps = -(-tiles // GENERAL_PARTS)
     num_warps = min(16, max(1, numbers // 256))
@@ -187,13 +189,16 @@ def _split(size: int, tile: int, numbers: int) -> Split:
 
 
 def general(dimension: int) -> Split:
-    """How passes over a sample's numbers are split."""
+    """Return how passes over a sample's numbers are split."""
     tile = min(GENERAL_TILE, next_power_of_two(dimension))
     return _split(dimension, tile, tile)
 
 
 def general_blocks(bins: int, block_size: int) -> tuple[Split, int]:
-    """How a pass over a spectrum is split (`tile` blocks at once), and bins of a block at once."""
+    """Return how a pass over a spectrum is split, and how many bins of a block it takes at once.
+
+    `tile` counts blocks.
+    """
     width = min(GENERAL_TILE // 2, next_power_of_two(block_size))
     blocks = -(-bins // block_size)
     tile = min(GENERAL_TILE // 2 // width, next_power_of_two(blocks))
@@ -201,17 +206,18 @@ def general_blocks(bins: int, block_size: int) -> tuple[Split, int]:
 
 
 def projection_route(dimension: int, block_size: int, shared_memory: int) -> str:
-    """Which kernels project a sample: as `route`, for blocks that a thread can hold."""
+    """Return which kernels project a sample: `route`, but "general" if a thread holds no block."""
     if block_size > PROJECTED_BLOCK:
         return "general"
     return route(dimension, block_size, shared_memory)
 
 
 def projected_blocks(bins: int, block_size: int) -> tuple[Split, int, bool]:
-    """How the general route's pass over a spectrum is split when it is projected.
+    """Return how the general route's pass over a spectrum is split when it is projected.
 
     Returns:
-        the split (`tile` blocks at once), bins of a block at once, and whether these are a part.
+        The split (`tile` counts blocks), the bins of a block that are taken at once, and whether
+        these are only a part of the block.
     """
     blocks = bins // block_size
     if block_size > PROJECTED_BLOCK:
@@ -223,25 +229,25 @@ def projected_blocks(bins: int, block_size: int) -> tuple[Split, int, bool]:
 
 
 def moments(dimension: int) -> Split:
-    """How the one launch for moments alone is split: a sample per program."""
+    """Return how the one launch for moments alone is split: a sample per program."""
     tile = next_power_of_two(dimension)
     return _split(dimension, tile, tile)
 
 
 def path_sums(steps: int, parts: int) -> tuple[int, int, int]:
-    """Of the pass over the sums of a path: parts padded, time steps at once, warps."""
+    """Return the padded parts, the time steps at once and the warps of the pass over path sums."""
     padded = next_power_of_two(parts)
     tile = min(max(1, 1024 // padded), next_power_of_two(steps))
     return padded, tile, min(4, max(1, tile * padded // 256))
 
 
 def chunk(dimension: int, batch: int) -> int:
-    """Samples that the general route processes at a time."""
+    """Return the number of samples that the general route processes at a time."""
     at_most = max(1, GENERAL_WORKSPACE // dimension)
     chunks = -(-batch // at_most)
     return -(-batch // chunks)  # equal chunks: cuFFT plans for at most two batch sizes
 
 
 def next_power_of_two(n: int) -> int:
-    """The least power of two that is not less than n."""
+    """Return the least power of two that is not less than n."""
     return 1 << (n - 1).bit_length()

@@ -177,7 +177,7 @@ def test_a_parameter_that_lies_otherwise_before_backward():
 
 def test_the_benchmark_of_memory_asks_first(monkeypatch):
     monkeypatch.setattr(machine, "free_memory", lambda device: 5 << 30)
-    with pytest.raises(BadInput, match=r"7.6 GB of free memory are needed, 5.0 are"):
+    with pytest.raises(BadInput, match=r"needs 7.6 GiB of free memory, got 5.0"):
         drift_memory.measure()
 
 

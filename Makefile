@@ -65,7 +65,7 @@ record-launches: $(VENV)/.dev
 	$(BIN)/python -m bench launches --out bench/results/launches.json
 
 # The compiled kernels executed on the CPU, with both: numbers, races, bounds; other architectures
-# once per path. The first time most of it is compilation, which Triton's cache keeps.
+# once per route. The first time most of it is compilation, which Triton's cache keeps.
 SIMULATE := $(BIN)/python -m bench simulate
 
 simulate: $(VENV)/.dev $(OLDEST_TRITON)/.installed

@@ -40,7 +40,7 @@ from bench.harness.text import columns
 RECORD = ROOT / "bench" / "results" / "launches.json"
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
 SIZES = (1024, 4096, 16384, 32768, 36864, 65536, 131072, 262144)
-# Calls with their batches, one for each kind: paths, pieces of a batch, tables per sample.
+# Calls with their batches, one for each kind: routes, pieces of a batch, tables per sample.
 CALLS = (
     *((KernelCall(size), batch) for size in SIZES for batch in (1, 64)),
     *((KernelCall(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),

@@ -158,7 +158,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def errors(content: dict[str, Any]) -> list[float]:
     """Return the errors of all results that were compared with float64."""
-    return [e for row in rows(content, "paths").values() for e in row.get("errors", {}).values()]
+    return [e for row in rows(content, "routes").values() for e in row.get("errors", {}).values()]
 
 
 def best(row: Row) -> tuple[Row, float] | None:

@@ -1,7 +1,7 @@
 """Measure a GPU in ten minutes, in stages with a clock.
 
     python -m bench gpu --seconds 540 --out DIR     measure everything, into DIR/<device>/run.json
-    python -m bench gpu --stages paths,headline     measure some stages
+    python -m bench gpu --stages routes,headline    measure some stages
     python -m bench gpu --resume                    measure what the run in --out lacks
     python -m bench gpu --resume OLD --out NEW      do the same if OLD cannot be written
     python -m bench gpu --rehearse                  go through everything without a GPU

@@ -53,7 +53,7 @@ def call(case: Case, home: Home) -> Results:
     """Run a case with `backend="triton"`, with simulated launches or on a GPU."""
     with _in_pieces(case):
         kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
-        other = {"drift": _drift, "path": _path, "permutation": _permutation}
+        other = {"drift": _drift, "path": _path_kl, "permutation": _permutation}
         return other[kind](case, home) if kind in other else _sample_call(case, home)
 
 
@@ -187,7 +187,7 @@ def _drift(case: Case, home: Home) -> Results:
     return {"value": value, **{f"tensor {k}": g for k, g in enumerate(found)}}
 
 
-def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+def path_kl_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     generator, steps, batch = _generator(3), 7, 3
     dmu = torch.randn(steps, batch, case.dimension, generator=generator)
     columns = (steps, batch) if case.permutation == "per_sample" else (steps,)
@@ -195,8 +195,8 @@ def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return dmu.to(getattr(torch, case.dtype)), sigma, torch.randn(batch, generator=generator)
 
 
-def _path(case: Case, home: Home) -> Results:
-    dmu, sigma, upstream = path_inputs(case)
+def _path_kl(case: Case, home: Home) -> Results:
+    dmu, sigma, upstream = path_kl_inputs(case)
     dmu, sigma = home.placed(dmu), home.placed(sigma)
     if case.task == "path_both":
         value, gradient = gf.path_kl_value_and_grad(dmu, sigma, backend="triton")

@@ -69,15 +69,15 @@ def test_no_part_takes_the_time_of_those_after_it():
     assert child.allowance(part(10), [], 12) == (12, True)
 
 
-def test_every_path_and_task_is_compared():
-    [paths] = [stage for stage in plan.FULL if stage.name == "paths"]
-    names = " ".join(part.name for part in paths.parts())
+def test_every_route_and_task_is_compared():
+    [routes] = [stage for stage in plan.FULL if stage.name == "routes"]
+    names = " ".join(part.name for part in routes.parts())
     sizes = [64, 1024, 16384, 32768, 65536, 262144, 36864, 1000]
     for wanted in [*(f"gradient D={d}" for d in sizes), "projection D=65536", "path_both",
                    "drift gradient", "permutation D=65536", "bfloat16", "float16", "statistics",
                    "pullback", "backward", "graph D=16384", "under torch.compile"]:  # fmt: skip
         assert wanted in names
-    assert len(paths.parts()) >= 25
+    assert len(routes.parts()) >= 25
 
 
 KERNELS = """

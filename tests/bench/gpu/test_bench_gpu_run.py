@@ -291,8 +291,8 @@ def test_without_a_gpu_it_says_so(refused, monkeypatch):
 
 
 def test_an_unknown_stage_is_named(refused):
-    told = refused(["gpu", "--rehearse", "--stages", "paths,lunch"])
-    assert "--stages must name some of look, paths, headline" in told
+    told = refused(["gpu", "--rehearse", "--stages", "routes,lunch"])
+    assert "--stages must name some of look, routes, headline" in told
 
 
 @pytest.mark.parametrize(

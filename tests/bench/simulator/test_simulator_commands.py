@@ -21,7 +21,7 @@ def test_each_path_once_gives_the_references_numbers_and_no_race(tmp_path):
     assert code == 0, printed
     outcomes = json.loads(out.read_text())["outcomes"]
     assert len(outcomes) == len(cases.QUICK)
-    assert {o["path"] for o in outcomes} == {
+    assert {o["route"] for o in outcomes} == {
         "one launch", "three launches", "general", "projection, one launch",
         "projection, general", "drift", "path KL", "permutation",
     }  # fmt: skip

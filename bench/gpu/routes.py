@@ -1,4 +1,4 @@
-"""Compare each path and task once with float64, also under CUDA graphs and torch.compile."""
+"""Compare each route and task once with float64, also under CUDA graphs and torch.compile."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Count a call's kernel launches, and the bytes and operations that these report.
 
-`recorded` lists the launches in its body. In front of a pretended device none of them runs, so that
-the counts of every call can be recorded in a file and compared exactly:
+The calls are made in front of a pretended device, where no kernel runs, so that their counts can be
+recorded in a file and compared exactly:
 
     python -m bench launches --check      compare with the committed numbers; exit 1 if they differ
     python -m bench launches --out FILE   write them

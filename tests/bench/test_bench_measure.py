@@ -64,7 +64,7 @@ class FakeClock:
 
 
 class FakeGpu(FakeClock):
-    """On the CPU, but waits and graphs are asked for as on a GPU."""
+    """A clock on the CPU that is asked for waits and graphs, like a GPU's."""
 
     device = "cuda"
 

@@ -147,7 +147,7 @@ def test_a_part_that_breaks_leaves_the_others(tiny, tmp_path, monkeypatch):
 
 
 def test_compiling_ahead_is_within_the_budget(tmp_path, monkeypatch):
-    """On a GPU: what it takes is no longer there for the cases."""
+    """On a GPU the cases get the time that compiling ahead has left."""
     told = []
     monkeypatch.setattr(report.prepare, "processes", lambda jobs, seconds: time.sleep(0.2))
     monkeypatch.setattr(report.machine, "clocks", lambda device: None)

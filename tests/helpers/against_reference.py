@@ -21,7 +21,7 @@ SPLITS_OF_2048 = {
 
 
 def rounding(dtype):
-    """Of a gradient in half precision, relative; float32's is within every tolerance."""
+    """Return a half-precision gradient's relative rounding error; tolerances cover float32's."""
     return 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
 
 
@@ -69,7 +69,7 @@ def undecided_bins(compare, x, index, block_size, mu=None):
 
 
 def loss_slopes(x, block_size=16, power_weight=25.0):
-    """What the loss of x has for `slopes`: |dL/dA_p| (B, P)."""
+    """Return the `slopes` of the loss of x: |dL/dA_p| (B, P)."""
     blocks = -(-(x[0].numel() // 2) // block_size)
     return torch.full((len(x), blocks), power_weight / blocks, dtype=torch.float64)
 
@@ -154,7 +154,7 @@ def exact_projection(x, **options):
 def check_statistics(
     compare, x, backend, *, kind, orders, block_size, statistic, used="both", seed=7
 ):
-    """Both statistics, and the gradient by x for random upstream gradients of those used."""
+    """Compare both statistics, and x's gradient for random upstream gradients of those used."""
     argument, index = permutation_of(kind, x, seed)
     rows = rows_of(x)
     m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)

@@ -68,7 +68,7 @@ def test_upstream_gradients_of_every_reduction(compare, batch, reduction, factor
 
 
 def test_a_gradient_that_was_handed_on_is_nobody_elses():
-    """At a factor of 1 backward gives away the kept gradient: later calls do not change it."""
+    """With a factor of 1 backward returns the stored gradient; later calls do not change it."""
     x = wide_noise(1, 64).requires_grad_()
     value = gf.gaussianity_loss(x, seed=3)
     (kept,) = torch.autograd.grad(value, x, retain_graph=True)

@@ -44,7 +44,7 @@ def pairwise(**factors):
 
 
 def named(case):
-    """What pytest calls a case."""
+    """Return pytest's name of a case."""
     return "-".join(str(value).replace(" ", "").removeprefix("torch.") for value in case.values())
 
 

@@ -1,4 +1,4 @@
-"""Which route and backend a call takes, launch parameters, torch.compile."""
+"""The route and backend of a call, launch parameters, torch.compile."""
 
 import functools
 import importlib
@@ -39,7 +39,7 @@ device_noise = functools.partial(draws.noise, scale=1.3, offset=0.4, device=TRIT
 @example(65536, 2**63 - 1, 0, False)
 @example(3000, -(2**63), 0, True)
 def test_permutations_are_those_of_the_torch_backend(size, seed, samples, inverse):
-    """To the bit, for every D."""
+    """The permutations agree to the bit, for every D."""
     seed = torch.tensor([seed], device=TRITON_DEVICE)
     got, want = (
         OPS.permutation(seed, size, samples, inverse, backend) for backend in ("triton", "torch")

@@ -27,7 +27,7 @@ def compiled_kernels(monkeypatch):
 
 
 def in_a_process(code):
-    """What a program prints, as JSON: Triton reads at its import whether it interprets."""
+    """Run a program and return its JSON; a process, because Triton reads its mode at import."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
@@ -88,7 +88,7 @@ print(json.dumps([[j.stage, j.variant.name] for j in queue.jobs(plan.FULL, "sm_9
 
 
 def test_the_time_of_every_kernel_is_estimated():
-    """For Triton 3.6.0; after a change: python -m bench gpu --compile --record, with that one."""
+    """The estimates are for Triton 3.6.0; `make record-compile-seconds` records them again."""
     needed = [name for _, name in in_a_process(KERNELS)]
     assert len(needed) == len(set(needed)) > 200
     assert set(needed) == set(queue.estimates(TRITON, "sm_90"))

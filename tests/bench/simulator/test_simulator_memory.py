@@ -1,4 +1,4 @@
-"""Which memory the simulator takes for written, and what a kernel may touch."""
+"""The memory that the simulator treats as written, and that a kernel may touch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Fixtures that the tests of the digits and the experiments share."""
+"""Fixtures that the tests of the digits share."""
 
 import pytest
 

@@ -136,14 +136,14 @@ def _profile(commands: argparse._SubParsersAction) -> None:
 
 def _check(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "check", "Compare with a baseline; exit code 1 means a regression.")
-    _timed(parser, "check")
+    _timing_options(parser, "check")
     _processes(parser)
     _check_options(parser.add_argument)
 
 
 def _record(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "record", "Measure a baseline.")
-    _timed(parser, "record")
+    _timing_options(parser, "record")
     _processes(parser)
     about = "File to write. By default the one of this device."
     parser.add_argument("--out", type=Path, help=about)
@@ -152,13 +152,13 @@ def _record(commands: argparse._SubParsersAction) -> None:
 def _sample(commands: argparse._SubParsersAction) -> None:
     """Add the command that times the calls in one process, for `check` and `record`."""
     parser = commands.add_parser("sample")
-    _timed(parser, "sample")
+    _timing_options(parser, "sample")
     parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--exactly", action="append", default=[])
 
 
-def _timed(parser: argparse.ArgumentParser, name: str) -> None:
+def _timing_options(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the options of the commands that time a suite's calls, and run the named one."""
     add = parser.add_argument
     add("--suite", type=Path, help="Python file with calls of your own.")
@@ -220,7 +220,7 @@ def _cases(commands: argparse._SubParsersAction) -> None:
         from bench.harness import machine
         from bench.subjects import cases
 
-        for case in cases.listed(machine.device()):
+        for case in cases.of_report(machine.device()):
             print(f"{case.name:24} {case.batch} x {case.dimension}")
         return 0
 

@@ -130,22 +130,22 @@ def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
     return {**numbers, **kernels, **{f"torch {k}": n for k, n in found.operators.items()}}
 
 
-def named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
+def calls_named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
     """Return the calls whose name contains a text."""
     names = {f"{call} B={batch}": (call, batch) for call, batch in CALLS}
     return {name: pair for name, pair in names.items() if only in name}
 
 
 def table(only: str = "") -> Table:
-    chosen = named(only)
+    chosen = calls_named(only)
     return {arch: {n: counted(*pair, arch) for n, pair in chosen.items()} for arch in ARCHS}
 
 
 def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
     """Return (arch, call, number, recorded, now) for all that differ from the file."""
     recorded: Table = store.read(RECORD, "launches")["archs"]
-    kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
-    return changes(kept, table(only))
+    before = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
+    return changes(before, table(only))
 
 
 def main(given: list[str]) -> int:

@@ -126,11 +126,11 @@ class Record:
         Earlier rows stay until new ones replace them.
         """
         stage = self.stage(name)
-        kept = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
+        skip = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
         stage.pop("log", None)
         stage["state"] = "interrupted"  # stays if nothing ends the stage
         self.save()
-        return kept
+        return skip
 
     def add(self, name: str, row: Row) -> None:
         """Save a row, in place of an earlier one of its part."""

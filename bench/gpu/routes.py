@@ -44,10 +44,10 @@ class OnDevice:
 
     indirect = False
 
-    def placed(self, x: Tensor) -> Tensor:
+    def place(self, x: Tensor) -> Tensor:
         return x.cuda()
 
-    moved = placed
+    move = place
 
 
 def parts(small: bool) -> list[Part]:

@@ -114,7 +114,7 @@ def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, 
         found["smallest_call_us"] = us["smallest"]
         return found
     graph = clock.captured(lambda _: small.add_(1))
-    waits = clock.waited({"eager": lambda _: small.add_(1), "graph": graph})
+    waits = clock.wait_times({"eager": lambda _: small.add_(1), "graph": graph})
     found["smallest_call_us"] = statistics.median(waits["eager"])
     found["smallest_graph_us"] = statistics.median(waits["graph"])
     return found

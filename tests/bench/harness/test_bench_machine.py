@@ -82,7 +82,7 @@ def test_a_slower_copy_is_a_lower_ceiling(monkeypatch):
 
 
 def test_one_process_for_the_same_kernels():
-    names = ["ceilings", "toy", *(case.name for case in cases.listed("cuda"))]
+    names = ["ceilings", "toy", *(case.name for case in cases.of_report("cuda"))]
     jobs = [job[1] for job in prepare.jobs(names, quick=False)]
     assert {"sd-4096", "sd-1", "sd-256", "d1024-1-growth", "d131072-1-growth"} <= set(jobs)
     assert not {"ceilings", "toy", "sd-64-growth", "sd-1024-growth"} & set(jobs)

@@ -34,7 +34,7 @@ class FakeClock:
     name = "device"
 
     @classmethod
-    def waited(cls, calls):
+    def wait_times(cls, calls):
         for call in calls.values():
             call(0)
         return {name: [0.9 * TIMES[name], TIMES[name], 1.2 * TIMES[name]] for name in calls}
@@ -43,7 +43,7 @@ class FakeClock:
     def timed(cls, calls, buffers=1, seconds=1.0, **_):
         for call in calls.values():
             call(buffers - 1)
-        return timing.Timed(cls.waited(calls), dict.fromkeys(calls, 3.0), {})
+        return timing.Timed(cls.wait_times(calls), dict.fromkeys(calls, 3.0), {})
 
     @staticmethod
     def captured(call):

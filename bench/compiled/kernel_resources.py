@@ -45,7 +45,7 @@ Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 def launches(call: KernelCall, arch: str) -> list[Variant]:
     """Return the compilations that a call launches, in order and each once."""
     notes = Notes(arch, str(call), call.dimension)
-    # Nothing runs and reads the zeros, of which there are up to GiB, so that writing them is saved.
+    # No kernel runs and reads the zeros, so that writing up to GiB of them is left out.
     with (
         pretended(arch, notes.hook),
         mock.patch.object(torch, "zeros", torch.empty),

@@ -134,7 +134,7 @@ def test_the_suites_run(tmp_path):
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider"]
     command += ["-k", "d1024-1-growth-value or sd-1-copy or sd-1-guards-kl"]
     command += ["--benchmark-enable", "--benchmark-max-time=0.05", f"--benchmark-json={out}"]
-    # As by hand, though the tests themselves may run in several processes.
+    # The suites run in one process, even if these tests run in several.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -75,7 +75,7 @@ def loss_slopes(x, block_size=16, power_weight=25.0):
 
 
 def check_gradient(compare, x, index, got, want, tolerance, *, slopes, block_size=16, mu=None):
-    """Compares gradients of block amplitudes, and of moments, by x but for undecided bins.
+    """Compare gradients of block amplitudes, and of moments, by x, except in undecided bins.
 
     In those both must be subgradients: `slopes` are |dL/dA_p|, of which a bin gets its share,
     in a direction of length 1 at most.
@@ -86,7 +86,7 @@ def check_gradient(compare, x, index, got, want, tolerance, *, slopes, block_siz
         got, want = rows_of(got), rows_of(want)
         size = want.shape[1]
         parts = [reference.compact_spectrum(reference.gather(g, index)) for g in (got, want)]
-        # Of directions times shares, half: F F^T = I / 2.
+        # Half of the product of directions and shares, because F F^T = I / 2.
         shares = per_bin(slopes / reference.block_sizes(bins, block_size, want), block_size, bins)
         limit = 1.01 * shares + tolerance * want.norm(dim=-1, keepdim=True)
         assert ((parts[0] - parts[1]).abs() <= limit)[undecided].all(), "no subgradient"

@@ -1,4 +1,4 @@
-"""The benchmark's clocks: turns, buffers, and what is dropped."""
+"""The benchmark's clocks: turns, buffers, and dropped calls."""
 
 import time
 

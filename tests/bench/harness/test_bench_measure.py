@@ -273,7 +273,7 @@ def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch):
 
 
 def test_peers_that_do_not_compile_in_time_leave_the_rest(monkeypatch, gpu):
-    """A row of the GPU run whose others are compiled: they are missing, and no more."""
+    """A row of the GPU run lacks only the peers that are still compiling."""
     monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *_: time.sleep(30))
     monkeypatch.setattr(timing, "GpuClock", gpu)
     monkeypatch.setattr(machine, "clocks", lambda device: None)

@@ -11,7 +11,7 @@ pytestmark = needs_compiler
 
 
 def unwritten(memory, x):
-    """How many bytes of x nobody has written."""
+    """Return the number of unwritten bytes of x."""
     [region] = memory.regions([x])
     assert (region.address, region.size) == (x.data_ptr(), x.numel() * x.element_size())
     return int(region.unwritten.sum())

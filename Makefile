@@ -1,18 +1,21 @@
-# make demo        the two experiments, from nothing to tables and pictures in demo-out/
-# make test        the tests, from nothing, but for the slow ones; make test-slow: those
-# make sanitize-native  the native backend's tests under ASan and UBSan; needs GCC
-# make resources   what the GPU kernels compile to, against the committed numbers; needs no GPU
-# make simulate    the compiled GPU kernels executed on the CPU; make counters: what they do there
-# make bench       a report on this machine's speed; make bench-check: is anything slower?
-# make docs        the documentation as a site, in build/site
-# make gpu         all that a GPU can say in ten minutes; make gpu-rehearsal: without one
+# make demo             run two experiments; tables and pictures go to demo-out/
+# make test             run the tests, except the slow ones, which make test-slow runs
+# make sanitize-native  run the native backend's tests under ASan and UBSan; needs GCC
+# make resources        compile the GPU kernels and compare with the record; needs no GPU
+# make simulate         execute the compiled GPU kernels on the CPU; make counters counts
+#                       their instructions, wavefronts and sectors
+# make bench            report this machine's speed; make bench-check looks for slower calls
+# make docs             build the documentation as a site in build/site
+# make gpu              measure a GPU in ten minutes; make gpu-rehearsal does so without a GPU
+# Targets install their packages into .venv, except those for a machine with a GPU.
 # Needs Python >= 3.10, make and, for the native CPU kernels, a C++20 compiler.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# A folder counts as newer when files came or went: an editable install lists its modules.
+# With the folders, which are newer if a file was added or removed: an editable install lists its
+# modules.
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
 
@@ -26,7 +29,7 @@ demo: $(VENV)/.latent
 
 OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
 
-# Work is stolen, not dealt: tests that share what a module prepares mostly stay together.
+# With worksteal, tests that share a module's fixtures mostly run in the same process.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev
@@ -40,32 +43,34 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Strict: a broken link, an unknown name or any other warning fails it. Fetches nothing at build time.
+# With --strict a broken link, an unknown name or any other warning is an error. The build
+# downloads nothing.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# With the installed Triton, and with the oldest that is supported. Exit code 2: the installed one
-# is of a release without numbers, which is said and is no failure.
+# Compiles with the installed Triton and with the oldest supported one. Exit code 2 means that the
+# record has no numbers of the installed release; the command prints so, and it is not a failure.
 RESOURCES := $(BIN)/python -m bench resources
 
 resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --check || [ $$? = 2 ]
 	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --check
 
-# Accepts what they compile to now.
+# Accepts the present machine code.
 record-resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --out bench/results/kernel_resources.json
 	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --out bench/results/kernel_resources.json
 
-# Launches, bytes and allocations of every call; the same with any release of Triton.
+# Compares every call's launches, bytes and allocations, which do not depend on Triton's release.
 launches: $(VENV)/.dev
 	$(BIN)/python -m bench launches --check
 
 record-launches: $(VENV)/.dev
 	$(BIN)/python -m bench launches --out bench/results/launches.json
 
-# The compiled kernels executed on the CPU, with both: numbers, races, bounds; other architectures
-# once per path. The first time most of it is compilation, which Triton's cache keeps.
+# Executes the compiled kernels on the CPU, with both releases, and checks numbers, races and
+# bounds; on the other architectures once per route. The first run mostly compiles, and Triton's
+# cache keeps the kernels.
 SIMULATE := $(BIN)/python -m bench simulate
 
 simulate: $(VENV)/.dev $(OLDEST_TRITON)/.installed
@@ -74,7 +79,8 @@ simulate: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(SIMULATE) --quick --arch sm_80
 	$(SIMULATE) --quick --arch sm_100
 
-# What they do there: instructions, wavefronts, sectors, against the committed counts.
+# Compares the executed kernels' instructions, wavefronts and sectors with the committed counts.
+# Exit code 3 means that the record has no counts of the installed release.
 COUNTERS := $(BIN)/python -m bench counters
 
 counters: $(VENV)/.dev $(OLDEST_TRITON)/.installed
@@ -90,8 +96,8 @@ $(CURDIR)/build/triton-%/.installed: | $(BIN)/python
 	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*
 	touch $@
 
-# In an environment of its own, which sees the packages of the other but not its editable install:
-# the .pth files of a folder that a .pth file names are not read.
+# An environment of its own uses the other's packages, but not its editable install, because Python
+# reads no .pth files in a folder that a .pth file names.
 SANITIZED := build/sanitized
 
 sanitize-native: $(SANITIZED)/.installed
@@ -106,7 +112,7 @@ $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 		-C cmake.define.GAUSSREG_SANITIZE=ON .
 	touch $@
 
-# Reruns the experiments for the README, the second in full, and puts their tables there.
+# Reruns the experiments for the README, the second at full size, and writes their tables there.
 readme: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment checkerboard
 	$(BIN)/gaussreg-fast demo --out docs/results/demo --experiment frontier --full
@@ -114,11 +120,11 @@ readme: $(VENV)/.latent
 		--experiment reward-tuning
 	$(BIN)/python -m bench readme
 
-# What this machine does, in a minute (docs/guide/profile.md): a table and plots in bench-out/.
+# Measures this machine in a minute (docs/guide/profile.md); a table and plots go to bench-out/.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench report --quick --restart
 
-# Is anything slower than the committed baseline of this device says? Exit code 2: there is none.
+# Compares with the committed baseline of this device. Exit code 2 means that there is none.
 BASELINE ?= bench/baselines/cpu-amd-epyc-avx2.json
 
 bench-check: $(VENV)/.bench
@@ -127,7 +133,7 @@ bench-check: $(VENV)/.bench
 record-baseline: $(VENV)/.bench
 	$(BIN)/python -m bench record
 
-# The committed measurements, and the tables made of them.
+# Repeats the committed measurements, and writes the tables made of them.
 measure: $(VENV)/.bench
 	$(BIN)/python -m bench study call_overhead --out bench/results/call_overhead.json
 	$(BIN)/python -m bench study cpu --out bench/results/cpu.json
@@ -139,17 +145,17 @@ measure: $(VENV)/.bench
 	$(BIN)/python -m bench report --restart --out docs/results/report
 	$(BIN)/python -m bench readme
 
-# On a machine with a GPU, in ten minutes: docs/guide/ten-minutes-with-a-gpu.md. Uses $(PYTHON) and
-# what it has, and fetches nothing: torch, triton, numpy; to build, scikit-build-core, nanobind,
-# cmake, ninja and a C++ compiler. A second command resumes where time was up: make gpu GPU=--resume
+# Measures a GPU in ten minutes: docs/guide/ten-minutes-with-a-gpu.md. It uses the packages of
+# $(PYTHON) and downloads nothing. It needs torch, triton and numpy, and to build scikit-build-core,
+# nanobind, cmake, ninja and a C++ compiler. If time is up, make gpu GPU=--resume continues.
 GPU_SECONDS ?= 540
 GPU_OUT ?= bench/results/gpu
 
 gpu:
 	$(PYTHON) -m bench gpu --install --seconds $(GPU_SECONDS) --out $(GPU_OUT) $(GPU)
 
-# All of it without a GPU, in an environment like such a machine's: the oldest torch and triton that
-# are supported, nothing that is optional. Python 3.12 where it is to be had.
+# Rehearses all of it without a GPU, in an environment like a GPU machine's: the oldest supported
+# torch and triton, and nothing optional. Python is 3.12 if it is installed.
 GPU_PYTHON ?= $(firstword $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python \
 	$(PYTHON); do $$p -c "import venv" 2>/dev/null && command -v $$p; done))
 GPU_LIKE := build/gpu-like
@@ -158,7 +164,8 @@ gpu-rehearsal: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m bench gpu --rehearse --install --restart --seconds 900 --out build
 	$(GPU_LIKE)/bin/python -P -m pytest tests/bench/gpu -k "not every_stage"
 
-# What its kernels take to compile, with that Triton, in the order of which they are compiled.
+# Records the seconds of each kernel's compilation with that Triton. `make gpu` compiles the longest
+# first.
 record-compile-seconds: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m pip install -q --no-deps --no-build-isolation .
 	$(GPU_LIKE)/bin/python -m bench gpu --compile --record
@@ -169,21 +176,23 @@ $(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
 	$(GPU_LIKE)/bin/python -m pip uninstall -q -y pydantic pydantic_core nvtx diffusers
 	touch $@
 
-# There: the tests that need a GPU.
+# On a machine with a GPU: runs the tests that need one, and those of the clocks.
 gpu-test: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/gpu tests/bench/test_bench_measure.py tests/bench/test_bench_clocks.py $(PYTEST_ARGS)
+		tests/gpu tests/bench/harness $(PYTEST_ARGS)
 
-# The interpreter's tests on the device, too: some hundred kernels to compile.
+# On a machine with a GPU: also runs on it the tests that elsewhere use Triton's interpreter, which
+# compiles some hundred kernels.
 gpu-test-all: installed
 	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
-		tests/gpu tests/triton tests/functional/test_inputs.py $(PYTEST_ARGS)
+		tests/gpu tests/triton tests/functional $(PYTEST_ARGS)
 
 gpu-bench: installed
 	$(PYTHON) -m bench report --restart --out bench/results/gpu
 
-# There too: memory errors and races in the kernels, at more sizes than `make gpu` has time for. The
-# allocator's pools are off for the first, for they would hide what is out of bounds.
+# On a machine with a GPU: looks for memory errors and races in the kernels, at more sizes than
+# `make gpu` has time for. memcheck runs without the allocator's pools, which would hide accesses
+# out of bounds.
 sanitize: installed
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 3 \
 		$(PYTHON) -m bench sanitize
@@ -198,7 +207,7 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Editable: Python sources are used as they stand, the C++ module is built here.
+# Editable installs use the Python sources in place and build the C++ module.
 $(VENV)/.latent: $(SOURCES) | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[latent]'
 	touch $@

@@ -16,7 +16,7 @@ from bench.harness.errors import BadInput, Wrong
 from bench.harness.options import number, positive, tolerance
 
 # Commands with a module of their own, called as `main(arguments)`. It is imported late, because
-# most need Triton. Commands without a description are started by other commands.
+# most need Triton. Those that `FORWARDED` does not describe are started by other commands.
 MODULES = {
     "study": "bench.studies.run",
     "resources": "bench.compiled.kernel_resources",
@@ -49,7 +49,8 @@ def main(given: list[str] | None = None) -> int:
     try:
         if given and given[0] in MODULES:
             return int(importlib.import_module(MODULES[given[0]]).main(given[1:]))
-        options = _parser().parse_args(given)
+        internal = bool(given) and given[0] in INTERNAL
+        options = _parser(internal).parse_args(given)
         return options.run(options)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,18 +66,22 @@ def main(given: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(internal: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of the public commands, or of those that other commands start."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _report(commands)
-    _profile(commands)
-    _check(commands)
-    _render(commands)
-    _cases(commands)
-    _prepare(commands)
+    for add in (INTERNAL if internal else PUBLIC).values():
+        add(commands)
     for name, about in FORWARDED.items():
         commands.add_parser(name, help=about)
     return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, about: str
+) -> argparse.ArgumentParser:
+    """Add a command, described alike in the list of commands and in its own help."""
+    return commands.add_parser(name, help=about, description=about)
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +95,7 @@ def _threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("report", help="Measure everything on this machine.")
+    parser = _command(commands, "report", "Measure everything on this machine.")
     add = parser.add_argument
     add("--out", type=Path, default=Path("bench-out"), help="Folder to write. Default: bench-out.")
     add("--quick", action="store_true", help="Measure fewer cases, in under a minute.")
@@ -111,7 +116,7 @@ def _report(commands: argparse._SubParsersAction) -> None:
 
 
 def _profile(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("profile", help="Show where the time of one case goes.")
+    parser = _command(commands, "profile", "Show where the time of one case goes.")
     add = parser.add_argument
     add("--case", required=True, help="Case LATENT-BATCH..., such as sd-16.")
     add("--call", default="value_and_grad", help="Call of the case. Default: value_and_grad.")
@@ -130,37 +135,48 @@ def _profile(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(commands: argparse._SubParsersAction) -> None:
-    for name, about in (
-        ("check", "Compare with a baseline; exit code 1 means a regression."),
-        ("record", "Measure a baseline."),
-        ("sample", argparse.SUPPRESS),
-    ):
-        parser = commands.add_parser(name, **({} if name == "sample" else {"help": about}))
-        add = parser.add_argument
-        add("--suite", type=Path, help="Python file with calls of your own.")
-        add("--only", default="", metavar="TEXT", help="Time only calls whose name contains TEXT.")
-        add("--seconds", type=number, default=0.6, help="Time per call and process. Default: 0.6.")
-        _threads(parser)
-        if name == "check":
-            _check_options(add)
-        elif name == "record":
-            add("--out", type=Path, help="File to write. By default the one of this device.")
-        if name == "sample":
-            add("--turn", type=int, default=0)
-            add("--verify", action="store_true")
-            add("--exactly", action="append", default=[])
-        else:
-            add(
-                "--processes", type=positive, default=0, metavar="N",
-                help="Number of processes. Default: 12 for a baseline, 6 for a comparison.",
-            )  # fmt: skip
+    parser = _command(commands, "check", "Compare with a baseline; exit code 1 means a regression.")
+    _timing_options(parser, "check")
+    _processes(parser)
+    _check_options(parser.add_argument)
 
-        def run(options: argparse.Namespace, name: str = name) -> int:
-            from bench.check import regression
 
-            return regression.COMMANDS[name](options)
+def _record(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "record", "Measure a baseline.")
+    _timing_options(parser, "record")
+    _processes(parser)
+    about = "File to write. By default the one of this device."
+    parser.add_argument("--out", type=Path, help=about)
 
-        parser.set_defaults(run=run)
+
+def _sample(commands: argparse._SubParsersAction) -> None:
+    """Add the command that times the calls in one process, for `check` and `record`."""
+    parser = commands.add_parser("sample")
+    _timing_options(parser, "sample")
+    parser.add_argument("--turn", type=int, default=0)
+    parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--exactly", action="append", default=[])
+
+
+def _timing_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options of the commands that time a suite's calls, and run the named one."""
+    add = parser.add_argument
+    add("--suite", type=Path, help="Python file with calls of your own.")
+    add("--only", default="", metavar="TEXT", help="Time only calls whose name contains TEXT.")
+    add("--seconds", type=number, default=0.6, help="Time per call and process. Default: 0.6.")
+    _threads(parser)
+
+    def run(options: argparse.Namespace) -> int:
+        from bench.check import regression
+
+        return regression.COMMANDS[name](options)
+
+    parser.set_defaults(run=run)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    about = "Number of processes. Default: 12 for a baseline, 6 for a comparison."
+    parser.add_argument("--processes", type=positive, default=0, metavar="N", help=about)
 
 
 def _check_options(add: Callable[..., Any]) -> None:
@@ -182,8 +198,7 @@ def _check_options(add: Callable[..., Any]) -> None:
 
 
 def _render(commands: argparse._SubParsersAction) -> None:
-    about = "Write report.md and plots from a report.json."
-    parser = commands.add_parser("render", help=about)
+    parser = _command(commands, "render", "Write report.md and plots from a report.json.")
     parser.add_argument("folder", type=Path, help="Folder with the report.json.")
 
     def run(options: argparse.Namespace) -> int:
@@ -199,13 +214,13 @@ def _render(commands: argparse._SubParsersAction) -> None:
 
 
 def _cases(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("cases", help="List the cases.")
+    parser = _command(commands, "cases", "List the cases.")
 
     def run(_: argparse.Namespace) -> int:
         from bench.harness import machine
         from bench.subjects import cases
 
-        for case in cases.listed(machine.device()):
+        for case in cases.of_report(machine.device()):
             print(f"{case.name:24} {case.batch} x {case.dimension}")
         return 0
 
@@ -213,7 +228,7 @@ def _cases(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare(commands: argparse._SubParsersAction) -> None:
-    """Add the command without a description that other commands use to fill compilers' caches."""
+    """Add the command that fills compilers' caches, for `report` and `gpu`."""
     parser = commands.add_parser("prepare")
     parser.add_argument("name")
     parser.add_argument("--compile", action="store_true")
@@ -229,3 +244,16 @@ def _prepare(commands: argparse._SubParsersAction) -> None:
             return prepare.case(options.name, options.compile)
 
     parser.set_defaults(run=run)
+
+
+AddCommand = Callable[[argparse._SubParsersAction], None]
+PUBLIC: dict[str, AddCommand] = {
+    "report": _report,
+    "profile": _profile,
+    "check": _check,
+    "record": _record,
+    "render": _render,
+    "cases": _cases,
+}
+# Started by other commands, so that neither the help nor an error lists them.
+INTERNAL: dict[str, AddCommand] = {"sample": _sample, "prepare": _prepare}

@@ -1,4 +1,4 @@
-"""Where the Triton kernels run, fixtures, and a tally of all comparisons against a reference."""
+"""The device of the Triton kernels, fixtures, and a tally of all comparisons with a reference."""
 
 import os
 import sys
@@ -117,7 +117,7 @@ def compare(pytestconfig):
 
 
 def pytest_sessionfinish(session):
-    """What one of several processes has compared goes to the one that speaks for them."""
+    """Pass the comparisons of a worker process to the process that prints them."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         tally = session.config.stash[_TALLY]

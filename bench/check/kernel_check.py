@@ -28,7 +28,7 @@ def regressions(only: str, jobs: int = 2) -> list[str]:
         known = ", ".join(recorded) or "none"
         raise BadInput(f"--kernels needs a recorded release of triton ({known}), got {release}")
     chosen = kernel_resources.chosen(list(kernel_resources.ARCHS), re.escape(only))
-    calls = launches.named(only)
+    calls = launches.calls_named(only)
     if not chosen and not calls:
         raise BadInput(f"--kernels: no kernel and no case has a name that contains {only!r}")
     rows = launches.compare(only)

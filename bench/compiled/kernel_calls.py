@@ -58,7 +58,7 @@ class KernelCall:
             launch.permutation(seed, self.dimension)
             return
         if self.task.startswith("path_"):
-            self._path(launch, batch)
+            self._path_kl(launch, batch)
             return
         x = torch.zeros(batch, self.dimension, dtype=getattr(torch, self.dtype))
         if self.task == "projection":
@@ -83,7 +83,7 @@ class KernelCall:
             gradient = x.dtype if self.task == "gradient" else None
             launch.loss(x, draw, LossSpec(self.orders, *options, "none"), gradient=gradient)
 
-    def _path(self, launch: Any, batch: int) -> None:
+    def _path_kl(self, launch: Any, batch: int) -> None:
         """Launch path KL of 50 steps: "path_value", "path_backward", or "path_both" in one pass."""
         dmu = torch.zeros(50, batch, self.dimension, dtype=getattr(torch, self.dtype))
         sigma = torch.ones(50, 1)
@@ -108,7 +108,7 @@ class KernelCall:
 
 
 ALL_ORDERS = tuple(range(1, 9))
-# Every kernel, in sizes that take different paths and with the options that change most.
+# Every kernel, in sizes that take different routes and with the options that change most.
 EVERYWHERE = (
     *(KernelCall(dimension) for dimension in (64, 1024, 16384, 65536)),
     *(KernelCall(1024, task=task) for task in ("statistics", "pullback")),

@@ -45,7 +45,7 @@ Table = dict[str, dict[str, dict[str, int]]]  # arch -> variant -> numbers
 def launches(call: KernelCall, arch: str) -> list[Variant]:
     """Return the compilations that a call launches, in order and each once."""
     notes = Notes(arch, str(call), call.dimension)
-    # Nothing runs and reads the zeros, of which there are up to GiB, so that writing them is saved.
+    # No kernel runs and reads the zeros, so that writing up to GiB of them is left out.
     with (
         pretended(arch, notes.hook),
         mock.patch.object(torch, "zeros", torch.empty),
@@ -153,12 +153,12 @@ def differences(
     recorded: Table, now: Table, only: str, archs: list[str] | None = None
 ) -> list[tuple[str, str, str, str, str]]:
     """Return the `changes` of the variants whose name matches."""
-    kept = {
+    before = {
         arch: {name: n for name, n in table.items() if re.search(only, name)}
         for arch, table in recorded.items()
         if arch in (archs or ARCHS)
     }
-    return changes({arch: table for arch, table in kept.items() if table}, now)
+    return changes({arch: table for arch, table in before.items() if table}, now)
 
 
 def read(path: Path) -> dict[str, Table]:
@@ -171,8 +171,8 @@ def merge(path: Path, release: str, now: Table, only: str) -> None:
     record = read(path)
     table = record.setdefault(release, {})
     for arch, numbers in now.items():
-        kept = {k: n for k, n in table.get(arch, {}).items() if not re.search(only, k)}
-        table[arch] = {**kept, **numbers}
+        others = {k: n for k, n in table.get(arch, {}).items() if not re.search(only, k)}
+        table[arch] = {**others, **numbers}
     record[release] = {arch: table[arch] for arch in ARCHS if arch in table}
     write(path, record)
 

@@ -1,7 +1,7 @@
 """Count a call's kernel launches, and the bytes and operations that these report.
 
-`recorded` lists the launches in its body. In front of a pretended device none of them runs, so that
-the counts of every call can be recorded in a file and compared exactly:
+The calls are made in front of a pretended device, where no kernel runs, so that their counts can be
+recorded in a file and compared exactly:
 
     python -m bench launches --check      compare with the committed numbers; exit 1 if they differ
     python -m bench launches --out FILE   write them
@@ -40,7 +40,7 @@ from bench.harness.text import columns
 RECORD = ROOT / "bench" / "results" / "launches.json"
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
 SIZES = (1024, 4096, 16384, 32768, 36864, 65536, 131072, 262144)
-# Calls with their batches, one for each kind: paths, pieces of a batch, tables per sample.
+# Calls with their batches, one for each kind: routes, pieces of a batch, tables per sample.
 CALLS = (
     *((KernelCall(size), batch) for size in SIZES for batch in (1, 64)),
     *((KernelCall(size, task="value"), 1) for size in (16384, 36864, 65536, 262144)),
@@ -130,22 +130,22 @@ def counted(call: KernelCall, batch: int, arch: str) -> dict[str, int]:
     return {**numbers, **kernels, **{f"torch {k}": n for k, n in found.operators.items()}}
 
 
-def named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
+def calls_named(only: str = "") -> dict[str, tuple[KernelCall, int]]:
     """Return the calls whose name contains a text."""
     names = {f"{call} B={batch}": (call, batch) for call, batch in CALLS}
     return {name: pair for name, pair in names.items() if only in name}
 
 
 def table(only: str = "") -> Table:
-    chosen = named(only)
+    chosen = calls_named(only)
     return {arch: {n: counted(*pair, arch) for n, pair in chosen.items()} for arch in ARCHS}
 
 
 def compare(only: str = "") -> list[tuple[str, str, str, str, str]]:
     """Return (arch, call, number, recorded, now) for all that differ from the file."""
     recorded: Table = store.read(RECORD, "launches")["archs"]
-    kept = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
-    return changes(kept, table(only))
+    before = {a: {n: v for n, v in cases.items() if only in n} for a, cases in recorded.items()}
+    return changes(before, table(only))
 
 
 def main(given: list[str]) -> int:

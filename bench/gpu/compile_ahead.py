@@ -43,12 +43,12 @@ def ahead(stages: Sequence[Stage], record: bool) -> int:
             os.environ["TRITON_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         begin = time.monotonic()
         results = compile_all(found, workers)
-    taken = time.monotonic() - begin
+    elapsed = time.monotonic() - begin
     failed = [f"{name}: {error}" for name, (_, error) in results.items() if error]
     seconds = {job.variant.name: round(results[job.variant.name][0], 2) for job, _ in found}
     longest = sorted(seconds.items(), key=lambda pair: -pair[1])[:5]
     print(f"triton {release}, {arch}: {len(seconds)} kernels, {sum(seconds.values()):.0f} core "
-          f"seconds, {taken:.0f} s with {workers} processes")  # fmt: skip
+          f"seconds, {elapsed:.0f} s with {workers} processes")  # fmt: skip
     print("longest: " + ", ".join(f"{name} {s:.1f} s" for name, s in longest))
     for line in failed:
         print(f"does not compile: {line}")

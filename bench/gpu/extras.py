@@ -54,11 +54,11 @@ def _lists(numbers: int, tensors: int) -> tuple[list[torch.Tensor], list[torch.T
     """Make parameters and their base, in bfloat16."""
     size = numbers // tensors
 
-    def made(at: float) -> list[torch.Tensor]:
+    def filled(at: float) -> list[torch.Tensor]:
         options: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"}
         return [torch.full((size,), at, **options) for _ in range(tensors)]
 
-    return made(0.5), made(0.25)
+    return filled(0.5), filled(0.25)
 
 
 def _calls(params: list[torch.Tensor], base: list[torch.Tensor]) -> timing.Calls:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 from functools import partial
@@ -10,6 +9,7 @@ from functools import partial
 from bench.gpu import ceilings
 from bench.gpu.stage import Part, Row
 from bench.harness import machine
+from gaussreg_fast._environment import versions
 
 PACKAGES = (
     "torch", "triton", "numpy", "scipy", "pytest", "pytest-benchmark", "pytest-xdist", "hypothesis",
@@ -29,13 +29,14 @@ def parts(small: bool) -> list[Part]:
 
 
 def _machine(_: float) -> Row:
+    found = versions(*PACKAGES)
     return {
         "smi": _text(["nvidia-smi"]),
         "kernel": platform.release(),
         "compiler": (_text(["c++", "--version"]) or [None])[0],
         "tools": {name: (_text([name, "--version"]) or [None])[-1] for name in ("ncu", "nsys")},
         "sanitizer": (_text(["compute-sanitizer", "--version"]) or [None])[-1],
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: found.get(name) for name in PACKAGES},
     }
 
 
@@ -46,13 +47,6 @@ def _text(words: list[str]) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.rstrip().splitlines()[:40]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _copy(small: bool, _: float) -> Row:

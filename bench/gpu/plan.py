@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from bench.gpu import extras, headline, look, paths, repetition, sanitizer, tuning
+from bench.gpu import extras, headline, look, repetition, routes, sanitizer, tuning
 from bench.gpu.stage import Part, Stage
 from bench.harness.errors import BadInput
 
@@ -22,7 +22,7 @@ def _stages(small: bool) -> tuple[Stage, ...]:
         Stage(
             "look", "machine, versions, ceilings", partial(look.parts, small), 18, 45, quiet=True
         ),
-        Stage("paths", "every path against float64", partial(paths.parts, small), 42, 120),
+        Stage("routes", "every route against float64", partial(routes.parts, small), 42, 120),
         Stage(
             "headline", "ours against the others, timed", partial(headline.parts, small), 146, 220,
             quiet=True, jobs=partial(headline.jobs, small),

@@ -126,11 +126,11 @@ class Record:
         Earlier rows stay until new ones replace them.
         """
         stage = self.stage(name)
-        kept = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
+        skip = [] if self.done(name) else [r["part"] for r in stage["rows"] if r["status"] == "ok"]
         stage.pop("log", None)
         stage["state"] = "interrupted"  # stays if nothing ends the stage
         self.save()
-        return kept
+        return skip
 
     def add(self, name: str, row: Row) -> None:
         """Save a row, in place of an earlier one of its part."""
@@ -158,7 +158,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def errors(content: dict[str, Any]) -> list[float]:
     """Return the errors of all results that were compared with float64."""
-    return [e for row in rows(content, "paths").values() for e in row.get("errors", {}).values()]
+    return [e for row in rows(content, "routes").values() for e in row.get("errors", {}).values()]
 
 
 def best(row: Row) -> tuple[Row, float] | None:

@@ -168,7 +168,7 @@ class Device:
         """Copy a tensor into watched memory, unless it is there already or has a history."""
         if self._simulation is None or x.requires_grad or self._simulation.memory.holds(x):
             return x
-        return self._simulation.memory.placed(x)
+        return self._simulation.memory.place(x)
 
     def errors(self) -> list[str]:
         """Return the races, accesses out of bounds and reads of unwritten memory so far."""

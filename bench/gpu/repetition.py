@@ -14,6 +14,7 @@ import gaussreg_fast as gf
 from bench.gpu.stage import Part, Row
 from bench.harness.errors import Wrong
 from bench.harness.timing import GpuClock
+from bench.subjects.correctness import same_bits
 
 DIMENSIONS = (16384, 65536, 1024, 36864)
 BATCH = 40  # more than one piece of a batch of large samples
@@ -33,7 +34,7 @@ def parts(small: bool) -> list[Part]:
         for kind in ("shared", "per_sample"):
             call = partial(_value_and_grad, d, kind)
             add(f"runs D={d} {kind}", partial(_runs, call, batch, runs), partial(call, 2))
-        add(f"graph D={d}", partial(_replays, d), partial(_drawn, d))
+        add(f"graph D={d}", partial(_replays, d), partial(_with_drawn_permutation, d))
     for d in sizes[:2]:
         call = partial(_projected, d)
         add(f"runs D={d} projection", partial(_runs, call, batch, runs), partial(call, 2))
@@ -55,20 +56,14 @@ def _projected(dimension: int, batch: int) -> tuple[Tensor, ...]:
     return (gf.project_white_noise(x),)
 
 
-def _drawn(dimension: int) -> tuple[Tensor, ...]:
+def _with_drawn_permutation(dimension: int) -> tuple[Tensor, ...]:
     return gf.gaussianity_value_and_grad(torch.randn(2, dimension, device="cuda"))
-
-
-def _equal(name: str, got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
-    for a, b in zip(got, want, strict=True):
-        if not torch.equal(a, b):
-            raise Wrong(f"{name}: {int((a != b).sum())} of {a.numel()} numbers have other bits")
 
 
 def _runs(call: Callable[[int], tuple[Tensor, ...]], batch: int, runs: int) -> Row:
     first = call(batch)
     for number in range(1, runs):
-        _equal(f"run {number}", call(batch), first)
+        same_bits(f"run {number}", call(batch), first)
     return {"runs": runs, "batch": batch}
 
 
@@ -103,7 +98,7 @@ def _streams(dimension: int, batch: int) -> Row:
                 results.append(gf.gaussianity_value_and_grad(x, seed=k))
         torch.cuda.synchronize()
         for got, want in zip(results, alone, strict=True):
-            _equal("two streams", got, want)
+            same_bits("two streams", got, want)
     return {"streams": 2}
 
 
@@ -119,7 +114,7 @@ def _threads(dimension: int, batch: int, runs: int) -> Row:
                 for _ in range(runs):
                     got = gf.gaussianity_value_and_grad(x, seed=1)
                     torch.cuda.current_stream().synchronize()
-                    _equal("two threads", got, want)
+                    same_bits("two threads", got, want)
         except BaseException as error:
             failed.append(error)
 

@@ -1,7 +1,7 @@
 """Measure a GPU in ten minutes, in stages with a clock.
 
     python -m bench gpu --seconds 540 --out DIR     measure everything, into DIR/<device>/run.json
-    python -m bench gpu --stages paths,headline     measure some stages
+    python -m bench gpu --stages routes,headline    measure some stages
     python -m bench gpu --resume                    measure what the run in --out lacks
     python -m bench gpu --resume OLD --out NEW      do the same if OLD cannot be written
     python -m bench gpu --rehearse                  go through everything without a GPU
@@ -105,20 +105,20 @@ def main(given: list[str]) -> int:
     facts = device_facts(options.rehearse)
     folder = options.out / record.slug(facts["device"])
     if options.resume is None:
-        kept = record.Record.begin(folder, facts, options.restart)
+        saved = record.Record.begin(folder, facts, options.restart)
     else:
         before = options.resume if options.resume != Path() else folder
-        kept = record.Record.resume(before, folder, facts)
+        saved = record.Record.resume(before, folder, facts)
     if installed:
-        kept.content["install"] = installed
-    todo = [stage for stage in stages if names or not kept.done(stage.name)]
-    with kept.locked():
-        return measure(options, kept, facts, todo, begin + options.seconds)
+        saved.content["install"] = installed
+    todo = [stage for stage in stages if names or not saved.done(stage.name)]
+    with saved.locked():
+        return measure(options, saved, facts, todo, begin + options.seconds)
 
 
 def measure(
     options: argparse.Namespace,
-    kept: Record,
+    saved: Record,
     facts: dict[str, Any],
     todo: list[Stage],
     end: float,
@@ -128,19 +128,19 @@ def measure(
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
-    run = Run(options, kept, facts, todo, end)
+    run = Run(options, saved, facts, todo, end)
     code = 130
     try:
         for stage in todo:
             run.stage(stage)
         names = [stage.name for stage in todo]
-        code = 1 if any(map(kept.failed, names)) else 0 if all(map(kept.done, names)) else LEFT
+        code = 1 if any(map(saved.failed, names)) else 0 if all(map(saved.done, names)) else LEFT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     finally:
         run.close()
-        print(summary.text(kept.content), flush=True)
-        print(f"wrote {kept.path}")
+        print(summary.text(saved.content), flush=True)
+        print(f"wrote {saved.path}")
     return code
 
 
@@ -206,14 +206,14 @@ class Run:
     def __init__(
         self,
         options: argparse.Namespace,
-        kept: Record,
+        saved: Record,
         facts: dict[str, Any],
         todo: list[Stage],
         end: float,
     ) -> None:
         from bench.gpu import queue, record
 
-        self.options, self.record, self.end = options, kept, end
+        self.options, self.record, self.end = options, saved, end
         self.about = {"source": record.source(), "driver": facts["driver"]}
         self.interrupted = False
         names = [stage.name for stage in todo]

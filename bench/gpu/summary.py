@@ -123,7 +123,7 @@ def _rest(content: dict[str, Any]) -> Iterator[str]:
             if {"ceilings", "candidates", "metrics", "summary_us"} & row.keys():
                 yield _cut(_detail(stage, row))
     if compared := errors(content):
-        yield f"paths: worst error {max(compared):.2e} of {len(compared)} results"
+        yield f"routes: worst error {max(compared):.2e} of {len(compared)} results"
     for name, stage in content["stages"].items():
         for row in stage["rows"]:
             if row["status"] == "not measured":

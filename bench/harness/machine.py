@@ -76,7 +76,7 @@ def clocks(device: str) -> str | None:
     """Return the current clock rate as the system reports it; None if it does not."""
     if device == "cuda":
         return smi("clocks.sm")["clocks.sm"]
-    value = _cpuinfo("cpu MHz")
+    value = _first("cpu MHz")
     return f"{value} MHz" if value else None
 
 
@@ -114,7 +114,7 @@ def ceilings(device: str, copy_bytes: int = 0, gemm_size: int = 0) -> dict[str, 
         found["smallest_call_us"] = us["smallest"]
         return found
     graph = clock.captured(lambda _: small.add_(1))
-    waits = clock.waited({"eager": lambda _: small.add_(1), "graph": graph})
+    waits = clock.wait_times({"eager": lambda _: small.add_(1), "graph": graph})
     found["smallest_call_us"] = statistics.median(waits["eager"])
     found["smallest_graph_us"] = statistics.median(waits["graph"])
     return found
@@ -134,15 +134,22 @@ def free_memory(device: str) -> int:
 
 
 def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return _first("model name") or platform.processor() or platform.machine()
 
 
-def _cpuinfo(key: str) -> str | None:
+def cpuinfo() -> list[tuple[str, str]]:
+    """Return Linux's facts about each processor as (name, value); empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _first(name: str) -> str | None:
+    """Return what `cpuinfo` says first under a name; None if it says nothing."""
+    return next((value for key, value in cpuinfo() if key == name), None)
 
 
 def _instruction_set() -> str | None:

@@ -40,8 +40,8 @@ class Progress:
         if self.bar:
             self.bar.stop()
         if kind is KeyboardInterrupt and self.out:
-            kept = f"{self.done} of {self.total} parts are kept in {self.out}"
-            print(f"{kept}: the same command with --resume resumes them", file=sys.stderr)
+            finished = f"{self.done} of {self.total} parts are kept in {self.out}"
+            print(f"{finished}: the same command with --resume resumes them", file=sys.stderr)
 
     def begin(self, name: str) -> None:
         if self.bar:

@@ -136,8 +136,8 @@ class Report:
                 f"{here}"
             )
         content["complete"] = False
-        kept = [row for row in content["rows"] if row["status"] == "ok"]
-        return cls(folder / NAME, {**content, "rows": kept})
+        measured = [row for row in content["rows"] if row["status"] == "ok"]
+        return cls(folder / NAME, {**content, "rows": measured})
 
     def save(self) -> None:
         write(self.path, self.content)

@@ -122,15 +122,15 @@ class CpuClock:
         samplers, each = {}, {}
         share = seconds / max(1, len(calls))
         for name, call in calls.items():
-            taken = cls._once(call)
-            if taken < share:
-                taken = min(taken, cls._once(call))
-            if taken > patience * seconds:
-                result.dropped[name] = f"one call takes {taken:.1f} s"
+            elapsed = cls._once(call)
+            if elapsed < share:
+                elapsed = min(elapsed, cls._once(call))
+            if elapsed > patience * seconds:
+                result.dropped[name] = f"one call takes {elapsed:.1f} s"
                 continue
-            repeats = max(1, round(CPU_SAMPLE / taken))
+            repeats = max(1, round(CPU_SAMPLE / elapsed))
             samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
-            each[name] = min(CPU_ROUNDS, max(3, int(share / (repeats * taken * 1.1))))
+            each[name] = min(CPU_ROUNDS, max(3, int(share / (repeats * elapsed * 1.1))))
         result.samples = in_turns(samplers, each)
         return result
 
@@ -139,10 +139,10 @@ class CpuClock:
         """Take short samples in turns, equally many of each call and at least 5."""
         samplers, cost = {}, 0.0
         for name, call in calls.items():
-            taken = max(1e-7, min(cls._once(call) for _ in range(3)))
-            repeats = max(1, round(CPU_SHORT_SAMPLE / taken))
+            elapsed = max(1e-7, min(cls._once(call) for _ in range(3)))
+            repeats = max(1, round(CPU_SHORT_SAMPLE / elapsed))
             samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
-            cost += repeats * taken * 1.1
+            cost += repeats * elapsed * 1.1
         return in_turns(samplers, max(5, int(seconds / cost)))
 
     @staticmethod
@@ -183,14 +183,14 @@ class GpuClock:
         """Take samples of a call's device time: `rounds`, or fewer in little time, at least 3."""
         turns = {name: Turns(call, buffers) for name, call in calls.items()}
         host, waiting = {}, []
-        taken = 0.0
+        elapsed = 0.0
         for name, turn in turns.items():
             warm(turn)
             torch.cuda.synchronize()
             begin = time.perf_counter()
             host[name] = turn(repeats)
             torch.cuda.synchronize()
-            taken += time.perf_counter() - begin
+            elapsed += time.perf_counter() - begin
             if waits(turn, host[name] / repeats):
                 waiting.append(name)
         late, queued = dict.fromkeys(calls, 0), {name: [] for name in calls}
@@ -207,7 +207,7 @@ class GpuClock:
             end.synchronize()
             return start.elapsed_time(end) * 1e3 / repeats
 
-        rounds = max(3, min(rounds, int(seconds / max(taken, 1e-6))))
+        rounds = max(3, min(rounds, int(seconds / max(elapsed, 1e-6))))
         samples = in_turns({name: lambda name=name: sample(name) for name in calls}, rounds)
         queue = {name: statistics.median(each) for name, each in queued.items()}
         late = {name: count for name, count in late.items() if count}
@@ -219,7 +219,7 @@ class GpuClock:
         return cls.timed(calls, 1, seconds, rounds=100).samples
 
     @staticmethod
-    def waited(calls: Calls, rounds: int = 10, repeats: int = 30) -> Samples:
+    def wait_times(calls: Calls, rounds: int = 10, repeats: int = 30) -> Samples:
         """Time a call and a synchronize by the host's clock, in microseconds; each is a sample."""
 
         def sample(call: Callable[[int], Any]) -> list[float]:

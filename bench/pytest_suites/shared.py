@@ -22,7 +22,7 @@ def every_call(topic: str) -> list[Any]:
     """Return the pytest parameters (case, call) of a topic on this device."""
     return [
         pytest.param(case, call, id=f"{case.name}-{call}")
-        for case in cases.listed(device())
+        for case in cases.of_report(device())
         if case.topic == topic
         for call in peers.names(case, device(), cases.compiled(device(), False, case))
     ]

@@ -137,7 +137,7 @@ def _measure(
     if case.batch == 1 and case.topic == "loss" and clock.device == "cuda":
         row["clock"] = "wall"  # the time that the loop that optimises one latent waits
         waiting = {name: call for name, call in calls.items() if name != "copy"}
-        row["us"]["wall"] = clock.waited(waiting)
+        row["us"]["wall"] = clock.wait_times(waiting)
         graph = _graphs(case, clock, backend, compile_seconds, row)
     row["summary_us"] = {
         name: {call: timing.summary(s) for call, s in samples.items()}
@@ -230,6 +230,6 @@ def _graphs(
                 raise
             row["not_measured"][f"{name} graph"] = f"{type(error).__name__}: {error}"[:300]
             clock.recover()
-    row["us"]["graph wall"] = clock.waited(replays)
+    row["us"]["graph wall"] = clock.wait_times(replays)
     row["us"]["graph device"] = clock.timed(replays, 1).samples
     return {name: statistics.median(s) for name, s in row["us"]["graph wall"].items()}

@@ -38,7 +38,7 @@ def parts(device: str, quick: bool, only: str) -> dict[str, Part]:
         return partial(_case, case, device, compiling)
 
     found: dict[str, Part] = {CEILINGS: lambda *_: _ceilings(device)}
-    found |= {case.name: of_case(case) for case in cases.listed(device, quick)}
+    found |= {case.name: of_case(case) for case in cases.of_report(device, quick)}
     sizes = roofline.STAGE_SIZES[1::2] if quick else roofline.STAGE_SIZES
     early: dict[str, Part] = {
         "stages": lambda *_: roofline.measure(device, sizes),

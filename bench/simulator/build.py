@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.harness import machine
 from bench.simulator.instructions import generated_cases, generated_header
 
 SOURCES = Path(__file__).resolve().parent / "interpreter"
@@ -23,6 +24,10 @@ FLAGS = (
     *("-std=c++17", "-O2", "-ftree-vectorize", "-fPIC", "-fno-strict-aliasing", "-Wall"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"),
 )
+# The facts in /proc/cpuinfo that decide which code the compiler makes for this processor.
+PROCESSOR = (
+    "flags", "Features", "model name", "cpu family", "model", "CPU implementer", "CPU part",
+)  # fmt: skip
 
 
 class CompilerMissing(Exception):
@@ -84,21 +89,11 @@ def _target() -> tuple[str, ...]:
 def _processor() -> str:
     """Identify the processor as far as code depends on it, because machines may share a cache."""
     text = f"{platform.system()} {platform.machine()} {platform.libc_ver()}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    facts = machine.cpuinfo()
+    if not facts:
         return f"{text} {platform.node()}"  # unknown: for this machine alone
-    names = (
-        "flags",
-        "Features",
-        "model name",
-        "cpu family",
-        "model",
-        "CPU implementer",
-        "CPU part",
-    )
-    kept = {line for line in lines if line.split(":")[0].strip() in names}
-    return "\n".join([text, *sorted(kept)])
+    named = {f"{name}: {value}" for name, value in facts if name in PROCESSOR}
+    return "\n".join([text, *sorted(named)])
 
 
 def _build(

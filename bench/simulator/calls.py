@@ -25,10 +25,10 @@ class Home(Protocol):
 
     indirect: bool  # whether kernels read addresses from memory
 
-    def placed(self, x: Tensor) -> Tensor:
+    def place(self, x: Tensor) -> Tensor:
         """Copy an input there, so that writes beside it are found."""
 
-    def moved(self, x: Tensor) -> Tensor:
+    def move(self, x: Tensor) -> Tensor:
         """Move an input there."""
 
 
@@ -53,13 +53,13 @@ def call(case: Case, home: Home) -> Results:
     """Run a case with `backend="triton"`, with simulated launches or on a GPU."""
     with _in_pieces(case):
         kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
-        other = {"drift": _drift, "path": _path, "permutation": _permutation}
+        other = {"drift": _drift, "path": _path_kl, "permutation": _permutation}
         return other[kind](case, home) if kind in other else _sample_call(case, home)
 
 
 def _input(case: Case, home: Home) -> Tensor:
     x = samples(case)
-    return home.placed(x) if case.layout == "plain" else laid_out(home.moved(x), case.layout)
+    return home.place(x) if case.layout == "plain" else laid_out(home.move(x), case.layout)
 
 
 def permutation_of(case: Case) -> tuple[Any, Tensor | None]:
@@ -99,7 +99,7 @@ def _sample_call(case: Case, home: Home) -> Results:
         function = {"kl": gf.kl_loss, "kurtosis": gf.kurtosis_loss, "norm": gf.norm_loss}[case.task]
         return _differentiated(lambda z: function(z, reduction="none", **options), x, case, home)
     kind = permutation_of(case)[0]
-    options["permutation"] = home.moved(kind) if isinstance(kind, Tensor) else kind
+    options["permutation"] = home.move(kind) if isinstance(kind, Tensor) else kind
     options["seed"] = SEED
     spectral = {"block_size": case.block_size, "statistic": case.statistic, **options}
     if case.task in ("statistics", "pullback"):
@@ -107,7 +107,7 @@ def _sample_call(case: Case, home: Home) -> Results:
         moments, blocks = gf.permuted_statistics(z, orders=case.orders, **spectral)
         if case.task == "statistics":
             return {"moments": moments, "blocks": blocks}
-        torch.autograd.backward((moments, blocks), [home.moved(g) for g in upstream(case)])
+        torch.autograd.backward((moments, blocks), [home.move(g) for g in upstream(case)])
         assert z.grad is not None
         return {"gradient": z.grad}
     if case.task == "moments":
@@ -129,7 +129,7 @@ def _differentiated(function: Any, x: Tensor, case: Case, home: Home) -> Results
     """Return values (B,), and the gradient for upstream gradients other than 1."""
     z = x.detach().requires_grad_()
     value = function(z)
-    value.backward(home.moved(weights(case)))
+    value.backward(home.move(weights(case)))
     assert z.grad is not None
     return {"value": value.detach(), "gradient": z.grad}
 
@@ -140,12 +140,12 @@ def lists(case: Case) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     dtype = torch.float32 if mixed else getattr(torch, case.dtype)
     shapes = [case.dimension, 1, case.dimension // 2, 2048, 5]
 
-    def made(k: int, n: int) -> Tensor:
+    def draw(k: int, n: int) -> Tensor:
         kind = torch.bfloat16 if mixed and k % 2 else dtype
         return torch.randn(n, generator=generator).to(kind)
 
     params = [torch.randn(n, generator=generator).to(dtype) for n in shapes]
-    base = [made(k, n) for k, n in enumerate(shapes)]
+    base = [draw(k, n) for k, n in enumerate(shapes)]
     grads = [torch.randn(n, generator=generator).to(dtype) for n in shapes]
     return params, base, grads
 
@@ -162,7 +162,7 @@ def _drift(case: Case, home: Home) -> Results:
     task = case.task.split()[1]
     home.indirect = True  # the kernel reads a table of addresses
     if task == "lora":
-        a, b = (home.placed(x).requires_grad_() for x in lora_factors(case))
+        a, b = (home.place(x).requires_grad_() for x in lora_factors(case))
         value = gf.lora_drift([(a, b)], weight=2.0, backend="triton")
         value.backward()
         assert a.grad is not None
@@ -171,7 +171,7 @@ def _drift(case: Case, home: Home) -> Results:
     offset = int(case.task.endswith("unaligned"))
 
     def put(x: Tensor) -> Tensor:
-        return home.placed(torch.cat([x[:1].expand(offset), x]))[offset:]
+        return home.place(torch.cat([x[:1].expand(offset), x]))[offset:]
 
     params, base, grads = ([put(x) for x in each] for each in (params, base, grads))
     options: dict[str, Any] = {"backend": "triton"}
@@ -187,7 +187,7 @@ def _drift(case: Case, home: Home) -> Results:
     return {"value": value, **{f"tensor {k}": g for k, g in enumerate(found)}}
 
 
-def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+def path_kl_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     generator, steps, batch = _generator(3), 7, 3
     dmu = torch.randn(steps, batch, case.dimension, generator=generator)
     columns = (steps, batch) if case.permutation == "per_sample" else (steps,)
@@ -195,16 +195,16 @@ def path_inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return dmu.to(getattr(torch, case.dtype)), sigma, torch.randn(batch, generator=generator)
 
 
-def _path(case: Case, home: Home) -> Results:
-    dmu, sigma, upstream = path_inputs(case)
-    dmu, sigma = home.placed(dmu), home.placed(sigma)
+def _path_kl(case: Case, home: Home) -> Results:
+    dmu, sigma, upstream = path_kl_inputs(case)
+    dmu, sigma = home.place(dmu), home.place(sigma)
     if case.task == "path_both":
         value, gradient = gf.path_kl_value_and_grad(dmu, sigma, backend="triton")
         return {"value": value, "gradient": gradient}
     if case.task == "path_value":
         return {"value": gf.path_kl(dmu, sigma, backend="triton")}
     dmu.requires_grad_()
-    gf.path_kl(dmu, sigma, backend="triton").backward(home.moved(upstream))
+    gf.path_kl(dmu, sigma, backend="triton").backward(home.move(upstream))
     assert dmu.grad is not None
     return {"gradient": dmu.grad}
 
@@ -212,7 +212,7 @@ def _path(case: Case, home: Home) -> Results:
 def _permutation(case: Case, home: Home) -> Results:
     from gaussreg_fast.ops import permutation
 
-    seed = home.placed(torch.tensor([SEED]))
+    seed = home.place(torch.tensor([SEED]))
     return {
         f"{'inverse' if inverse else 'forward'} {count}": permutation(
             seed, case.dimension, count, inverse, "triton"

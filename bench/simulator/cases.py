@@ -1,4 +1,4 @@
-"""The simulated calls: every path, task, permutation, type, form and layout."""
+"""The simulated calls: every route, task, permutation, type, form and layout."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _relatives() -> list[Case]:
 
 
 CASES = tuple(dict.fromkeys([*_losses(), *_options(), *_inputs(), *_relatives()]))
-# Each path once, in the sizes that compile fastest, for `make test`.
+# Each route once, in the sizes that compile fastest, for `make test`.
 QUICK = (
     Case(64),
     Case(1024, permutation="per_sample", layout="rows"),

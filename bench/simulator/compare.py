@@ -72,7 +72,7 @@ def _by_sample(case: Case, name: str, got: Tensor, want: Tensor) -> Errors:
 def wanted(case: Case) -> Results:
     """Compute a case's results in float64."""
     kind = case.task.partition("_" if case.task.startswith("path") else " ")[0]
-    other = {"drift": _drift, "path": _path, "permutation": _permutation}
+    other = {"drift": _drift, "path": _path_kl, "permutation": _permutation}
     return other[kind](case) if kind in other else _of_samples(case)
 
 
@@ -154,8 +154,8 @@ def _drift(case: Case) -> Results:
     return found | {f"tensor {k}": t for k, t in enumerate(tensors)}
 
 
-def _path(case: Case) -> Results:
-    dmu, sigma, upstream = calls.path_inputs(case)
+def _path_kl(case: Case) -> Results:
+    dmu, sigma, upstream = calls.path_kl_inputs(case)
     s = (sigma if sigma.dim() == 2 else sigma[:, None]).double()[..., None]
     z = dmu.double()
     value = ((z / s) ** 2).sum((0, 2)) / 2

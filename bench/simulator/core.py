@@ -284,12 +284,12 @@ def _bytes(kind: str, size: int, value: int | float) -> bytes:
 
 def _table(regions: Sequence[Region]) -> np.ndarray:
     """Return the regions in the order of their addresses."""
-    kept = sorted((region for region in regions if region.size), key=lambda r: r.address)
-    for left, right in itertools.pairwise(kept):
+    ordered = sorted((region for region in regions if region.size), key=lambda r: r.address)
+    for left, right in itertools.pairwise(ordered):
         if left.address + left.size > right.address:
             raise ValueError(f"regions overlap at {right.address:#x}")
-    table = np.zeros(len(kept), _REGION)
-    for row, region in zip(table, kept, strict=True):
+    table = np.zeros(len(ordered), _REGION)
+    for row, region in zip(table, ordered, strict=True):
         row["address"], row["size"] = region.address, region.size
         if (bits := region.unwritten) is not None:
             if bits.dtype != np.uint8 or not bits.flags.c_contiguous or bits.size != region.size:

@@ -28,7 +28,7 @@ from bench.harness.errors import BadInput
 from bench.simulator import bounds, other_triton
 from bench.simulator.checkout import ready_to_run
 from bench.simulator.options import chosen, parser
-from bench.simulator.records import RECORD, changes, kept, read, write
+from bench.simulator.records import RECORD, changes, matching, read, write
 
 Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
 
@@ -72,7 +72,7 @@ def main(given: Sequence[str]) -> int:
     if not options.check:
         _show(now, gpu, options.lines)
         return 0
-    before = kept(recorded[release].get(gpu.arch, {}), only)
+    before = matching(recorded[release].get(gpu.arch, {}), only)
     if found := changes(before, now):
         print(f"triton {release}, {gpu.arch}: counts differ from {options.record.name}")
         print("\n".join(found))

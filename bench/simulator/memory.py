@@ -41,7 +41,7 @@ class Memory:
             self._versions[tensor.data_ptr()] = tensor._version
         return tensor
 
-    def placed(self, x: Tensor) -> Tensor:
+    def place(self, x: Tensor) -> Tensor:
         """Copy an input between red zones, contiguously."""
         return self._new(tuple(x.shape), x.dtype).copy_(x)
 
@@ -49,7 +49,7 @@ class Memory:
         """Return whether a tensor lies in this memory."""
         return any(begin <= x.data_ptr() < end for begin, end in self._guarded)
 
-    def moved(self, x: Tensor) -> Tensor:
+    def move(self, x: Tensor) -> Tensor:
         """Return an input unchanged, because kernels run on any CPU memory."""
         return x
 

@@ -37,7 +37,7 @@ def read(path: Path, argument: str = "--record") -> dict[str, dict[str, Table]]:
     raise BadInput(f"{argument} must be a file of counts of format {FORMAT}, got {path}")
 
 
-def kept(table: Table, only: str) -> Table:
+def matching(table: Table, only: str) -> Table:
     """Return the cases whose name matches."""
     return {case: launches for case, launches in table.items() if re.search(only, case)}
 

@@ -31,7 +31,7 @@ class Outcome:
 
     Attributes:
         case: the case's name.
-        path: the kernels that it takes.
+        route: the kernels that it takes.
         errors: result -> error.
         over: results with too large an error.
         found: races, accesses out of bounds, reads of unwritten memory.
@@ -44,7 +44,7 @@ class Outcome:
     """
 
     case: str
-    path: str
+    route: str
     errors: dict[str, float] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Outcome:
         return [*([self.failed] if self.failed else []), *self.over, *self.found]
 
 
-def path_of(case: Case, arch: str = "sm_90") -> str:
+def route_of(case: Case, arch: str = "sm_90") -> str:
     """Return the kernels that a case takes, in words."""
     names = {"fused": "one launch", "large": "three launches", "general": "general"}
     memory = ARCHS[arch][1]
@@ -90,7 +90,7 @@ def path_of(case: Case, arch: str = "sm_90") -> str:
 
 def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Outcome:
     """Run a case under each schedule; results without `ulp` must agree to the bit."""
-    outcome = Outcome(str(case), path_of(case, arch))
+    outcome = Outcome(str(case), route_of(case, arch))
     begin = time.perf_counter()
     try:
         _run(case, arch, schedules, outcome)
@@ -180,10 +180,10 @@ def _cost(case: Case) -> tuple[bool, int]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return a row per path: cases, and the worst errors of values and of gradients."""
+    """Return a row per route: cases, and the worst errors of values and of gradients."""
     rows: dict[str, dict[str, Any]] = {}
-    for o in sorted(outcomes, key=lambda o: o.path):
-        row = rows.setdefault(o.path, {"path": o.path, "cases": 0, "bad": 0})
+    for o in sorted(outcomes, key=lambda o: o.route):
+        row = rows.setdefault(o.route, {"route": o.route, "cases": 0, "bad": 0})
         row["cases"] += 1
         row["bad"] += o.bad
         for name, error in o.errors.items():

@@ -1,8 +1,8 @@
 """Execute the compiled Triton kernels on the CPU and compare them with float64.
 
-    python -m bench simulate                      run every path, task, type and layout
+    python -m bench simulate                      run every route, task, type and layout
     python -m bench simulate --only 'D=1024 '     run cases whose name matches
-    python -m bench simulate --quick              run each path once
+    python -m bench simulate --quick              run each route once
     python -m bench simulate --triton 3.6.0       use another Triton
     python -m bench simulate --kernel module:fn   run launches of your own
 
@@ -30,7 +30,7 @@ ARCHS = ("sm_80", "sm_90", "sm_100")
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     result = parser("simulate", __doc__)
     add = result.add_argument
-    add("--quick", action="store_true", help="Run each path once.")
+    add("--quick", action="store_true", help="Run each route once.")
     add("--arch", choices=ARCHS, default="sm_90", help="Compile for this one. Default: sm_90.")
     add("--seed", type=int, help="Run one schedule only, with this seed of the order of warps.")
     add(
@@ -85,10 +85,10 @@ def _report(outcomes: list, release: str, arch: str) -> int:
     from bench.simulator import running
 
     keys = ("value", "gradient", "gradient half")
-    rows = [("path", "cases", "worst value", "worst gradient", "the same, 16 bits", "bad")]
+    rows = [("route", "cases", "worst value", "worst gradient", "the same, 16 bits", "bad")]
     for row in running.summary(outcomes):
         worst = [f"{row[key]:.1e}" if key in row else "-" for key in keys]
-        rows.append((row["path"], str(row["cases"]), *worst, str(row["bad"])))
+        rows.append((row["route"], str(row["cases"]), *worst, str(row["bad"])))
     print(columns(rows))
     total = running.totals(outcomes)
     print(

@@ -40,7 +40,7 @@ def measure(numbers: int = NUMBERS) -> dict[str, Any]:
     )
     for p in params:
         p.requires_grad_()
-    taken = {}
+    measured = {}
     for task, (call, new) in calls(params, base).items():
         for p in params:
             p.grad = torch.zeros_like(p) if task == "added to .grad" else None
@@ -49,21 +49,21 @@ def measure(numbers: int = NUMBERS) -> dict[str, Any]:
             raise BadInput(
                 "drift_memory needs Linux, where the peak of resident memory can be reset"
             )
-        taken[task] = {"peak": peak, "new gradients": size if new else 0}
+        measured[task] = {"peak": peak, "new gradients": size if new else 0}
     return {
         "numbers": numbers,
         "tensors": TENSORS,
         "dtype": "bfloat16",
         "threads": torch.get_num_threads(),
         "bytes of parameters": size,
-        "bytes": taken,
+        "bytes": measured,
     }
 
 
 def calls(params: list[Tensor], base: list[Tensor]) -> dict[str, tuple[Callable[[int], Any], bool]]:
     """Return each task's call, and whether it makes gradients, which it then returns."""
 
-    def taken() -> list[Tensor | None]:
+    def take_gradients() -> list[Tensor | None]:
         grads = [p.grad for p in params]
         for p in params:
             p.grad = None
@@ -71,7 +71,7 @@ def calls(params: list[Tensor], base: list[Tensor]) -> dict[str, tuple[Callable[
 
     def backward(_: int) -> Any:
         gf.parameter_drift(params, base).backward()
-        return taken()
+        return take_gradients()
 
     return {
         "value": (lambda _: gf.parameter_drift(params, base), False),
@@ -85,9 +85,9 @@ def calls(params: list[Tensor], base: list[Tensor]) -> dict[str, tuple[Callable[
 def lines(case: dict[str, Any]) -> Iterator[str]:
     size = case["bytes of parameters"] / 1e6
     yield f"{case['numbers']} parameters in {case['tensors']} tensors, {size:.0f} MB"
-    for task, taken in case["bytes"].items():
-        new = taken["new gradients"]
-        beyond = (taken["peak"] - new) / 1e6
+    for task, numbers in case["bytes"].items():
+        new = numbers["new gradients"]
+        beyond = (numbers["peak"] - new) / 1e6
         yield f"  {task:20} {beyond:7.2f} MB beyond {'its gradients' if new else 'its inputs'}"
 
 

@@ -10,7 +10,6 @@ permutation.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast
+from gaussreg_fast._files import json_text
 from gaussreg_fast.experiments.checkerboard import study as checkerboard
 
 BATCHES = 20
@@ -63,5 +63,5 @@ def run(_: argparse.Namespace) -> dict[str, Any]:
         "from_noise_by_learning_rate": {str(lr): optimise(noise(4, 9), lr) for lr in (1, 5, 20)},
         "unpermuted_learning_rate_5": optimise(checkerboard.start(4, 0), 5, permutation="none"),
     }
-    print(json.dumps(result, indent=1))
+    print(json_text(result))
     return result

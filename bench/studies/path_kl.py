@@ -13,7 +13,6 @@ are compared before anything is timed.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ import gaussreg_fast as gf
 from bench.harness.options import positive
 from bench.harness.text import table
 from bench.studies.best import best_times
+from gaussreg_fast._files import json_text
 
 SECONDS = 2.0
 # (steps, trajectories, numbers of a latent): one step of a stream; a toy; SD 1.5; SDXL; SD 3.
@@ -142,6 +142,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "path": [path_case(shape, options.seconds) for shape in CASES],
         "rewards": [reward_case(*sizes, options.seconds) for sizes in REWARDS],
     }
-    print(json.dumps(result, indent=1))
+    print(json_text(result))
     print(tables(result), end="")
     return result

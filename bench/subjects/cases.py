@@ -71,7 +71,7 @@ def parse(name: str) -> Case:
         case = Case(latent, int(batch), **options)  # type: ignore[arg-type]
         if case.dimension >= 32:
             return case
-    everything = {case.name for device in ("cpu", "cuda") for case in listed(device)}
+    everything = {case.name for device in ("cpu", "cuda") for case in of_report(device)}
     near = difflib.get_close_matches(name, sorted(everything), 3, 0.4)
     hint = f" (near: {', '.join(near)})" if near else ""
     raise BadInput(
@@ -80,12 +80,12 @@ def parse(name: str) -> Case:
     )
 
 
-def named(text: str) -> tuple[Case, ...]:
+def parse_all(text: str) -> tuple[Case, ...]:
     """Return the cases of names with spaces between them."""
     return tuple(parse(name) for name in text.split())
 
 
-def listed(device: str, quick: bool = False) -> tuple[Case, ...]:
+def of_report(device: str, quick: bool = False) -> tuple[Case, ...]:
     """Return the cases of a report, the most telling first, because time may end before the last.
 
     `quick` returns fewer.
@@ -117,22 +117,22 @@ _COMPILED = {
 _FULL: dict[str, tuple[Case, ...]] = {}
 _QUICK: dict[str, tuple[Case, ...]] = {}
 _FULL["cpu"] = (
-    *named("sd-1 sd-16 sdxl-8 flux-1 sana-1 sana-16 sd-1-guards sd-64 sdxl-1 flux-4 sd768-4"),
-    *named("sd-16-bfloat16 sd-16-float16 sd-16-per_sample sd-16-guards sdxl-4-bfloat16"),
+    *parse_all("sd-1 sd-16 sdxl-8 flux-1 sana-1 sana-16 sd-1-guards sd-64 sdxl-1 flux-4 sd768-4"),
+    *parse_all("sd-16-bfloat16 sd-16-float16 sd-16-per_sample sd-16-guards sdxl-4-bfloat16"),
     *_growth(tuple(2**k for k in range(10, 19)), (4, 16, 64, 256, 1024)),
 )
 _QUICK["cpu"] = (
-    *named("sd-1 sd-16 sdxl-4 flux-1 sana-4 sd-1-guards sd-16-bfloat16"),
+    *parse_all("sd-1 sd-16 sdxl-4 flux-1 sana-4 sd-1-guards sd-16-bfloat16"),
     *_growth((1024, 2048, 4096, 16384, 65536, 262144), (4, 16, 64)),
 )
 _FULL["cuda"] = (
-    *named("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 sdxl-1 flux-1"),
-    *named("sd-4096-bfloat16 sd-4096-per_sample d1024-4096 sd-256 sd768-64 sd-1-guards"),
+    *parse_all("sd-4096 d4096-4096 sana-2048 sdxl-1024 flux-256 sd-1 sdxl-1 flux-1"),
+    *parse_all("sd-4096-bfloat16 sd-4096-per_sample d1024-4096 sd-256 sd768-64 sd-1-guards"),
     *_growth(tuple(2**k for k in range(10, 19)), (4, 16, 64, 256, 1024, 4096)),
-    *named("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
+    *parse_all("sd-4096-float16 sd-64 sana-64 sdxl-64 flux-16 sd-64-guards"),
 )
 _QUICK["cuda"] = (
-    *named("sd-4096 sd-1 sdxl-256 flux-64 sd-1-guards"),
+    *parse_all("sd-4096 sd-1 sdxl-256 flux-64 sd-1-guards"),
     *_growth((1024, 4096, 16384, 65536, 262144), (16, 256)),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -156,6 +156,17 @@ def check_statistics(errors: Errors, case: Case, device: str) -> None:
         require(errors, name, mine, exact, 1e-4)
     exact = project_white_noise(x.double(), backend="torch")
     require(errors, "projection", project_white_noise(x.to(device)), exact, 1e-4)
+
+
+def same_bits(name: str, got: Iterable[Tensor], want: Iterable[Tensor]) -> None:
+    """Raise Wrong unless two calls' results agree to the bit."""
+    for a, b in zip(got, want, strict=True):
+        if not torch.equal(a, b):
+            count, most = int((a != b).sum()), float((a - b).abs().max())
+            raise Wrong(
+                f"{name}: {count} of {a.numel()} numbers have other bits, largest difference "
+                f"{most:.3g}"
+            )
 
 
 def same_as_eager(

@@ -63,10 +63,7 @@ def main(given: list[str]) -> int:
         if probe.returncode or probe.stdout.strip() != name:
             sys.exit(probe.stderr or probe.stdout)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
-        command += [
-            "--capture=sys",
-            *given,
-        ]  # this kind of capture lets sanitizers' reports through
+        command += ["--capture=sys", *given]  # sys lets sanitizers' reports through
         own = [str(ROOT / f"tests/native/test_native_{part}.py") for part in TESTS]
         others = [str(ROOT / f"tests/functional/test_{part}.py") for part in OTHERS]
         for chosen in (own, [*others, "-k", "native"]):

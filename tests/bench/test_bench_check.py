@@ -1,4 +1,4 @@
-"""`python -m bench check`: what it calls a regression, and what it does not."""
+"""`python -m bench check`: which changes are regressions, and which are not."""
 
 import argparse
 import json
@@ -90,7 +90,7 @@ FACTS = machine.facts("cpu")
 
 
 def processes(count, scale=None, seed=0):
-    """What so many processes measured of three calls, some of them slower."""
+    """Return measurements of three calls by `count` processes; `scale` makes some slower."""
     rng = np.random.default_rng(seed)
     base = {"a": 1.0, "b": 0.3, "c": 2.0}
     return [
@@ -277,3 +277,15 @@ def test_the_file_of_a_device():
         "cpu-amd-epyc-r"
     )
     assert regression.slug(FACTS | {"instruction_set": None}).isascii()
+
+
+def test_commands_that_others_start_are_not_offered(capsys):
+    with pytest.raises(SystemExit):
+        run("smaple")
+    offered = capsys.readouterr().err
+    assert "'check'" in offered
+    assert "sample" not in offered
+    assert "prepare" not in offered
+    with pytest.raises(SystemExit):
+        run("check", "--help")
+    assert "Compare with a baseline" in capsys.readouterr().out

@@ -112,7 +112,7 @@ def test_the_printed_commands_run_this_command(tmp_path):
 def test_the_recorded_launches_are_those_of_the_cases():
     recorded = json.loads(launches.RECORD.read_text())["archs"]
     for table in recorded.values():
-        assert list(table) == list(launches.named())
+        assert list(table) == list(launches.calls_named())
         assert all(numbers["launches"] >= 1 for numbers in table.values())
 
 
@@ -134,7 +134,7 @@ def test_the_suites_run(tmp_path):
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider"]
     command += ["-k", "d1024-1-growth-value or sd-1-copy or sd-1-guards-kl"]
     command += ["--benchmark-enable", "--benchmark-max-time=0.05", f"--benchmark-json={out}"]
-    # As by hand, though the tests themselves may run in several processes.
+    # The suites run in one process, even if these tests run in several.
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,7 +30,7 @@ TINY = ["d64-2", "d64-1-guards", "d64-1-growth", "d128-1-growth", "d256-1-growth
 def tiny(monkeypatch):
     """A report of a few small cases."""
     small = tuple(map(cases.parse, TINY))
-    monkeypatch.setattr(cases, "listed", lambda device, quick=False: small)
+    monkeypatch.setattr(cases, "of_report", lambda device, quick=False: small)
     monkeypatch.setattr(report.toy, "ITERATIONS", 2)
     monkeypatch.setattr(roofline, "STAGE_SIZES", (64, 256))
     monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**20})
@@ -47,7 +47,7 @@ def load(folder):
 
 def test_names_are_read_back():
     for device in ("cpu", "cuda"):
-        for case in (*cases.listed(device), *cases.listed(device, quick=True)):
+        for case in (*cases.of_report(device), *cases.of_report(device, quick=True)):
             assert cases.parse(case.name) == case
     case = cases.parse("flux-3-per_sample-bfloat16")
     assert (case.dimension, case.batch, case.dtype) == (262144, 3, torch.bfloat16)
@@ -56,15 +56,15 @@ def test_names_are_read_back():
 
 def test_the_cases_are_the_ones_promised():
     for device, most in (("cpu", 1024), ("cuda", 4096)):
-        listed = cases.listed(device)
+        listed = cases.of_report(device)
         names = [case.name for case in listed]
         assert len(set(names)) == len(names)
         assert {case.latent for case in listed} >= set(cases.LATENTS)
         assert {case.dtype for case in listed} == set(cases.DTYPES.values())
         assert (min(c.batch for c in listed), max(c.batch for c in listed)) == (1, most)
         assert {c.dimension for c in listed if c.topic == "growth"} >= {1024, 4096, 262144}
-        assert set(cases.listed(device, quick=True)) != set(listed)
-    assert set(cases.TARGETS) <= {case.name for case in cases.listed("cuda")}
+        assert set(cases.of_report(device, quick=True)) != set(listed)
+    assert set(cases.TARGETS) <= {case.name for case in cases.of_report("cuda")}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_part_that_breaks_leaves_the_others(tiny, tmp_path, monkeypatch):
 
 
 def test_compiling_ahead_is_within_the_budget(tmp_path, monkeypatch):
-    """On a GPU: what it takes is no longer there for the cases."""
+    """On a GPU the cases get the time that compiling ahead has left."""
     told = []
     monkeypatch.setattr(report.prepare, "processes", lambda jobs, seconds: time.sleep(0.2))
     monkeypatch.setattr(report.machine, "clocks", lambda device: None)

@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, compared exactly; the whole of it is `make resources`."""
+"""Machine code of some Triton kernels, compared exactly; `make resources` compares all."""
 
 import os
 import subprocess

@@ -56,7 +56,7 @@ def test_many_steps_draw_what_the_prompts_say(model):
 
 
 def test_path_kl_of_the_sampler_is_that_of_its_means(model, other):
-    """Every step's by diffusers' scheduler: its means with no noise, its own variance."""
+    """Each step's KL uses diffusers' scheduler: its means without noise, and its variance."""
     hidden, steps, eta = model.embed(PROMPTS[:3]), 5, 0.7
     latents, kl = model.sample(other, hidden, steps=steps, eta=eta, seed=1, base=model.pretrained)
     scheduler = model._scheduler
@@ -86,7 +86,7 @@ def test_path_kl_of_the_sampler_is_that_of_its_means(model, other):
 
 
 def test_training_lowers_the_denoising_loss(model):
-    """Of what the model has never seen; the same seed is the same times and noises."""
+    """The model has never seen these images; the same seed draws the same times and noises."""
     stripes = (torch.arange(16) // 2 % 2).float().expand(4, 1, 16, 16)
     clean, _ = model.encode(stripes)
     hidden = model.embed(["a handwritten sks seven"]).expand(4, -1, -1)
@@ -107,7 +107,7 @@ def test_training_lowers_the_denoising_loss(model):
 
 
 def test_the_pretrained_model_predicts_what_the_loss_wants(model):
-    """Of real digits it does far better than by predicting nothing."""
+    """On real digits its error is far below that of predicting zero."""
     digits = Digits.load(WEIGHTS / "digits.safetensors")
     clean, _ = model.encode(digits.images()[:64])
     hidden = model.embed(PROMPTS)[digits.labels[:64]]
@@ -250,7 +250,7 @@ def test_weights_earn_the_gain_and_are_of_mean_one(tuning, kind):
 
 
 def test_divergences_differ_in_what_they_leave(tuning):
-    """At the same gain KL takes the least in KL, and forward KL in forward KL."""
+    """At the same gain KL costs the least in KL, and forward KL in forward KL."""
     kl, gamma, forward = (tuning.tilt(reward_tuning.Arm(k, 1.0)).weights for k in KINDS)
 
     def costs(w):

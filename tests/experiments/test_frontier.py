@@ -100,7 +100,7 @@ def test_it_is_saved_and_read_back(result, tmp_path):
 
 
 def test_tuning_chooses_the_weight_with_the_best_held_out_score(monkeypatch):
-    """Of curves that are made up: a weight that never reaches the reward is out."""
+    """The curves are made up: a weight that never reaches the reward cannot be chosen."""
 
     def curves(self, design, arm):
         weight = arm.guard.weight

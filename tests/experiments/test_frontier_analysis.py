@@ -80,7 +80,7 @@ def test_intervals_are_those_of_the_mean():
 
 
 def test_differences_are_paired():
-    """What latents have in common does not widen the difference's interval."""
+    """Variation that both methods' latents share does not widen the difference's interval."""
     base, better = curves(-1.0, noise=5.0), curves(-0.8, noise=5.0)
     found = analysis.compare(better, base, 0.5, ["held_out"])
     difference = found["difference_reward"]["held_out"]

@@ -10,7 +10,7 @@ from gaussreg_fast import arrays
 
 
 class Exporter:
-    """What a foreign library's array looks like from outside."""
+    """An array of a foreign library, as seen from outside."""
 
     def __init__(self, tensor):
         self.tensor = tensor

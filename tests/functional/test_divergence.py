@@ -135,7 +135,7 @@ def weights(reward, kind, alpha, gamma, group=None):
 @pytest.mark.parametrize(("kind", "gamma"), kinds_with_gamma())
 @pytest.mark.parametrize("alpha", [0.03, 0.5, 40.0])
 def test_against_scipy(compare, kind, gamma, alpha):
-    """Each group by itself, lambda by Brent's method on its definition."""
+    """The expected lambda of each group comes from Brent's method on the definition."""
     reward = rewards(40)
     group = torch.from_numpy(np.random.default_rng(1).integers(-2, 3, 40))
     got = gf.surrogate_reward(reward, kind, alpha=alpha, gamma=gamma, group=group)

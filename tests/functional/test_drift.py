@@ -311,7 +311,7 @@ def test_opcheck(backend):
 
 @needs_native
 def test_operators_called_by_hand_are_guarded():
-    """Nothing that does not match reaches the kernels: plain torch takes it, or raises."""
+    """Arguments that do not match never reach the kernels: plain torch computes or raises."""
     o = torch.ops.gaussreg_fast.parameter_drift
     with pytest.raises(RuntimeError):
         o([torch.ones(5000)], [torch.ones(3)], [1.0], "native")

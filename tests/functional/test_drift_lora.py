@@ -41,7 +41,7 @@ def test_lora_forms(compare, form, dtype):
 
 
 def test_lora_product_never_forms_the_update():
-    """Of 30000 x 30000 it would take 3.6 GB."""
+    """The update of 30000 x 30000 would take 3.6 GB."""
     a, b = torch.randn(2, 30000, requires_grad=True), torch.randn(30000, 2, requires_grad=True)
     with torch.profiler.profile(profile_memory=True) as profile:
         gf.lora_drift([(a, b)], form="product").backward()

@@ -217,7 +217,7 @@ def work(rank, port, folder):
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """What went wrong in each check on each rank, all from one pair of processes."""
+    """The errors of each check on each rank, all from one pair of processes."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -43,7 +43,7 @@ def waves(size, *periods):
 
 
 def impulses(size, *places):
-    """Of alternating sign."""
+    """Return impulses of alternating sign."""
     x = torch.zeros(size)
     for n, place in enumerate(places):
         x[place] = (-1) ** n
@@ -71,7 +71,7 @@ STRUCTURED = {
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_structured_samples(compare, backend, size, name):
-    """As they are, where bins are empty, and permuted."""
+    """Unpermuted samples have empty bins; permuted ones have not."""
     x = on_device(torch.stack([STRUCTURED[name](size), skewed_noise(1, size)[0]]), backend)
     # Not order 1: its root has no finite slope at a mean of 0.
     options = {"orders": (2, 4), "call": "value_and_grad"}

@@ -251,7 +251,7 @@ def test_default_draws_and_generators(name):
 
 
 def test_backends_draw_the_same_seeds():
-    """From torch's generator, and in the same state afterwards, whoever computes."""
+    """Each backend draws from torch's generator and leaves it in the same state."""
     x = tailed_noise(2, 64)
     able = [name for name, state in gf.backends().items() if state == "available"]
 

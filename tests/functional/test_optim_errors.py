@@ -1,4 +1,4 @@
-"""What `WhiteNoiseProjection` refuses."""
+"""Arguments that `WhiteNoiseProjection` refuses."""
 
 import pytest
 import torch

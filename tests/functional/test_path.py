@@ -162,7 +162,7 @@ def test_nothing_to_add_up(backend):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
-    """Nothing is asked of the device: it can be captured, and a step without noise shows as inf."""
+    """No call waits for the device: it can be captured, and a step without noise gives inf."""
     dmu, sigma = case((20, 2, 16384), False, backend="triton")
     want = gf.path_kl_value_and_grad(dmu, sigma)
     graph = torch.cuda.CUDAGraph()

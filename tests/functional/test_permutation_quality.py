@@ -141,7 +141,7 @@ def all_pairs(p):
 
 
 def arrangements(p):
-    """Each of the D! permutations of a tiny D comes equally often."""
+    """Test whether all D! permutations of a tiny D are equally frequent."""
     count, size = p.shape
     cells = math.factorial(size)
     seen = np.unique(p @ size ** np.arange(size), return_counts=True)[1]

@@ -27,7 +27,7 @@ def computed(request):
 
 
 def project(x, backend, **options):
-    """By a backend, which runs in the interpreter or on a GPU if it is Triton's."""
+    """Project with a backend; Triton's runs on a GPU, or in the interpreter without one."""
     if (state := gf.backends()[backend]) != "available":
         pytest.skip(f"{backend}: {state}")
     return gf.project_white_noise(x.to(device_of(backend)), backend=backend, **options).to(x.device)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: compiled kernels against float64, repetition, graphs, streams, size."""
+"""Tests that need a GPU: compiled kernels against float64, repetition, graphs, streams, size."""
 
 import functools
 import threading

@@ -21,7 +21,7 @@ SPLITS_OF_2048 = {
 
 
 def rounding(dtype):
-    """Of a gradient in half precision, relative; float32's is within every tolerance."""
+    """Return a half-precision gradient's relative rounding error; tolerances cover float32's."""
     return 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
 
 
@@ -69,13 +69,13 @@ def undecided_bins(compare, x, index, block_size, mu=None):
 
 
 def loss_slopes(x, block_size=16, power_weight=25.0):
-    """What the loss of x has for `slopes`: |dL/dA_p| (B, P)."""
+    """Return the `slopes` of the loss of x: |dL/dA_p| (B, P)."""
     blocks = -(-(x[0].numel() // 2) // block_size)
     return torch.full((len(x), blocks), power_weight / blocks, dtype=torch.float64)
 
 
 def check_gradient(compare, x, index, got, want, tolerance, *, slopes, block_size=16, mu=None):
-    """Compares gradients of block amplitudes, and of moments, by x but for undecided bins.
+    """Compare gradients of block amplitudes, and of moments, by x, except in undecided bins.
 
     In those both must be subgradients: `slopes` are |dL/dA_p|, of which a bin gets its share,
     in a direction of length 1 at most.
@@ -86,7 +86,7 @@ def check_gradient(compare, x, index, got, want, tolerance, *, slopes, block_siz
         got, want = rows_of(got), rows_of(want)
         size = want.shape[1]
         parts = [reference.compact_spectrum(reference.gather(g, index)) for g in (got, want)]
-        # Of directions times shares, half: F F^T = I / 2.
+        # Half of the product of directions and shares, because F F^T = I / 2.
         shares = per_bin(slopes / reference.block_sizes(bins, block_size, want), block_size, bins)
         limit = 1.01 * shares + tolerance * want.norm(dim=-1, keepdim=True)
         assert ((parts[0] - parts[1]).abs() <= limit)[undecided].all(), "no subgradient"
@@ -154,7 +154,7 @@ def exact_projection(x, **options):
 def check_statistics(
     compare, x, backend, *, kind, orders, block_size, statistic, used="both", seed=7
 ):
-    """Both statistics, and the gradient by x for random upstream gradients of those used."""
+    """Compare both statistics, and x's gradient for random upstream gradients of those used."""
     argument, index = permutation_of(kind, x, seed)
     rows = rows_of(x)
     m, a, y = reference.permuted_statistics(rows, index, orders, block_size, statistic)

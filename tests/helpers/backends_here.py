@@ -1,4 +1,4 @@
-"""Which backends run here, where they compute, and marks that skip the tests of the others."""
+"""The backends that run here, their devices, and marks that skip the tests of the others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the tests of the simulator's commands share: processes in which Triton compiles."""
+"""Processes in which Triton compiles, shared by the tests of the simulator's commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Code in a Python of its own: for what is chosen once in a process, or may end it."""
+"""Run code in a new Python process, because it makes a choice once per process or may end it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Errors planted in the PTX of the package's kernels: what does the simulator say of each?
+"""Errors planted in the PTX of the package's kernels, and the simulator's findings of each.
 
     python tests/helpers/planted_errors.py [--all]
 
@@ -156,7 +156,7 @@ def text_of(case: Case, kernel: str) -> str:
 
 
 def planted() -> Iterator[dict[str, object]]:
-    """Yields what is said of each planted error."""
+    """Yield the simulator's findings of each planted error."""
     for name, case, kernel, edit, must in PLANTED:
         errors, _, wrong = tried(case, kernel, edit)
         seen = {"any": bool(errors or wrong), "wrong": bool(wrong)}

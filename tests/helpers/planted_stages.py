@@ -34,7 +34,7 @@ def _sleep(_):
 
 
 def _hang(_):
-    """As a call does that never comes back from the driver."""
+    """Hang like a call that never returns from the driver."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
     time.sleep(100)
 

@@ -1,4 +1,4 @@
-"""What PTX's arithmetic gives, by whole numbers and fractions: for tests of the simulator."""
+"""PTX's arithmetic computed with whole numbers and fractions, for tests of the simulator."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ def normalised(x):
 
 
 def clip_ids(prompt):
-    """What CLIP's tokenizer makes of lower-case words when it has no merges."""
+    """Return the ids that CLIP's tokenizer gives lower-case words if it has no merges."""
     letters = [c + "</w>" * (i == len(w) - 1) for w in prompt.split() for i, c in enumerate(w)]
     ids = [CLIP_VOCABULARY.index(c) for c in letters][: CONTEXT - 2]
     return [len(CLIP_VOCABULARY) - 2, *ids, len(CLIP_VOCABULARY) - 1]
 
 
 def bert_ids(prompt, length=35):
-    """What BERT's tokenizer makes of words it knows, and the mask."""
+    """Return the ids that BERT's tokenizer gives words that it knows, and the mask."""
     words = [BERT_VOCABULARY.index(w) for w in prompt.split()][: length - 2]
     ids = [2, *words, 3]
     return ids + [0] * (length - len(ids)), [1] * len(ids) + [0] * (length - len(ids))

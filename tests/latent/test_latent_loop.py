@@ -168,7 +168,7 @@ def test_a_projected_gradient_of_zero_moves_nothing():
 
 
 def test_the_guard_alone_can_be_followed():
-    """Without rewards it is the guard that moves the noise."""
+    """Without rewards the guard alone moves the noise."""
     start = 1.5 * starting_noise(samples(2), SHAPE)
     batch = Batch(problem(rewards={}, guard=Guard("kl"), optimizer=sgd(100.0)), samples(2), start)
     records = run(batch)

@@ -51,7 +51,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """One run that nobody disturbs."""
+    """Run once without an interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     torch.set_num_threads(1)
     return run(folder)

@@ -1,4 +1,4 @@
-"""What loading resolves, and what it refuses."""
+"""Loading: names that it resolves, and settings that it refuses."""
 
 import json
 import shutil

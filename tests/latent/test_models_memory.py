@@ -1,4 +1,4 @@
-"""Checkpoints, slices, offloading and half precision change what is kept, not what comes out."""
+"""Checkpoints, slices, offloading and half precision change the memory, not the results."""
 
 import pytest
 import tiny_pipelines
@@ -127,7 +127,7 @@ def test_slices_are_decoded_one_by_one_and_not_kept():
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Off the device, weights are NaN: whoever is called away from it, or backwards, shows."""
+    """Weights off the device are NaN, so that a call that uses them, forward or backward, shows."""
     from gaussreg_fast.latent.models.memory import Residency
 
     away = {}

@@ -35,7 +35,7 @@ def double(tiny):
 
 
 def clip_cosine(model, pixels, prompts):
-    """By transformers' own forward of the whole model."""
+    """Return the cosines from transformers' own forward of the whole model."""
     ids = torch.full((len(prompts), tiny_rewards.CONTEXT), len(tiny_rewards.CLIP_VOCABULARY) - 1)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(tiny_rewards.clip_ids(prompt))] = torch.tensor(tiny_rewards.clip_ids(prompt))
@@ -223,7 +223,7 @@ for i, spec in enumerate(sys.argv[2:]):
 
 
 def test_everything_by_default_comes_from_the_hub(tiny, double, tmp_path):
-    """From a cache of the hub's client, out of reach of the hub."""
+    """The files come from the cache of the hub's client, because the hub is out of reach."""
     for repository, (name, pattern) in HUB.items():
         place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
         snapshot = place / "snapshots" / ("0" * 40)

@@ -1,4 +1,4 @@
-"""Rewards from users: their functions, specs and sums; what is refused, in one clear line."""
+"""Rewards from users: their functions, specs and sums; bad input gives one clear line."""
 
 import json
 import math

@@ -124,7 +124,7 @@ def test_a_backend_by_name_refuses_tensors_it_cannot_compute_on(name, kwargs, ba
     ],
 )
 def test_float64_is_torchs(call):
-    """By "auto"; a backend asked for by name that does not compute in it says so."""
+    """ "auto" takes torch; a backend asked for by name that cannot compute in float64 says so."""
     x = torch.randn(2, 64, dtype=torch.float64)
     call(x)
     call(x, backend="torch")

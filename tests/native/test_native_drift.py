@@ -1,4 +1,4 @@
-"""What the compiled drift does with memory: how lists are read, and gradients written."""
+"""The compiled drift and memory: how it reads lists and writes gradients."""
 
 import itertools
 import warnings
@@ -145,7 +145,7 @@ def test_tensors_are_what_their_addresses_are():
 
 @EXCHANGE
 def test_nothing_changes_without_the_exchange_api(monkeypatch):
-    """As in releases of torch that do not have it."""
+    """Some releases of torch do not have it."""
 
     def results():
         torch.manual_seed(0)
@@ -164,7 +164,7 @@ def test_nothing_changes_without_the_exchange_api(monkeypatch):
 
 
 def test_a_parameter_that_lies_otherwise_before_backward():
-    """Of the same memory and version: nothing but a look at it tells."""
+    """Memory and version stay the same: only the strides show the difference."""
     p, b = torch.randn(30, 30, requires_grad=True), torch.randn(30, 30)
     value = gf.parameter_drift([p], [b])
     p.data = p.data.t()

@@ -1,4 +1,4 @@
-"""Nothing but sound addresses reaches C++: tracing, fake tensors, operators called by hand."""
+"""Only sound addresses reach C++: tracing, fake tensors, operators called by hand."""
 
 import os
 import threading
@@ -28,7 +28,7 @@ LOSSES = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_recorded_graphs_compute(loss):
-    """What writes through addresses is invisible to a tracer, unless it is an operator."""
+    """A tracer does not see writes through addresses, unless an operator makes them."""
     x, other = torch.randn(2, 64), torch.randn(2, 64)
     want = loss(other)
     assert torch.equal(make_fx(loss)(x)(other), want)

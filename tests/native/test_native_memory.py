@@ -1,4 +1,4 @@
-"""What the native backend does with memory: none of its results come from there, none is lost."""
+"""The native backend's memory: results do not depend on what new memory holds; none leaks."""
 
 import sys
 

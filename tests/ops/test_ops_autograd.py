@@ -56,7 +56,7 @@ def test_retained_graph(call):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_upstream_gradients_of_every_reduction(compare, batch, reduction, factor, dtype):
-    """Scaled in place or not at all where nobody can see it; added to what is there already."""
+    """Backward scales its gradient in place, or not at all, and adds it to an earlier one."""
     x = wide_noise(batch, 64, dtype=dtype)
     _, unit = gf.gaussianity_value_and_grad(x.float(), seed=3, reduction=reduction)
     for before in (None, torch.ones_like(x)):
@@ -68,7 +68,7 @@ def test_upstream_gradients_of_every_reduction(compare, batch, reduction, factor
 
 
 def test_a_gradient_that_was_handed_on_is_nobody_elses():
-    """At a factor of 1 backward gives away the kept gradient: later calls do not change it."""
+    """With a factor of 1 backward returns the stored gradient; later calls do not change it."""
     x = wide_noise(1, 64).requires_grad_()
     value = gf.gaussianity_loss(x, seed=3)
     (kept,) = torch.autograd.grad(value, x, retain_graph=True)

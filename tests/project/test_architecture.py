@@ -66,7 +66,7 @@ ALLOWED = {
 
 
 def room(dotted):
-    """gaussreg_fast.latent.models -> latent; None for what is not ours."""
+    """Return a module's room, gaussreg_fast.latent.models -> latent; None if it is not ours."""
     first, *rest = dotted.split(".")
     if first in ("kernels", "tests", "bench"):  # ours, but never importable by these names
         return f"top-level {first}"

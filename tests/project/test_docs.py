@@ -73,7 +73,7 @@ NAMES = {
 
 @pytest.mark.parametrize("page", with_examples(), ids=lambda page: page.name)
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
-    """In order and in one namespace, as a reader would type them."""
+    """The examples run in order and in one namespace, like those of a reader who types them."""
     monkeypatch.chdir(tmp_path)
     project = types.ModuleType("my_project")  # the reader's own
     project.optimise_step = torch.tanh

@@ -1,4 +1,4 @@
-"""What a built wheel holds, and that it works where nothing else of ours is on the path."""
+"""The contents of a built wheel, which works without the checkout on the path."""
 
 import configparser
 import importlib.util

@@ -66,7 +66,13 @@ def test_this_torch_has_them():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "file", ["ops/test_ops.py", "ops/test_path_ops.py", "functional/test_drift.py"]
+    "file",
+    [
+        "ops/test_ops.py",
+        "ops/test_ops_autograd.py",
+        "ops/test_path_ops.py",
+        "functional/test_drift.py",
+    ],
 )
 def test_operators_without_any(file):
     """The tests of the operators once more, as on a torch that has none of these names."""

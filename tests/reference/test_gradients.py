@@ -273,7 +273,7 @@ def test_gradient_is_zero_at_the_minimum():
 
 @pytest.mark.parametrize("statistic", ["amplitude", "power"])
 def test_spectral_gradient_is_zero_at_the_minimum(statistic):
-    """Where every block meets its target to the bit: a target of its own for each."""
+    """Each block has its own target and meets it to the bit."""
     x = sample(100)
     means = reference.permuted_statistics(x, None, [], 16, statistic)[1]
     options = {"orders": (), "statistic": statistic, "target": means}

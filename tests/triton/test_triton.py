@@ -1,4 +1,4 @@
-"""The Triton backend against the float64 reference: every path, type and option.
+"""The Triton backend against the float64 reference: every route, type and option.
 
 Without a GPU the kernels run in Triton's interpreter, on CPU tensors.
 """
@@ -44,7 +44,7 @@ def pairwise(**factors):
 
 
 def named(case):
-    """What pytest calls a case."""
+    """Return pytest's name of a case."""
     return "-".join(str(value).replace(" ", "").removeprefix("torch.") for value in case.values())
 
 
@@ -63,7 +63,7 @@ def three_launches(monkeypatch):
     assert parameters.route(2048, 16, 10**6) == "large"
 
 
-# ---------------------------------------------------------------- every path
+# ---------------------------------------------------------------- every route
 
 
 @pytest.mark.parametrize("dimension", [2**n for n in range(6, 16)])

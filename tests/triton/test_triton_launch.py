@@ -1,4 +1,4 @@
-"""Which path and backend a call takes, launch parameters, torch.compile."""
+"""The route and backend of a call, launch parameters, torch.compile."""
 
 import functools
 import importlib
@@ -39,7 +39,7 @@ device_noise = functools.partial(draws.noise, scale=1.3, offset=0.4, device=TRIT
 @example(65536, 2**63 - 1, 0, False)
 @example(3000, -(2**63), 0, True)
 def test_permutations_are_those_of_the_torch_backend(size, seed, samples, inverse):
-    """To the bit, for every D."""
+    """The permutations agree to the bit, for every D."""
     seed = torch.tensor([seed], device=TRITON_DEVICE)
     got, want = (
         OPS.permutation(seed, size, samples, inverse, backend) for backend in ("triton", "torch")
@@ -157,7 +157,7 @@ def test_the_interpreter_runs_only_by_name(recwarn):
     assert not recwarn.list
 
 
-# ---------------------------------------------------------------- which path, and its parameters
+# ---------------------------------------------------------------- which route, and its parameters
 
 
 @given(st.integers(1, 2**20), st.integers(0, 64), st.integers(0, 2**18))
@@ -167,17 +167,17 @@ def test_the_interpreter_runs_only_by_name(recwarn):
 @example(65536, 16, 2**18)
 @example(65536, 8, 2**18)
 @example(1024, 0, 2**18)
-def test_a_path_takes_what_its_kernels_can(dimension, block_size, memory):
-    path = parameters.route(dimension, block_size, memory)
-    assert path in ("fused", "large", "general")
-    if path != "general":
+def test_a_route_takes_what_its_kernels_can(dimension, block_size, memory):
+    route = parameters.route(dimension, block_size, memory)
+    assert route in ("fused", "large", "general")
+    if route != "general":
         assert dimension.bit_count() == block_size.bit_count() == 1
         assert 2 * block_size <= dimension
-    if path == "fused":  # two exchanges of M complex numbers
+    if route == "fused":  # two exchanges of M complex numbers
         assert 64 <= dimension <= 32768
         assert 4 * dimension <= memory
         parameters.fused(dimension, "sm_90")
-    if path == "large":
+    if route == "large":
         assert block_size == 16
         parameters.large(dimension, "sm_90")
 
@@ -234,7 +234,7 @@ def test_pieces_of_a_batch_stay_within_the_workspace():
 
 
 @given(st.integers(1, 2**27))
-def test_the_general_path_gives_every_number_to_one_program(dimension):
+def test_the_general_route_gives_every_number_to_one_program(dimension):
     blocks = -(-max(dimension // 2, 1) // 16)
     for size, split in (
         (dimension, parameters.general(dimension)),

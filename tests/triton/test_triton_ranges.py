@@ -1,4 +1,4 @@
-"""What profilers see of the Triton backend: NVTX ranges, and metadata of launches."""
+"""The Triton backend in profilers: NVTX ranges, and metadata of launches."""
 
 import functools
 import sys

@@ -1,6 +1,6 @@
 // Compiled once for each PART: cases_PART.inc is generated from the tables of instructions.
-// Expressions are computed for all lanes, also those that do not take part: that is faster, and
-// none has an effect but its result.
+// Expressions are computed for all lanes, even those that do not take part: this is faster, and
+// an expression has no effect except its result.
 #include "arithmetic.h"
 
 #include <cstdio>
@@ -18,7 +18,7 @@ static inline const T* source(const Instruction& in, const u8* registers, int nu
   return reinterpret_cast<const T*>(registers + in.sources[number]);
 }
 
-// Registers are the same or apart, so that no iteration depends on another.
+// Two registers are the same or do not overlap, so that no iteration depends on another.
 #define EACH(TYPE, LANES, LOADS, ...)     \
   TYPE* out = reinterpret_cast<TYPE*>(to); \
   _Pragma("GCC ivdep") for (int i = 0; i < LANES; i++) { \

@@ -1,10 +1,10 @@
-// Instructions in which lanes of a warp learn from each other.
+// Instructions that exchange values between a warp's lanes.
 #include <algorithm>
 
 #include "machine.h"
 #include "numbers.h"
 
-// Lanes come together. Returns whether all that are named, and all of the warp, take part.
+// Synchronises lanes. Returns whether all named lanes, and all lanes of the warp, take part.
 bool Machine::meet(const Instruction& in, int members_source, u32 lanes) {
   const int first = __builtin_ctz(lanes);
   const u32 members = at<u32>(in.sources[members_source])[first];
@@ -140,7 +140,7 @@ void Machine::reduce(const Instruction& in, u32 lanes) {
   const u32* values = at<u32>(in.sources[0]);
   const int first = __builtin_ctz(lanes);
   u32 result = values[first];
-  // A single lane's number goes the same way: its sign may be taken off.
+  // A single lane's number is reduced too, because the instruction may remove its sign.
   if (in.opcode >= REDUX_MIN_F32) result = float_extreme(in.opcode, result, result);
   for (int lane = first + 1; lane < 32; lane++)
     if (lanes >> lane & 1) result = joined(in.opcode, result, values[lane]);

@@ -1,4 +1,4 @@
-// What was found: each kind once for each pair of instructions, with a count.
+// The findings: each kind once for each pair of instructions, with a count.
 #pragma once
 #include <unordered_map>
 #include <vector>
@@ -8,7 +8,7 @@
 
 class Findings {
  public:
-  // Counts a finding; where there is none like it yet, keeps it as it is.
+  // Counts a finding; stores it if it is the first of its kind for these instructions.
   void add(const Finding& finding) {
     const u64 key = ((u64)(u32)finding.instruction << 38) ^ ((u64)(u32)(finding.other + 1) << 8) ^
                     (u64)finding.kind;

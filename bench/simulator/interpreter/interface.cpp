@@ -22,8 +22,8 @@ const char* simulator_layout() {
   return text.c_str();
 }
 
-// Runs a launch. Returns it with its findings, to be given back to `simulator_free`; null where
-// memory does not suffice.
+// Runs a launch. Returns it with its findings, for `simulator_free` to release; null if memory
+// does not suffice.
 void* simulator_run(const Launch* launch) {
   try {
     auto* machine = new Machine(*launch);

@@ -1,5 +1,5 @@
-// What Python hands over and gets back: the fields, in this order, are those of ../core.py and
-// ../program.py, which compare offsets before the first launch.
+// The structures that Python passes and receives. Their fields and order are those of ../core.py
+// and ../program.py, which compare offsets before the first launch.
 #pragma once
 #include <cstdint>
 
@@ -18,14 +18,14 @@ using f64 = double;
 struct Instruction {
   s32 opcode;
   s32 predicate;       // slot of the predicate, or -1
-  s32 negated;         // whether lanes run it where the predicate does not hold
+  s32 negated;         // whether lanes run it if the predicate is false
   s32 pieces;          // numbers in a vector, matrices
   s32 width;           // bytes of each in memory
   s32 register_bytes;  // bytes of each in a register
   s32 is_signed;       // whether a narrow load extends the sign
   s32 variant;         // transposed; number of the barrier; negated operand
   s32 target;          // of a branch
-  s32 address;         // slot of the base of an address, or of an operand that is no number
+  s32 address;         // slot of an address's base, or of an operand that is not a number
   s64 offset;          // added to the base
   s32 results[8];
   s32 sources[8];
@@ -34,13 +34,13 @@ struct Instruction {
 struct Region {
   u64 address;
   u64 size;
-  u8* unwritten;  // for each byte whether nobody wrote it, or null
+  u8* unwritten;  // whether each byte is unwritten, or null
 };
 
 struct Finding {
   s32 kind;
   s32 instruction;
-  s32 other;  // the instruction that it is in conflict with, or -1
+  s32 other;  // the instruction that it conflicts with, or -1
   s32 warp;
   s32 lane;
   s32 other_warp;
@@ -70,11 +70,11 @@ struct Launch {
   s64 region_count;
   u64 seed;
   s64 slice;
-  s64 steps;  // that a program may take
+  s64 steps;  // largest number of instructions of a program
   s32 shuffled;
   s32 checked;
   f64 ulp;
-  u64* executed;  // from here on a number for each instruction
+  u64* executed;  // from here on one number for each instruction
   u64* active;
   u64* wavefronts;
   u64* conflict_free;

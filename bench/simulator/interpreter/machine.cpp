@@ -66,14 +66,14 @@ void Machine::start_warps(s64 index) {
     const u32 alive = alive_from_start((int)k);
     warps_[k] = Warp{{Group{0, alive, false}}, alive, 1, 1, false};
   }
-  // NaN, and the shadow memory knows that nobody wrote it.
+  // A program begins with NaN in shared memory; the shadow memory counts it as unwritten.
   std::fill(shared_.begin(), shared_.end(), 0xff);
   now_.program = (u32)index + 1;
   now_.epoch = 1;
   steps_ = 0;
 }
 
-// Returns whether the program came to its end.
+// Returns whether the program ended.
 bool Machine::run_program(s64 index) {
   start_warps(index);
   std::vector<int> ready;
@@ -101,7 +101,7 @@ bool Machine::run_program(s64 index) {
   }
 }
 
-// All warps that have not exited wait.
+// Handles the case in which all warps that have not exited wait.
 void Machine::release_barrier() {
   s32 first = -1;
   bool exited = false;

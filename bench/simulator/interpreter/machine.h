@@ -4,7 +4,7 @@
 
 #include "shadow.h"
 
-// Lanes of a warp at one instruction. Lanes that part run in the order of their instructions.
+// Lanes of a warp at one instruction. Diverged lanes run in the order of their instructions.
 struct Group {
   s32 at;
   u32 lanes;
@@ -15,7 +15,7 @@ struct Warp {
   std::vector<Group> groups;
   u32 alive;
   u32 phase;    // counts barriers
-  u32 meeting;  // counts what brings lanes together
+  u32 meeting;  // counts instructions that synchronise lanes
   bool at_barrier;
 };
 
@@ -75,9 +75,9 @@ class Machine {
   Findings findings_;
   std::vector<u8> all_registers_, shared_;
   std::vector<Warp> warps_;
-  std::vector<Shadow> shared_shadow_, global_shadow_;  // one and one for each region, or none
+  std::vector<Shadow> shared_shadow_, global_shadow_;  // one, and one for each region; or none
   Moment now_{};
-  u8* registers_ = nullptr;  // of the warp that runs
+  u8* registers_ = nullptr;  // of the running warp
   Warp* warp_ = nullptr;
   s64 last_region_ = 0, steps_ = 0;
   u64 random_state_, barriers_ = 0;

@@ -1,4 +1,4 @@
-// Loads and stores, and registers that are taken apart or put together.
+// Loads and stores, and moves that split a register or join registers.
 #include <cstring>
 
 #include "machine.h"
@@ -6,7 +6,7 @@
 
 namespace {
 
-// The bytes of each lane's access, as they lie in memory.
+// The bytes of each lane's access, in the order of memory.
 struct Bytes {
   alignas(32) u8 of[32][32];
 };
@@ -39,7 +39,7 @@ void scatter_piece(const Bytes& bytes, int offset, u8* to, u32 lanes) {
     if (lanes >> lane & 1) std::memcpy(to + lane * Width, bytes.of[lane] + offset, Width);
 }
 
-// What is narrower than its register is extended.
+// Extends a number that is narrower than its register.
 void scatter_narrow(const Instruction& in, const Bytes& bytes, int offset, u8* to, u32 lanes) {
   for (int lane = 0; lane < 32; lane++) {
     if (!(lanes >> lane & 1)) continue;
@@ -62,7 +62,7 @@ void scatter(const Instruction& in, const Bytes& bytes, u8* registers, u32 lanes
   }
 }
 
-// Copies with sizes that the compiler knows, for speed.
+// Copies with sizes that the compiler knows, because these are fast.
 void copy(void* to, const void* from, int size) {
   if (size == 4) std::memcpy(to, from, 4);
   else if (size == 8) std::memcpy(to, from, 8);
@@ -117,7 +117,7 @@ void Machine::shared_access(const Instruction& in, u32 lanes) {
   if (!store) scatter(in, bytes, registers_, lanes);
 }
 
-// Checks an access; `data` is what is written, or null for a load.
+// Checks an access; `data` is the data of a store, or null for a load.
 bool Machine::shared_allowed(int lane, u64 address, int size, const u8* data) {
   if (address + (u64)size > shared_.size()) {
     report(SHARED_OUTSIDE, lane, address);
@@ -132,7 +132,7 @@ bool Machine::shared_allowed(int lane, u64 address, int size, const u8* data) {
   return true;
 }
 
-// Returns the region that holds all of an access, or -1.
+// Returns the region that holds the whole access, or -1.
 s64 Machine::region_of(u64 address, int size) {
   auto holds = [&](s64 k) {
     const Region& region = launch_.regions[k];

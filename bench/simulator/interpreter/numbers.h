@@ -59,7 +59,7 @@ inline T low_bits(u32 count) {
   return count >= 8 * sizeof(T) ? (T)~(T)0 : (T)(((T)1 << count) - 1);
 }
 
-// bfe: `length` bits from `start` on; what is beyond is zero, or the field's highest bit.
+// bfe: `length` bits from `start` on; bits beyond them are zero, or the field's highest bit.
 template <class T>
 inline T field(T v, u32 start, u32 length, bool extend) {
   const u32 top = 8 * sizeof(T) - 1;
@@ -127,7 +127,7 @@ inline f64 canonical(f64 v) { return v; }
 
 inline f32 saturated_unit(f32 v) { return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f; }
 
-// Numbers that compare equal differ in the sign of zero at most.
+// Numbers that compare equal differ at most in the sign of zero.
 inline f32 both_signs(f32 a, f32 b) { return bits_as<f32>(bits_as<u32>(a) & bits_as<u32>(b)); }
 inline f32 any_sign(f32 a, f32 b) { return bits_as<f32>(bits_as<u32>(a) | bits_as<u32>(b)); }
 inline f64 both_signs(f64 a, f64 b) { return bits_as<f64>(bits_as<u64>(a) & bits_as<u64>(b)); }
@@ -151,7 +151,7 @@ inline f32 larger_or_nan(f32 a, f32 b) {
   return a != a || b != b ? canonical(std::numeric_limits<f32>::quiet_NaN()) : larger(a, b);
 }
 
-// A number without fraction as an integer, the nearest there is.
+// Converts a whole number to an integer, or to the nearest that the type has.
 template <class To, class From>
 inline To whole(From v, To nan) {
   const From low = (From)std::numeric_limits<To>::min();
@@ -164,7 +164,7 @@ inline To whole(From v, To nan) {
 
 // ---- numbers of 16 bits
 
-// Rounds to the nearest, ties to even, whatever the compiler knows about such numbers.
+// Rounds to the nearest, ties to even, even if the compiler lacks such types.
 template <int Fraction, int Bias>
 inline u16 half_rounded(f64 v) {
   const u64 bits = bits_as<u64>(v);
@@ -202,8 +202,8 @@ inline f32 from_f16(u16 v) {
   return canonical(bits_as<f32>(sign | bits));
 }
 
-// The sum, or the neighbour of it that is odd where it is not exact: rounding that once more gives
-// what rounding the exact sum gives.
+// Returns the sum, or its odd neighbour if it is inexact: rounding this again gives the same as
+// rounding the exact sum.
 inline f64 sum_to_odd(f64 a, f64 b) {
   const f64 sum = a + b, of_b = sum - a, rest = (a - (sum - of_b)) + (b - of_b);
   if (rest == 0 || !std::isfinite(sum) || (bits_as<u64>(sum) & 1)) return sum;

@@ -117,7 +117,7 @@ void Shadow::check_readers(const Cell& cell, const Moment& now, int lane, Findin
   }
 }
 
-// Whether a write may be in conflict with what is noted; most often it is not.
+// Returns whether a write may conflict with the noted accesses; mostly it does not.
 bool Shadow::concerns(const Cell& cell, const Moment& now) const {
   const Cell::Writer& writer = cell.writer;
   const Cell::Reader& reader = cell.reader;
@@ -150,7 +150,7 @@ void Shadow::write(const Moment& now, int lane, u64 address, int size, const u8*
       check(cell, now, lane, from, (int)(to - from), before + offset, data + offset);
     }
     cell.writer = writer;
-    // What was read is overwritten: later reads start anew.
+    // The write replaces what earlier reads saw, so that later reads are noted anew.
     if (cell.reader.program == now.program) cell.reader.epoch = 0;
   }
 }

@@ -1,14 +1,14 @@
-// Shadow memory: who wrote and who read each cell last, and what that is in conflict with.
+// Shadow memory: the last write and reads of each cell, and the accesses that conflict with them.
 #pragma once
 #include <cstdlib>
 #include <new>
 
 #include "findings.h"
 
-// When something happens. Barriers of the program part epochs; those of the warp part its phases,
-// and what only brings its lanes together, as a shuffle does, its meetings.
+// The time of an access. The program's barriers separate epochs, the warp's barriers its phases;
+// instructions that only synchronise its lanes, such as a shuffle, separate its meetings.
 struct Moment {
-  u32 program;  // counted from 1: 0 is nobody
+  u32 program;  // counted from 1: 0 is none
   u32 epoch;
   u32 step;
   s32 instruction;
@@ -40,7 +40,7 @@ class Shadow {
       : shared_(shared), shift_(__builtin_ctz(cell)), first_(address >> shift_),
         findings_(findings) {
     const u64 count = ((address + bytes) >> shift_) - first_ + 1;
-    cells_ = (Cell*)std::calloc(count, sizeof(Cell));  // pages come as they are used
+    cells_ = (Cell*)std::calloc(count, sizeof(Cell));  // the system provides pages on first use
     if (!cells_) throw std::bad_alloc();
   }
   Shadow(Shadow&& other) noexcept
@@ -52,7 +52,7 @@ class Shadow {
   ~Shadow() { std::free(cells_); }
 
   void read(const Moment& now, int lane, u64 address, int size);
-  // `before` is what the memory holds, `data` what is about to be written.
+  // `before` is the memory's content, `data` the data of the write.
   void write(const Moment& now, int lane, u64 address, int size, const u8* before, const u8* data);
 
  private:
@@ -64,7 +64,7 @@ class Shadow {
   void check_write(const Cell& cell, const Moment& now, int lane, Finding& finding, bool same);
   void check_readers(const Cell& cell, const Moment& now, int lane, Finding& finding);
   void report(int kind, Finding finding, s32 other, int other_warp, int other_lane);
-  // The kinds of global memory come in the order of those of shared memory.
+  // The kinds of global memory have the order of those of shared memory.
   int kind(int of_shared) const {
     return shared_ ? of_shared : of_shared + GLOBAL_UNWRITTEN - SHARED_UNWRITTEN;
   }

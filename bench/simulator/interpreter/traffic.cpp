@@ -1,6 +1,6 @@
-// Shared memory has 32 banks of 4 bytes. Lanes that want the same word share it; different words
-// of a bank come one after the other. An access of 8 bytes is done by half a warp at a time, one of
-// 16 bytes by a quarter. Global memory moves in sectors of 32 bytes, and lines have four of them.
+// Shared memory has 32 banks of 4 bytes. Lanes that access the same word share it; different words
+// of a bank take turns. Half a warp at a time makes an access of 8 bytes, a quarter one of 16
+// bytes. Global memory moves in sectors of 32 bytes, and lines have four of them.
 #include "traffic.h"
 
 #include <algorithm>
@@ -31,7 +31,7 @@ void count_shared(const Launch& launch, s32 at, const u64* addresses, u32 lanes,
   launch.moved[at] += (u64)__builtin_popcount(lanes) * (u64)size;
 }
 
-// Counts different numbers; most often they come in order.
+// Counts different numbers; fast if they are in order, as mostly.
 static u64 different(u64* numbers, int count) {
   if (!std::is_sorted(numbers, numbers + count)) std::sort(numbers, numbers + count);
   return (u64)(std::unique(numbers, numbers + count) - numbers);

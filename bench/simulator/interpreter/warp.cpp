@@ -1,10 +1,10 @@
-// How one warp goes from instruction to instruction.
+// The instruction loop of one warp.
 #include <algorithm>
 
 #include "arithmetic.h"
 #include "machine.h"
 
-// Runs a warp for some instructions, or to its next barrier.
+// Runs a warp for a number of instructions, or to its next barrier.
 void Machine::run_warp(int index, s64 budget) {
   warp_ = &warps_[index];
   registers_ = all_registers_.data() + (size_t)index * launch_.image_bytes;
@@ -19,8 +19,8 @@ void Machine::run_warp(int index, s64 budget) {
   }
 }
 
-// Returns the lanes that are furthest behind, or null where all wait or have exited. So lanes that
-// parted meet again where their ways do.
+// Returns the lanes that are furthest behind, or null if all wait or have exited. Diverged lanes
+// meet again at the instruction where their branches join.
 Group* Machine::next_group(Warp& warp) {
   std::vector<Group>& groups = warp.groups;
   if (groups.size() == 1 && groups[0].lanes && !groups[0].waiting) return &groups[0];

@@ -110,7 +110,7 @@ def test_a_rehearsal_is_no_measurement(tmp_path):
 
 
 def test_a_run_in_parts_is_the_same(folder):
-    """Of a stage that was not begun there is nothing to show, and nothing breaks."""
+    """A stage that was not begun has no rows to show, and the page can still be written."""
     content = copy.deepcopy(run("NVIDIA H200"))
     content["stages"] = {"look": {"state": "interrupted", "seconds": 0.0, "rows": []}}
     record.Record(folder / "nvidia-h200" / record.NAME, content).save()

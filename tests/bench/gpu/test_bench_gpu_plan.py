@@ -27,7 +27,7 @@ def compiled_kernels(monkeypatch):
 
 
 def in_a_process(code):
-    """What a program prints, as JSON: Triton reads at its import whether it interprets."""
+    """Run a program and return its JSON; a process, because Triton reads its mode at import."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
@@ -69,15 +69,15 @@ def test_no_part_takes_the_time_of_those_after_it():
     assert child.allowance(part(10), [], 12) == (12, True)
 
 
-def test_every_path_and_task_is_compared():
-    [paths] = [stage for stage in plan.FULL if stage.name == "paths"]
-    names = " ".join(part.name for part in paths.parts())
+def test_every_route_and_task_is_compared():
+    [routes] = [stage for stage in plan.FULL if stage.name == "routes"]
+    names = " ".join(part.name for part in routes.parts())
     sizes = [64, 1024, 16384, 32768, 65536, 262144, 36864, 1000]
     for wanted in [*(f"gradient D={d}" for d in sizes), "projection D=65536", "path_both",
                    "drift gradient", "permutation D=65536", "bfloat16", "float16", "statistics",
                    "pullback", "backward", "graph D=16384", "under torch.compile"]:  # fmt: skip
         assert wanted in names
-    assert len(paths.parts()) >= 25
+    assert len(routes.parts()) >= 25
 
 
 KERNELS = """
@@ -88,7 +88,7 @@ print(json.dumps([[j.stage, j.variant.name] for j in queue.jobs(plan.FULL, "sm_9
 
 
 def test_the_time_of_every_kernel_is_estimated():
-    """For Triton 3.6.0; after a change: python -m bench gpu --compile --record, with that one."""
+    """The estimates are for Triton 3.6.0; `make record-compile-seconds` records them again."""
     needed = [name for _, name in in_a_process(KERNELS)]
     assert len(needed) == len(set(needed)) > 200
     assert set(needed) == set(queue.estimates(TRITON, "sm_90"))

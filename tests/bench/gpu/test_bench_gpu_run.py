@@ -225,7 +225,7 @@ def test_a_run_that_is_there_is_not_overwritten(planted, refused):
 
 
 def test_rows_stay_until_there_are_new_ones(planted, tmp_path):
-    """Of a stage that is to be done anew, and does not fit any more."""
+    """A stage that is to be measured again, but no longer fits, keeps its rows."""
     _, before, out = planted
     run(
         "--plan", "planted_stages:PLAN", "--out", tmp_path, "--resume", out / "rehearsal",
@@ -262,7 +262,7 @@ def test_where_the_install_fails_the_sources_do(monkeypatch):
 
 @pytest.mark.slow
 def test_every_stage_runs_to_its_end(tmp_path):
-    """What the machine lacks is left out; nothing fails, and nothing is compiled twice."""
+    """Tools that the machine lacks are left out; no part fails, and no kernel is compiled twice."""
     run("--out", tmp_path, "--seconds", 900)
     content = read(tmp_path)
     assert [stage["state"] for stage in content["stages"].values()] == ["done"] * 7
@@ -291,8 +291,8 @@ def test_without_a_gpu_it_says_so(refused, monkeypatch):
 
 
 def test_an_unknown_stage_is_named(refused):
-    told = refused(["gpu", "--rehearse", "--stages", "paths,lunch"])
-    assert "--stages must name some of look, paths, headline" in told
+    told = refused(["gpu", "--rehearse", "--stages", "routes,lunch"])
+    assert "--stages must name some of look, routes, headline" in told
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ pytest.importorskip("triton", reason="there is no triton here")
 pytestmark = needs_compiler
 
 
-def test_each_path_once_gives_the_references_numbers_and_no_race(tmp_path):
+def test_each_route_once_gives_the_references_numbers_and_no_race(tmp_path):
     out = tmp_path / "outcomes.json"
     [(code, printed)] = commands(["simulate", "--quick", "--out", str(out), "--jobs", "1"])
     assert code == 0, printed
     outcomes = json.loads(out.read_text())["outcomes"]
     assert len(outcomes) == len(cases.QUICK)
-    assert {o["path"] for o in outcomes} == {
+    assert {o["route"] for o in outcomes} == {
         "one launch", "three launches", "general", "projection, one launch",
         "projection, general", "drift", "path KL", "permutation",
     }  # fmt: skip

@@ -75,7 +75,7 @@ for case in (Case(64), Case(1024), Case(1000), Case(64, task="projection")):
 
 
 def test_memory_instructions_are_those_of_the_machine_code():
-    """What is executed is PTX: as many loads and stores as the binary has.
+    """The simulator executes PTX, which has as many loads and stores as the binary.
 
     Where a kernel branches, ptxas merges or doubles accesses to shared memory and stores: there
     the loads of global memory alone are compared.

@@ -1,4 +1,4 @@
-"""Which memory the simulator takes for written, and what a kernel may touch."""
+"""The memory that the simulator treats as written, and that a kernel may touch."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = needs_compiler
 
 
 def unwritten(memory, x):
-    """How many bytes of x nobody has written."""
+    """Return the number of unwritten bytes of x."""
     [region] = memory.regions([x])
     assert (region.address, region.size) == (x.data_ptr(), x.numel() * x.element_size())
     return int(region.unwritten.sum())
@@ -47,7 +47,7 @@ def test_random_numbers_are_written_whole():
 def test_copies_lie_between_red_zones_and_hold_their_numbers():
     memory = Memory()
     x, y = torch.randn(7), torch.arange(3)
-    placed, other = memory.placed(x), memory.placed(y)
+    placed, other = memory.place(x), memory.place(y)
     assert torch.equal(placed, x)
     assert placed.data_ptr() % 256 == 0
     assert abs(placed.data_ptr() - other.data_ptr()) >= RED_ZONE
@@ -62,7 +62,7 @@ def test_regions_are_those_of_the_views_that_are_passed():
     [whole] = memory.regions([x[:5], x[3:]])  # they overlap
     assert (whole.address, whole.size) == (x.data_ptr(), 320)
     assert memory.regions([x[:0]]) == []
-    memory.placed(x)
+    memory.place(x)
     assert memory.regions([]) == []
     memory.indirect = True  # a table of addresses: anything of this memory
     assert len(memory.regions([])) == 1

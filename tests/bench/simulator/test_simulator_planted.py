@@ -38,7 +38,7 @@ def test_planted_errors_are_seen(told):
 
 def test_removed_barriers_are_seen(told):
     fused, warp = told["removed"]
-    # Of a program's barriers some are there twice; of a warp's, some only part the same lane's.
+    # Some of a program's barriers are redundant; some of a warp's separate one lane's accesses.
     assert fused["count"] > 20
     assert len(fused["silent"]) <= 0.1 * fused["count"]
     assert warp["silent and wrong"] == fused["silent and wrong"] == []

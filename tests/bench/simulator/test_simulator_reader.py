@@ -1,4 +1,4 @@
-"""What the simulator's reader understands of PTX, and that it refuses the rest."""
+"""The simulator's reader understands part of PTX, and refuses the rest."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The benchmark's clocks: turns, buffers, and what is dropped."""
+"""The benchmark's clocks: turns, buffers, and dropped calls."""
 
 import time
 
@@ -64,7 +64,7 @@ def test_results_outlive_the_turns_of_other_buffers():
 
 
 class Device:
-    """What `events` uses of torch.cuda; time passes as calls are queued."""
+    """The part of torch.cuda that `events` uses; time passes as calls are queued."""
 
     def __init__(self, slow):
         self.now, self.slow, self.log = 0.0, slow, []

@@ -34,7 +34,7 @@ class FakeClock:
     name = "device"
 
     @classmethod
-    def waited(cls, calls):
+    def wait_times(cls, calls):
         for call in calls.values():
             call(0)
         return {name: [0.9 * TIMES[name], TIMES[name], 1.2 * TIMES[name]] for name in calls}
@@ -43,7 +43,7 @@ class FakeClock:
     def timed(cls, calls, buffers=1, seconds=1.0, **_):
         for call in calls.values():
             call(buffers - 1)
-        return timing.Timed(cls.waited(calls), dict.fromkeys(calls, 3.0), {})
+        return timing.Timed(cls.wait_times(calls), dict.fromkeys(calls, 3.0), {})
 
     @staticmethod
     def captured(call):
@@ -64,7 +64,7 @@ class FakeClock:
 
 
 class FakeGpu(FakeClock):
-    """On the CPU, but waits and graphs are asked for as on a GPU."""
+    """A clock on the CPU that is asked for waits and graphs, like a GPU's."""
 
     device = "cuda"
 
@@ -273,7 +273,7 @@ def test_a_compilation_that_takes_too_long_is_given_up(monkeypatch):
 
 
 def test_peers_that_do_not_compile_in_time_leave_the_rest(monkeypatch, gpu):
-    """A row of the GPU run whose others are compiled: they are missing, and no more."""
+    """A row of the GPU run lacks only the peers that are still compiling."""
     monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *_: time.sleep(30))
     monkeypatch.setattr(timing, "GpuClock", gpu)
     monkeypatch.setattr(machine, "clocks", lambda device: None)

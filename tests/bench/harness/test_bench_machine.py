@@ -1,8 +1,9 @@
-"""What the benchmark says of a machine, and the processes that compile ahead of a run on a GPU."""
+"""The benchmark's facts about a machine, and processes that compile ahead of a GPU run."""
 
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,6 +36,17 @@ def test_the_facts_of_a_gpu(monkeypatch):
     assert facts["max_clocks"] == {"clocks.max.sm": "1980 MHz", "clocks.max.mem": "1 MHz"}
     assert facts["instruction_set"] is None
     assert machine.clocks("cuda") == "345 MHz"
+
+
+def test_the_facts_of_a_processor(monkeypatch):
+    text = "model name\t: One\nmodel\t\t: 1\n\nmodel name\t: Two\ncpu MHz\t\t: 12.5\n"
+    monkeypatch.setattr(machine, "Path", lambda _: SimpleNamespace(read_text=lambda **_: text))
+    assert machine.facts("cpu")["device"] == "One"
+    assert machine.clocks("cpu") == "12.5 MHz"
+    assert ("model", "1") in machine.cpuinfo()
+    monkeypatch.setattr(machine, "Path", lambda _: ROOT / "missing")
+    assert machine.cpuinfo() == []
+    assert machine.clocks("cpu") is None
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.CalledProcessError(9, "x")])
@@ -70,7 +82,7 @@ def test_a_slower_copy_is_a_lower_ceiling(monkeypatch):
 
 
 def test_one_process_for_the_same_kernels():
-    names = ["ceilings", "toy", *(case.name for case in cases.listed("cuda"))]
+    names = ["ceilings", "toy", *(case.name for case in cases.of_report("cuda"))]
     jobs = [job[1] for job in prepare.jobs(names, quick=False)]
     assert {"sd-4096", "sd-1", "sd-256", "d1024-1-growth", "d131072-1-growth"} <= set(jobs)
     assert not {"ceilings", "toy", "sd-64-growth", "sd-1024-growth"} & set(jobs)

@@ -104,7 +104,7 @@ def test_one_step_call_is_the_decoded_negative_velocity(pipe):
 
 
 def test_latents_of_real_digits_have_mean_zero_and_unit_variance(pipe, real):
-    """Of deformed ones, which the pipeline has learnt from."""
+    """The digits are deformed, like those that the pipeline was trained on."""
     chosen = real.images()[torch.randperm(1797, generator=seeded())[:600]]
     x = (2 * data.deform(chosen, seeded(9)) - 1).expand(-1, 3, -1, -1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of the digits share."""
+"""Fixtures that the tests of the digits share."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Compare each path and task once with float64, also under CUDA graphs and torch.compile."""
+"""Compare each route and task once with float64, also under CUDA graphs and torch.compile."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bench.harness.errors import Wrong
 from bench.harness.timing import GpuClock
 from bench.simulator import calls, compare
 from bench.simulator.cases import QUICK, Case
+from bench.subjects.correctness import same_bits
 
 CASES = (
     *(Case(d) for d in (16384, 1024, 64, 32768, 65536, 262144, 36864, 1000)),
@@ -43,10 +44,10 @@ class OnDevice:
 
     indirect = False
 
-    def placed(self, x: Tensor) -> Tensor:
+    def place(self, x: Tensor) -> Tensor:
         return x.cuda()
 
-    moved = placed
+    move = place
 
 
 def parts(small: bool) -> list[Part]:
@@ -95,12 +96,6 @@ def _loss(dimension: int) -> Any:
     return gf.gaussianity_value_and_grad(x.detach(), seed=torch.tensor([3], device="cuda"))
 
 
-def _same(name: str, got: Tensor, want: Tensor) -> None:
-    """Raise Wrong unless two results have the same bits."""
-    if not torch.equal(got, want):
-        raise Wrong(f"{name}: largest difference {float((got - want).abs().max()):.3g}")
-
-
 def _graph(dimension: int) -> Row:
     """Check that a replay gives the bits of the eager call with its seed and input."""
     x, seed = torch.randn(2, dimension, device="cuda"), torch.tensor([0], device="cuda")
@@ -109,9 +104,8 @@ def _graph(dimension: int) -> Row:
         x.copy_(torch.randn(2, dimension, device="cuda"))
         seed.fill_(number)
         found(0)
-        value, grad = gf.gaussianity_value_and_grad(x, seed=number)
-        _same("value", found.result[0], value)
-        _same("gradient", found.result[1], grad)
+        eager = gf.gaussianity_value_and_grad(x, seed=number)
+        same_bits(f"replay {number}", found.result, eager)
     return {"replays": 3}
 
 

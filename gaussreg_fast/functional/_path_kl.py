@@ -74,7 +74,7 @@ def path_kl_value_and_grad(
 def _check(dmu: Tensor, sigma: Tensor, backend: str) -> Tensor:
     """Check the arguments, and return sigma as (T, 1) or (T, B)."""
     _path_checks.path_kl(dmu, sigma)
-    check_backend(backend, dmu)
+    check_backend(backend, dmu, "dmu")
     return sigma if sigma.dim() == 2 else sigma.unsqueeze(1)
 
 

@@ -31,7 +31,7 @@ def _compute(
     Without `gradient` the gradient is an empty tensor.
     """
     _path_checks.positive("sigma", sigma)
-    kernels = choose(backend, dmu)
+    kernels = choose(backend, dmu, "dmu")
     if dmu.numel() == 0:
         kl, costs, grad = _shapes(dmu, sigma, gradient, backend)
         return kl.zero_(), costs.zero_(), grad
@@ -42,7 +42,7 @@ def _compute(
 
 def _pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor, backend: str) -> Tensor:
     """Return the gradient by dmu for upstream gradients (B,)."""
-    kernels = choose(backend, dmu)
+    kernels = choose(backend, dmu, "dmu")
     if dmu.numel() == 0:
         return dmu.new_zeros(dmu.shape)
     with torch.no_grad():

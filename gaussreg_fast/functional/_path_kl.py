@@ -232,7 +232,7 @@ def _terms(difference: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
             f"{tuple(mean.shape)}, got {tuple(difference.shape)}"
         )
     # Not in half precision: rounding the factor would bias every cost by up to 1%.
-    dtype = torch.float64 if difference.dtype == torch.float64 else torch.float32
+    dtype = checks.result_dtype(difference)
     mean, sigma = (v.to(difference.device, dtype) for v in (mean, sigma))
     rest = [1] * (difference.dim() - mean.dim())
     return difference.to(dtype) * mean.reshape(*mean.shape, *rest), sigma

@@ -81,18 +81,22 @@ def _first(error: ValidationError) -> str:
     """Return the first problem in one line: the setting, the allowed values, the given value."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
+    leaf = where.rpartition(".")[2]
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: no such setting"
     if problem["type"] == "missing":
         return f"{where} is required"
     got = f"got {problem['input']!r}"
     if problem["type"] != "value_error":
-        allowed = _allowed_values(_schema_of(problem["loc"]))
-        if allowed == _GROUP and problem["loc"][0] in _SHORT_FORMS:
+        try:
+            allowed = _allowed_values(_schema_of(problem["loc"]))
+        except KeyError:  # not a setting but a key, which the schema does not describe
+            return f"{where}: {problem['msg']}, {got}"
+        # A string can stand for a guard, a model or a reward.
+        if allowed == _GROUP and (leaf in ("guard", "model") or leaf.isdecimal()):
             allowed = f"a string or {allowed}"
         return f"{where} must be {allowed}, {got}"
     message = problem["msg"].removeprefix("Value error, ")  # written by our own checks
-    leaf = where.rpartition(".")[2]
     if message.startswith(f"{leaf} "):
         return f"{where}{message.removeprefix(leaf)}"
     if where == "settings" or message.startswith(where):
@@ -116,7 +120,6 @@ def _schema_of(path: Sequence[int | str]) -> Mapping[str, Any]:
 
 
 _GROUP = "settings by name"
-_SHORT_FORMS = ("guard", "model", "rewards", "held_out")  # which a string can stand for
 _NOUNS = {"integer": "integer", "number": "finite number", "string": "string"}
 _BOUNDS = {
     "minimum": "of at least", "maximum": "of at most",

@@ -185,6 +185,11 @@ def test_yaml_there_and_back(guard, prompts, seeds, lr, clip, iterations):
         ({"guard": {"weight": "a"}}, r"^guard\.weight must be a finite number, got 'a'$"),
         ({"rewards": [3]}, r"^rewards\.0 must be a string or settings by name, got 3$"),
         ({"optimizer": "adam"}, "^optimizer must be settings by name, got 'adam'$"),
+        (
+            {"guard": {"name": "mpgr", "options": {3: 1}}},
+            r"^guard\.options\.3.* valid string, got 3$",
+        ),
+        ({"guard": {"options": 3}}, r"^guard\.options must be settings by name, got 3$"),
         ({"iteratoins": 3}, "iteratoins: no such setting"),
         (
             {"select": "reward"},

@@ -1,8 +1,9 @@
-"""Versions of packages and properties of this machine, recorded beside a result."""
+"""The date, versions of packages and properties of this machine, recorded beside a result."""
 
 from __future__ import annotations
 
 import platform
+from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
@@ -20,6 +21,11 @@ def versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def today() -> str:
+    """Return the date, in UTC, as year-month-day."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d")
 
 
 def machine() -> dict[str, Any]:

@@ -83,6 +83,11 @@ def uniform(params: Sequence[Any], base: Sequence[Any]) -> bool:
     )
 
 
+def result_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which functions of x are computed and returned."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def latents(x: Any, name: str = "x") -> int:
     """Check a batch (B, *latent) of floating-point samples; return D, the numbers per sample."""
     floating(name, x)

@@ -60,7 +60,7 @@ class PathKL:
             )
         if not isinstance(sigma, Tensor):
             _path_checks.schedule("sigma", sigma, 0, float("inf"))
-            dtype = torch.float64 if dmu.dtype == torch.float64 else torch.float32
+            dtype = checks.result_dtype(dmu)
             sigma = torch.tensor(float(sigma), dtype=dtype, device=dmu.device)
         if sigma.dim() and tuple(sigma.shape) != (dmu.shape[0],):
             raise ValueError(

@@ -88,11 +88,11 @@ def pair_with_base(
             _refuse(i, names, p, b, device)
     if len(left) != len(right):
         i = min(len(left), len(right))
-        longer, shorter = ("params", "base") if len(left) > i else ("base", "params")
+        longer = "params" if len(left) > i else "base"
         name = label(longer, i, names if longer == "params" else base_names)
         raise ValueError(
-            f"{shorter} must have a tensor for each of {longer}, got {i} tensors and none for "
-            f"{name.rstrip(',')}"
+            f"params and base must have as many tensors, got {len(left)} and {len(right)}: {name} "
+            f"has no partner"
         )
     return Paired(names, left, right, False)
 

@@ -8,8 +8,8 @@ operator chooses one of them. They do not repeat the checks of the public functi
 get an empty batch.
 
 The kernels compute in float32. For float64, "auto" takes torch, and "native" or "triton" raise an
-error. (Lists of tensors for drift may mix types: torch computes the tensors that a kernel does not
-take.)
+error. Lists of tensors for drift may mix types and layouts: torch computes the float64 tensors of
+"auto", and those whose layout a kernel does not take.
 
 Modules:
     choice     which backends can run here; `choose`, the only place where a backend is chosen
@@ -19,6 +19,12 @@ Modules:
                the launch parameters, can be imported without triton
 """
 
-from gaussreg_fast.backends.choice import backends, choose, choose_for_lists, require
+from gaussreg_fast.backends.choice import (
+    backends,
+    choose,
+    choose_for_lists,
+    require,
+    require_for_lists,
+)
 
-__all__ = ["backends", "choose", "choose_for_lists", "require"]
+__all__ = ["backends", "choose", "choose_for_lists", "require", "require_for_lists"]

@@ -42,6 +42,11 @@ def is_dense(x: Tensor) -> bool:
     return True
 
 
+def flattened(x: Tensor) -> Tensor:
+    """Return the numbers of a dense tensor in memory's order, without a copy."""
+    return x.detach().as_strided((x.numel(),), (1,))
+
+
 def value_dtype(params: Sequence[Tensor], base: Sequence[Tensor]) -> torch.dtype:
     """Return the dtype of the drift: float64 if any tensor is float64, else float32."""
     double = any(t.dtype == torch.float64 for t in (*params, *base))

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -75,32 +76,58 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
-def require(backend: str, x: torch.Tensor) -> None:
+def require(backend: str, x: torch.Tensor, name: str = "x") -> None:
     """Raise the error of `choose` early, before anything is drawn or computed.
 
     Under torch.compile, which cannot trace the search for a backend, the operator raises it later.
     """
     if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
-        resolve(backend, x.device, x.dtype)
+        resolve(backend, x.device, x.dtype, name)
+
+
+def require_for_lists(
+    backend: str,
+    params: Sequence[torch.Tensor],
+    base: Sequence[torch.Tensor],
+    label: Callable[[str, int], str],
+) -> None:
+    """Do as `require` for params, which are on one device, and a base, which may be elsewhere.
+
+    `label` returns how an error names a tensor, from the name of its list and its position.
+    """
+    if backend not in ("auto", "torch") and not torch.compiler.is_compiling():
+        dtype, double = None, None
+        for name, tensors in (("params", params), ("base", base)):
+            dtypes = [t.dtype for t in tensors]
+            if torch.float64 in dtypes:
+                dtype, double = torch.float64, label(name, dtypes.index(torch.float64))
+                break
+        resolve(backend, params[0].device, dtype, label("params", 0), double)
 
 
 _MODULES = {"native": native, "torch": plain_torch}
 
 
-def choose(backend: str, x: torch.Tensor) -> Any:
+def choose(backend: str, x: torch.Tensor, name: str = "x") -> Any:
     """Return the module that computes for x, with the functions of `gaussreg_fast.backends`.
+
+    `name` is the argument that an error names.
 
     Raises:
         RuntimeError: the backend is named explicitly and cannot compute x.
     """
     automatic = backend == "auto"
-    name = _automatic(x.device, x.dtype) if automatic else resolve(backend, x.device, x.dtype)
-    return _MODULES.get(name) or _triton()
+    device, dtype = x.device, x.dtype
+    chosen = _automatic(device, dtype) if automatic else resolve(backend, device, dtype, name)
+    return _MODULES.get(chosen) or _triton()
 
 
-def choose_for_lists(backend: str, device: torch.device) -> Any:
-    """Do as `choose` for lists of tensors of several types; the caller sorts out float64."""
-    return _MODULES.get(resolve(backend, device)) or _triton()
+def choose_for_lists(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Do as `choose` for lists of parameters and base, of several types.
+
+    Without a dtype the caller leaves to plain torch the tensors that the backend cannot take.
+    """
+    return _MODULES.get(resolve(backend, device, dtype, "params", "params or base")) or _triton()
 
 
 @functools.cache
@@ -110,8 +137,17 @@ def _triton() -> ModuleType:
     return launch
 
 
-def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+def resolve(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    name: str = "x",
+    typed: str | None = None,
+) -> str:
     """Return the name of the backend for tensors of a type on a device.
+
+    An error says that the argument `name` is on the device, and that `typed`, by default the same
+    argument, has the type.
 
     Raises:
         RuntimeError: the backend is named explicitly and cannot run there.
@@ -121,40 +157,38 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype | None = None
     if backend == "auto":
         return _automatic(device, dtype)
     states = backends()
-    for name, refusal in (("native", _native_refuses), ("triton", _triton_refuses)):
-        if states[name] == "available":
-            states[name] = refusal(device, dtype) or "available"
+    for each, refusal in (("native", _native_refuses), ("triton", _triton_refuses)):
+        if states[each] == "available":
+            states[each] = refusal(device, dtype, name, typed or name) or "available"
     if states[backend] != "available":
-        able = ", ".join(repr(name) for name, state in states.items() if state == "available")
+        able = ", ".join(repr(each) for each, state in states.items() if state == "available")
         raise RuntimeError(
             f"backend {backend!r} cannot run here: {states[backend]}; these can: {able}"
         )
     return backend
 
 
-_NO_DOUBLE = "it computes in float32, x is float64"
-
-
-def _native_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
+def _native_refuses(device: torch.device, dtype: torch.dtype | None, name: str, typed: str) -> str:
     """Return why the compiled kernels cannot take tensors of a type on a device, or ""."""
     if device.type != "cpu":
-        return f"it computes on the CPU, x is on {device}"
-    return _NO_DOUBLE if dtype == torch.float64 else ""
+        return f"it computes on the CPU, {name} is on {device}"
+    return f"it computes in float32, {typed} is float64" if dtype == torch.float64 else ""
 
 
-def _triton_refuses(device: torch.device, dtype: torch.dtype | None) -> str:
+def _triton_refuses(device: torch.device, dtype: torch.dtype | None, name: str, typed: str) -> str:
     """Return why Triton kernels that can run here cannot take the tensors, or ""."""
     if dtype == torch.float64:
-        return _NO_DOUBLE
+        return f"it computes in float32, {typed} is float64"
     expected = "cpu" if interpreted() else "cuda"
     if device.type != expected:
         place = "in the interpreter, on the CPU" if interpreted() else "on a GPU"
-        return f"it computes {place}, x is on {device}"
-    state = "available" if interpreted() else device_state(_index(device))
+        return f"it computes {place}, {name} is on {device}"
+    state = "available" if interpreted() else device_state(device_number(device))
     return "" if state == "available" else state
 
 
-def _index(device: torch.device) -> int:
+def device_number(device: torch.device) -> int:
+    """Return the index of a GPU; "cuda" without one is the current GPU."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 
@@ -167,7 +201,7 @@ def _automatic(device: torch.device, dtype: torch.dtype | None) -> str:
         return "torch"
     state = triton_state()
     if state == "available":
-        state = device_state(_index(device))
+        state = device_state(device_number(device))
     if state == "available":
         return "triton"
     _warn_once(state)

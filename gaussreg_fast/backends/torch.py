@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import checks, reference
-from gaussreg_fast.backends._lists import is_dense, value_dtype
+from gaussreg_fast.backends._lists import flattened, is_dense, value_dtype
 from gaussreg_fast.spec import Draw, DriftTask, LossSpec, StatisticsSpec
 
 # Numbers that drift takes at a time, so that its temporaries do not grow with the tensors: 1 MiB
@@ -101,7 +101,7 @@ def project(x: Tensor, *, block_size: int) -> Tensor:
 
 def path_rows(dmu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Return dmu as (T, B, D), and sigma, in the type to compute in."""
-    dtype = torch.float64 if dmu.dtype == torch.float64 else torch.float32
+    dtype = checks.result_dtype(dmu)
     return dmu.reshape(*dmu.shape[:2], -1).to(dtype), sigma.to(dtype)
 
 
@@ -169,10 +169,7 @@ def pieces(
     if param.numel() <= _PIECE:
         yield param, base, grad
     elif all(t.stride() == param.stride() for t in present) and is_dense(param):
-        flat = [
-            None if t is None else t.detach().as_strided((t.numel(),), (1,))
-            for t in (param, base, grad)
-        ]
+        flat = [None if t is None else flattened(t) for t in (param, base, grad)]
         for i in range(0, param.numel(), _PIECE):
             p, b, g = (None if t is None else t[i : i + _PIECE] for t in flat)
             yield p, b, g  # type: ignore[misc]

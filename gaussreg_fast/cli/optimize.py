@@ -72,6 +72,9 @@ def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
     if file is None and (out / "config.yaml").is_file():  # without settings, resume that run
         file = out / "config.yaml"
     base = configs.load_yaml(file) if file else {}
+    for option, setting in (("--prompt", "prompts"), ("--reward", "rewards")):
+        if setting not in base and setting not in given:
+            raise InputError(f"{option} is required if no file of --config names {setting}")
     config = configs.resolve(base, given)
     count = len(run.batches(config))
     console = Console(stderr=True)

@@ -1,9 +1,7 @@
-"""The parts that all reports of experiments share: heading, tables, pictures, files."""
+"""The parts that all reports of experiments share: heading, pictures, files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +18,9 @@ def heading(experiment: str) -> dict[str, Any]:
     """Return the first entries of an experiment's JSON: its name, the date and the machine."""
     return {
         "experiment": experiment,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": _environment.today(),
         "machine": {**_environment.machine(), **_environment.versions("torch")},
     }
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def strip(axis: Any, images: np.ndarray, label: str) -> None:

@@ -11,10 +11,10 @@ from gaussreg_fast.backends import require
 Seed = int | Tensor | None
 
 
-def check_backend(backend: str, x: Tensor) -> None:
-    """Check a backend's name, and that the backend can run on x."""
+def check_backend(backend: str, x: Tensor, name: str = "x") -> None:
+    """Check a backend's name, and that the backend can run on x, the argument `name`."""
     checks.one_of("backend", backend, checks.BACKENDS)
-    require(backend, x)
+    require(backend, x, name)
 
 
 def check_draw(

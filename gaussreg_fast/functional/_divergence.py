@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gaussreg_fast import _path_checks, checks, ops, reference
@@ -65,7 +64,7 @@ def f_divergence(
         log_t = -log_t
     terms = reference.f_of_log(log_t, kind, gamma)
     result = terms if reduction == "none" else reduce(terms.flatten(), reduction)
-    return result.to(torch.float64 if log_ratio.dtype == torch.float64 else torch.float32)
+    return result.to(checks.result_dtype(log_ratio))
 
 
 def surrogate_reward(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gaussreg_fast import checks, ops, tensor_lists
-from gaussreg_fast.backends import require
+from gaussreg_fast.backends import require_for_lists
 from gaussreg_fast.spec import DriftTask
 
 Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -49,7 +49,8 @@ def parameter_drift(
             name, in any order, and the names must be the same; else they are paired by position.
         weight: finite, at least 0.
         reduction: "sum" or "tensor_mean". A tensor without elements counts as 0.
-        backend: "auto", "triton", "native" or "torch"; see `backends`.
+        backend: "auto", "triton", "native" or "torch"; see `backends`. Of float64 tensors, in
+            params or base, "auto" leaves the arithmetic to torch; "triton" and "native" raise.
 
     Returns:
         The value, shape (), float32 (float64 if any tensor is float64), on the device of `params`.
@@ -65,7 +66,7 @@ def parameter_drift(
     """
     pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
-    _check_backend(backend, pair.params)
+    _check_backend(backend, pair)
     if not pair.uniform and ops.sharded((*pair.params, *pair.base)):
         return ops.sharded_drift(*pair[:3], scales, backend)
     return ops.drift(pair.params, pair.base, scales, backend, pair.uniform)
@@ -89,7 +90,7 @@ def parameter_drift_value_and_grad(
     """
     pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
-    _check_backend(backend, pair.params)
+    _check_backend(backend, pair)
     _require_eager(pair, "parameter_drift_value_and_grad")
     with torch.no_grad():
         grads = ops.new_like(pair.params)
@@ -117,7 +118,7 @@ def accumulate_parameter_drift(
     """
     pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
-    _check_backend(backend, pair.params)
+    _check_backend(backend, pair)
     _require_eager(pair, "accumulate_parameter_drift")
     tensor_lists.check_distinct(pair)
     grads = tensor_lists.gradients(pair)
@@ -174,7 +175,7 @@ def parameter_drift_decay_(
     """
     pair = _pair_with_base(params, base)
     scales = _scales(pair.params, weight, reduction)
-    _check_backend(backend, pair.params)
+    _check_backend(backend, pair)
     rates = _rates(rate, len(scales))
     _require_eager(pair, "parameter_drift_decay_")
     tensor_lists.check_distinct(pair)
@@ -221,7 +222,8 @@ def lora_drift(
     checks.one_of("form", form, tensor_lists.LORA_FORMS)
     weight = checks.weight("weight", weight)
     factors = [t for pair in zip(left, right, strict=True) for t in pair]
-    _check_backend(backend, factors)
+    checks.one_of("backend", backend, checks.BACKENDS)
+    require_for_lists(backend, factors, [], lambda _, i: f"{'AB'[i % 2]} of pairs[{i // 2}]")
     scales = [weight] * len(factors)
     if ops.sharded(factors):
         if form == "product":
@@ -276,12 +278,12 @@ def _rates(rate: Any, count: int) -> list[float]:
     return rates
 
 
-def _check_backend(backend: str, params: list[Tensor]) -> None:
-    """Check a backend's name, and that the backend can run on the tensors."""
+def _check_backend(backend: str, pair: tensor_lists.Paired) -> None:
+    """Check a backend's name, and that the backend can run on params and base."""
     checks.one_of("backend", backend, checks.BACKENDS)
-    if backend in ("triton", "native"):
-        for p in {p.dtype: p for p in params}.values():
-            require(backend, p)
+    base = [] if pair.uniform else pair.base  # uniform lists are on one device, without float64
+    names = pair.names
+    require_for_lists(backend, pair.params, base, lambda n, i: tensor_lists.label(n, i, names))
 
 
 def _require_eager(pair: tensor_lists.Paired, name: str) -> None:

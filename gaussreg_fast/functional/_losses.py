@@ -128,7 +128,8 @@ def gaussianity_loss(
         statistic: quantity averaged over a block: "amplitude" |y|, or "power" |y|^2 (target 1).
         permutation: "shared" (one per call for the batch), "per_sample", "none", or an int
             tensor `(D,)` or `(B, D)` of permutations.
-        seed: int or int64 tensor; by default each call draws a new one on x's device.
+        seed: int or int64 tensor; by default each call draws a new one on x's device. Not used
+            with permutation="none" or given permutations.
         generator: draws that seed, instead of the device's default generator.
         reduction: reduction over the batch: "mean", "sum", or "none" for shape (B,).
         backend: "auto", "triton", "native" or "torch"; see `backends`.

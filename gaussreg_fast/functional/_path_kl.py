@@ -74,7 +74,7 @@ def path_kl_value_and_grad(
 def _check(dmu: Tensor, sigma: Tensor, backend: str) -> Tensor:
     """Check the arguments, and return sigma as (T, 1) or (T, B)."""
     _path_checks.path_kl(dmu, sigma)
-    check_backend(backend, dmu)
+    check_backend(backend, dmu, "dmu")
     return sigma if sigma.dim() == 2 else sigma.unsqueeze(1)
 
 
@@ -232,7 +232,7 @@ def _terms(difference: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
             f"{tuple(mean.shape)}, got {tuple(difference.shape)}"
         )
     # Not in half precision: rounding the factor would bias every cost by up to 1%.
-    dtype = torch.float64 if difference.dtype == torch.float64 else torch.float32
+    dtype = checks.result_dtype(difference)
     mean, sigma = (v.to(difference.device, dtype) for v in (mean, sigma))
     rest = [1] * (difference.dim() - mean.dim())
     return difference.to(dtype) * mean.reshape(*mean.shape, *rest), sigma

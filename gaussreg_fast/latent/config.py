@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +81,70 @@ def _first(error: ValidationError) -> str:
     """Return the first problem in one line: the setting, the allowed values, the given value."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
+    leaf = where.rpartition(".")[2]
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: no such setting"
     if problem["type"] == "missing":
-        return f"{where}: required"
-    message = (
-        problem["msg"].removeprefix("Value error, ").removeprefix(f"{where.rpartition('.')[2]} ")
-    )
-    if message.startswith(where):
+        return f"{where} is required"
+    got = f"got {problem['input']!r}"
+    if problem["type"] != "value_error":
+        try:
+            allowed = _allowed_values(_schema_of(problem["loc"]))
+        except KeyError:  # not a setting but a key, which the schema does not describe
+            return f"{where}: {problem['msg']}, {got}"
+        # A string can stand for a guard, a model or a reward.
+        if allowed == _GROUP and (leaf in ("guard", "model") or leaf.isdecimal()):
+            allowed = f"a string or {allowed}"
+        return f"{where} must be {allowed}, {got}"
+    message = problem["msg"].removeprefix("Value error, ")  # written by our own checks
+    if message.startswith(f"{leaf} "):
+        return f"{where}{message.removeprefix(leaf)}"
+    if where == "settings" or message.startswith(where):
         return message
-    got = "" if where == "settings" or "got" in message else f", got {problem['input']!r}"
-    return f"{where}: {message}{got}"
+    return f"{where}: {message}" if "got" in message else f"{where}: {message}, {got}"
+
+
+def _schema_of(path: Sequence[int | str]) -> Mapping[str, Any]:
+    """Return the JSON schema of a setting, without the null that stands for "not given"."""
+    whole = RunConfig.model_json_schema()
+    node = whole
+    for part in (*path, None):
+        for alternative in node.get("anyOf", ()):
+            if alternative.get("type") != "null":
+                node = alternative
+        if "$ref" in node:
+            node = whole["$defs"][node["$ref"].rpartition("/")[2]]
+        if part is not None:
+            node = node["items"] if isinstance(part, int) else node["properties"][part]
+    return node
+
+
+_GROUP = "settings by name"
+_NOUNS = {"integer": "integer", "number": "finite number", "string": "string"}
+_BOUNDS = {
+    "minimum": "of at least", "maximum": "of at most",
+    "exclusiveMinimum": "above", "exclusiveMaximum": "below",
+}  # fmt: skip
+
+
+def _allowed_values(schema: Mapping[str, Any]) -> str:
+    """Return in words the values that a setting's JSON schema allows, as "an integer above 0"."""
+    kind = schema.get("type")
+    if "enum" in schema:
+        return f"one of {', '.join(map(repr, schema['enum']))}"
+    if kind == "boolean":
+        return "true or false"
+    if kind == "array":
+        # Rewards have no noun here: their items are strings or settings by name.
+        items = f"{_NOUNS.get(schema['items'].get('type'), 'reward')}s"
+        return f"a list of {items}{' that is not empty' if schema.get('minItems') else ''}"
+    if kind not in _NOUNS:
+        return _GROUP
+    noun = _NOUNS[kind]
+    bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
+    if schema.get("minLength"):
+        bounds.append("that is not empty")
+    return " ".join(["an" if noun[0] in "aeiou" else "a", noun, " and ".join(bounds)]).rstrip()
 
 
 # ---------------------------------------------------------------- YAML

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _markdown
 from gaussreg_fast._files import atomic_path, write_text
 from gaussreg_fast.latent import folder as folders
 from gaussreg_fast.latent.folder import RunFolder
@@ -164,11 +165,10 @@ def _summary(table: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
     """Return a table of means and standard errors over the samples, a row per measure."""
     rewards = config.reward_columns if len(config.rewards) > 1 else []
     held = config.held_out_columns
-    lines = ["| mean over samples | start | best | final |", "| --- | --- | --- | --- |"]
+    lines = []
     for name in ["reward", *rewards, *held, "guard", "p_value", "cosine", "distance"]:
-        cells = [_mean([row[f"{kind}/{name}"] for row in table]) for kind in KINDS]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return lines
+        lines.append([name, *(_mean([row[f"{kind}/{name}"] for row in table]) for kind in KINDS)])
+    return _markdown.table(["mean over samples", *KINDS], lines)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -180,10 +180,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _pictures(folder: RunFolder, table: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| sample | prompt, seed | start | best | final |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    shown = []
     for row in table[:PICTURES]:
         number, iterations = row["sample"], (0, row["best_iteration"], row["iterations"])
         cells = [
@@ -193,7 +190,8 @@ def _pictures(folder: RunFolder, table: Sequence[dict[str, Any]]) -> list[str]:
             for kind, iteration in zip(KINDS, iterations, strict=True)
         ]
         prompt = html.escape(" ".join(row["prompt"].split())).replace("|", "\\|")
-        lines.append(f"| {number} | {prompt}, {row['seed']} | " + " | ".join(cells) + " |")
+        shown.append([str(number), f"{prompt}, {row['seed']}", *cells])
+    lines = _markdown.table(["sample", "prompt, seed", *KINDS], shown)
     if len(table) > PICTURES:
         lines.append(f"\n{len(table) - PICTURES} more samples in images/ and samples.csv.")
     return lines

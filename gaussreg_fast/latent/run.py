@@ -89,12 +89,7 @@ def optimize(
     folder = RunFolder(Path(out), config)
     given = _given_latents(config)
     every = batches(config)
-    if len(every) < ranks.count:
-        warnings.warn(
-            f"{ranks.count} processes share {len(every)} batches, so that some processes are idle; "
-            "a smaller batch_size makes more batches",
-            stacklevel=2,
-        )
+    _warn_if_idle(ranks, len(every))
     with _opened(folder, ranks):
         mine = [
             (index, samples)
@@ -112,6 +107,15 @@ def optimize(
         if ranks.index:
             return None
         return RunResult(folder.path, *report.write(folder, config, every))
+
+
+def _warn_if_idle(ranks: _Ranks, batches_in_all: int) -> None:
+    if batches_in_all < ranks.count:
+        warnings.warn(
+            f"{ranks.count} processes share {batches_in_all} batches, so that some processes are "
+            "idle; a smaller batch_size makes more batches",
+            stacklevel=3,
+        )
 
 
 class _Ranks:

@@ -20,6 +20,9 @@ from torch import Tensor
 from gaussreg_fast.latent.guards import Guard
 from gaussreg_fast.latent.models.options import OFFLOADS, check_option
 from gaussreg_fast.latent.rewards import RewardSpec, parse_reward, unique_names
+from gaussreg_fast.latent.selection import MODES
+
+_SELECT = ("auto", *MODES)
 
 
 class _Settings(BaseModel):
@@ -146,7 +149,7 @@ class RunConfig(_Settings):
         description="Optimisation steps. By default the number that the guard's authors chose.",
     )
     batch_size: int = Field(default=4, ge=1, description="Samples that are computed at a time.")
-    select: Literal["auto", "held_out", "gaussianity", "last"] = Field(
+    select: Literal[_SELECT] = Field(  # type: ignore[valid-type]
         default="auto",
         description="How the best iterate is chosen. `auto`: by the held-out rewards if there are "
         "any, else the latest that still passes as Gaussian noise.",

@@ -1,6 +1,6 @@
 """The torch operators: schemas, fake and device implementations, autograd.
 
-Operators are registered here only: each is data for the class `Operator`, which has three
+Operators are registered here only. Each is data for the class `Operator`, which has three
 entrances, tried in this order:
 
 - eager calls on ordinary tensors run the implementation directly (a trip through the
@@ -8,8 +8,11 @@ entrances, tried in this order:
 - `torch.compile`, fake tensors and other tracers go through `torch.ops.gaussreg_fast`;
 - torch.func transforms go through the operator's `autograd.Function`.
 
-One backward serves all three. Forward-mode AD raises, and so does double backward, except for
-`path_kl` and `tilt`.
+One backward serves all three. Forward-mode AD through an operator raises, and so does double
+backward, except for `path_kl` and `tilt`.
+
+Four functions need no operator. `prno` and `lora_product` are plain torch, and support forward-mode
+AD and double backward. `covariance` and `sharded_drift` are `autograd.Function`s, without either.
 """
 
 from gaussreg_fast.ops._drift import drift, lora_product

@@ -84,13 +84,15 @@ def _parts(
     fits = [flat(*three, same_device) for three in zip(params, *others, strict=True)]
     if all(fits):
         return _run(kernels, task, lists, step)
+    dtype = value_dtype(params, base)
+    if backend != "auto":  # compiled code comes here unchecked
+        choose_for_lists(backend, params[0].device, dtype)
     rest = [not each for each in fits]
     parts = []
     for module, chosen in ((kernels, fits), (torch_backend, rest)):
         if any(chosen):
             part_lists = tuple(list(compress(one, chosen)) for one in lists)
             parts.append(_run(module, task, part_lists, step))  # type: ignore[arg-type]
-    dtype = value_dtype(params, base)
     return torch.stack([part.to(dtype) for part in parts]).sum()
 
 

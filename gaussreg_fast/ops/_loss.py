@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from gaussreg_fast import checks
 from gaussreg_fast._torch_internals import (
     direct,
     graph_is_kept,
@@ -17,7 +18,7 @@ from gaussreg_fast._torch_internals import (
     vmapped_by_autograd,
 )
 from gaussreg_fast.backends import choose
-from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
+from gaussreg_fast.ops._operator import Operator, first_order
 from gaussreg_fast.ops._permutation import prepare
 from gaussreg_fast.spec import Draw, Gradient, LossSpec, draw_from_tensors
 
@@ -59,7 +60,7 @@ def _results(
     x: Tensor, spec: LossSpec, gradient: Gradient, new: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Return tensors made by `new`, of the shapes and dtypes of `_compute`'s results."""
-    loss = new((x.shape[0],) if spec.reduction == "none" else (), dtype=result_dtype(x))
+    loss = new((x.shape[0],) if spec.reduction == "none" else (), dtype=checks.result_dtype(x))
     dtype = _gradient_dtype(x, gradient)
     return loss, None if dtype is None else new(x.shape, dtype=dtype)
 

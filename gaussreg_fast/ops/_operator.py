@@ -134,11 +134,6 @@ def pad_with_none(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | 
     return (*grads, *[None] * (len(ctx.needs_input_grad) - len(grads)))
 
 
-def result_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which losses and statistics of x are computed and returned."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 class _NoDoubleBackward(Function):
     """Returns a first-order gradient unchanged, and raises if it is differentiated again."""
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import _path_checks, reference
+from gaussreg_fast import _path_checks, checks, reference
 from gaussreg_fast.backends import choose
 from gaussreg_fast.backends.torch import path_rows
-from gaussreg_fast.ops._operator import Operator, result_dtype
+from gaussreg_fast.ops._operator import Operator
 
 
 def _shapes(
@@ -18,7 +18,7 @@ def _shapes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the results' shapes and dtypes."""
     steps, batch = dmu.shape[:2]
-    dtype = result_dtype(dmu)
+    dtype = checks.result_dtype(dmu)
     grad = dmu.new_empty(dmu.shape if gradient else 0)
     return dmu.new_empty(batch, dtype=dtype), dmu.new_empty((steps, batch), dtype=dtype), grad
 
@@ -31,7 +31,7 @@ def _compute(
     Without `gradient` the gradient is an empty tensor.
     """
     _path_checks.positive("sigma", sigma)
-    kernels = choose(backend, dmu)
+    kernels = choose(backend, dmu, "dmu")
     if dmu.numel() == 0:
         kl, costs, grad = _shapes(dmu, sigma, gradient, backend)
         return kl.zero_(), costs.zero_(), grad
@@ -42,7 +42,7 @@ def _compute(
 
 def _pullback(dmu: Tensor, sigma: Tensor, upstream: Tensor, backend: str) -> Tensor:
     """Return the gradient by dmu for upstream gradients (B,)."""
-    kernels = choose(backend, dmu)
+    kernels = choose(backend, dmu, "dmu")
     if dmu.numel() == 0:
         return dmu.new_zeros(dmu.shape)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from gaussreg_fast.spec import Draw, Source
 
 def _permutation(seed: Tensor, size: int, samples: int, inverse: bool, backend: str) -> Tensor:
     """Return permutation v1, int64: (size,) if samples is 0, else (samples, size)."""
-    kernels = choose(backend, seed)
+    kernels = choose(backend, seed, "seed")
     return kernels.permutation(seed, size, samples=samples or None, inverse=inverse)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import checks
 from gaussreg_fast.backends import choose
-from gaussreg_fast.ops._operator import Operator, first_order, result_dtype
+from gaussreg_fast.ops._operator import Operator, first_order
 from gaussreg_fast.ops._permutation import prepare
 from gaussreg_fast.spec import Draw, StatisticsSpec, draw_from_tensors
 
@@ -18,7 +19,7 @@ _Args = tuple[Tensor, Draw, StatisticsSpec, str]
 
 def _shapes(x: Tensor, spec: StatisticsSpec) -> tuple[Tensor, Tensor]:
     """Return empty tensors of the results' shapes and dtypes."""
-    batch, dtype = x.shape[0], result_dtype(x)
+    batch, dtype = x.shape[0], checks.result_dtype(x)
     blocks = -(-(math.prod(x.shape[1:]) // 2) // spec.block_size)
     moments = x.new_empty((batch, len(spec.orders)), dtype=dtype)
     return moments, x.new_empty((batch, blocks), dtype=dtype)

@@ -25,7 +25,7 @@ namespace {
 
 using Addresses = std::vector<std::uintptr_t>;
 
-DriftTask task_of(const std::string& name) {
+DriftTask drift_task_of(const std::string& name) {
   static const std::pair<const char*, DriftTask> tasks[] = {{"value", DriftTask::kValue},
                                                             {"gradient", DriftTask::kGradient},
                                                             {"accumulate", DriftTask::kAccumulate}};
@@ -40,7 +40,7 @@ Number number_of(int code) {
 // The number of threads that have some half a millisecond of work each. For lists with less work
 // Python's own loop takes longer, and on a busy machine another thread costs a time slice, many
 // times the time that it saves.
-int useful_threads(std::int64_t numbers, int threads) {
+int drift_threads(std::int64_t numbers, int threads) {
   constexpr std::int64_t kGrain = 1 << 20;
   const std::int64_t pieces = numbers / kGrain;
   return static_cast<int>(std::clamp<std::int64_t>(pieces, 1, std::clamp(threads, 1, kMaxTeam)));
@@ -97,7 +97,7 @@ double run(DriftTask task, const std::vector<DriftTensor>& tensors, int threads,
   const DriftJob job{task, tensors.data(), static_cast<std::int64_t>(tensors.size()), total,
                      partials.data()};
   const Kernels& k = kernels();
-  parallel(useful_threads(total, threads), [&](const Team& team) { k.drift(job, team); });
+  parallel(drift_threads(total, threads), [&](const Team& team) { k.drift(job, team); });
   double value = 0;
   for (const double part : partials) value += part;
   return value;
@@ -110,7 +110,7 @@ double drift(const std::string& name, const Addresses& theta, const Addresses& b
              const std::vector<int>& theta_types, const std::vector<int>& base_types,
              const std::vector<double>& scales, double step, int threads, std::int64_t streamed) {
   const std::size_t count = theta.size();
-  const DriftTask task = task_of(name);
+  const DriftTask task = drift_task_of(name);
   for (const std::size_t n : {base.size(), sizes.size(), theta_types.size(), base_types.size(),
                               scales.size(), writes(task) ? grad.size() : count})
     if (n != count) throw std::invalid_argument("lists must be of one length");
@@ -135,7 +135,7 @@ nb::object drift_tensors(nb::handle exchange, nb::tuple types, const std::string
                          const std::vector<double>& scales, double step, int threads,
                          std::int64_t streamed) {
   const TensorReader reader(exchange, types);
-  const DriftTask task = task_of(name);
+  const DriftTask task = drift_task_of(name);
   const std::size_t count = theta.size();
   for (const std::size_t n :
        {base.size() ? base.size() : count, scales.size(), writes(task) ? grad.size() : count})

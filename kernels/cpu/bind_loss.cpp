@@ -58,7 +58,7 @@ class Loss {
     }
     const nb::gil_scoped_release released;
     if (alone)
-      request.moments();
+      request.moments_alone();
     else
       request.fused();
     return true;

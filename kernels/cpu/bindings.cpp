@@ -133,7 +133,7 @@ NB_MODULE(_native, m) {
            nb::arg("grad") = 0, nb::arg("moments") = 0, nb::arg("amplitudes") = 0,
            nb::arg("grad_moments") = 0, nb::arg("grad_amplitudes") = 0, nb::arg("threads"))
       .def("fused", &Request::fused, without_gil, "All of it at once; needs has_plan(size).")
-      .def("moments_alone", &Request::moments, without_gil, "The loss of moments alone.")
+      .def("moments_alone", &Request::moments_alone, without_gil, "The loss of moments alone.")
       .def("gather", &Request::gather, nb::arg("table"), nb::arg("permuted"), nb::arg("means"),
            without_gil, "General route: permuted samples, and means of their powers.")
       .def("spectrum", &Request::spectrum, nb::arg("spectra"), nb::arg("means"), without_gil,

@@ -66,7 +66,7 @@ void Request::fused() const {
   parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
 }
 
-void Request::moments() const {
+void Request::moments_alone() const {
   const Kernels& k = kernels();
   const Memory memory(k.moments_workspace);
   parallel(threads, [&](const Team& team) { k.moments(job, memory.get(), team); });

@@ -36,7 +36,7 @@ struct Request {
   // The whole job by the fused kernels; needs has_plan(job.size).
   void fused() const;
   // The loss of moments alone.
-  void moments() const;
+  void moments_alone() const;
   // The general route: permuted samples, and means of their powers; from spectra to results, and to
   // spectra of the gradient; the gradient by x.
   void gather(Address table, Address permuted, Address means) const;

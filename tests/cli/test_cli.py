@@ -270,6 +270,19 @@ def test_help_names_every_guard_and_how_to_write_a_reward():
     assert "An existing run with the same settings is resumed." in shown
 
 
+def test_optimize_without_a_prompt_or_reward_names_the_option(tmp_path):
+    pytest.importorskip("gaussreg_fast.latent.settings")
+    command = ("optimize", "--out", str(tmp_path / "run"))
+    for options, option, setting in (
+        ([], "--prompt", "prompts"),
+        (["--prompt", "a"], "--reward", "rewards"),
+    ):
+        result = process(*command, *options)
+        assert result.returncode == 2
+        said = f"error: {option} is required if no file of --config names {setting}\n"
+        assert result.stderr == said
+
+
 def test_without_its_packages_optimize_says_what_to_install(tmp_path):
     (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError('none', name='yaml')")
     assert process("backends", PYTHONPATH=str(tmp_path)).returncode == 0

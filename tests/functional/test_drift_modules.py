@@ -184,8 +184,8 @@ BAD = [
     (P[0], P, TypeError, "params must be a module, a mapping.*got Tensor"),
     (P, 3, TypeError, "base must be a module, a mapping.*got int"),
     (P, "base", TypeError, "base must be a module.*got str"),
-    (P, P[:2], ValueError, r"base must have .* got 2 tensors and none for params\[2\]"),
-    (P[:2], P, ValueError, r"params must have .* got 2 tensors and none for base\[2\]"),
+    (P, P[:2], ValueError, r"must have as many tensors, got 3 and 2: params\[2\] has no"),
+    (P[:2], P, ValueError, r"must have as many tensors, got 2 and 3: base\[2\] has no"),
     (P, changed(1, torch.ones(4)), ValueError, r"params\[1\] must have.*\(2, 2\) and \(4,\)"),
     (
         {"a": P[0], "b": P[1]}, [P[0], P[0]],
@@ -236,10 +236,38 @@ def test_options_out_of_range(call, options, match):
         call(P, [p.clone() for p in P], **options)
 
 
-def test_a_backend_that_cannot_take_the_type():
-    double = [p.double() for p in P]
-    with pytest.raises(RuntimeError, match="'triton' cannot run here"):
-        gf.parameter_drift(double, P, backend="triton")
+DOUBLE = changed(1, P[1].double())
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("backend", ["native", "triton"])
+@pytest.mark.parametrize(("params", "base", "name"), [(DOUBLE, P, "params"), (P, DOUBLE, "base")])
+def test_a_backend_by_name_refuses_float64(call, backend, params, base, name):
+    """In params or base alike, and recommends none that refuses it too; "auto" computes it."""
+    params, base = ([t.clone() for t in tensors] for tensors in (params, base))
+    why = rf"in float32, {name}\[1\] is float64" if gf.backends()[backend] == "available" else ""
+    message = rf"'{backend}' cannot run here: .*{why}; these can: 'torch'$"
+    with pytest.raises(RuntimeError, match=message):
+        call(params, base, backend=backend)
+    call(params, base)
+    call(params, base, backend="torch")
+
+
+@pytest.mark.parametrize("backend", ["native", "triton"])
+def test_a_backend_by_name_refuses_float64_in_compiled_code(backend):
+    compiled = torch.compile(gf.parameter_drift, backend="eager")
+    for params, base in ((DOUBLE, P), (P, DOUBLE)):
+        with pytest.raises(RuntimeError, match=f"'{backend}' cannot run here"):
+            compiled(params, [b.clone() for b in base], backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["native", "triton"])
+def test_a_backend_by_name_refuses_float64_factors(backend):
+    a, b = torch.ones(2, 5), torch.ones(3, 2).double()
+    with pytest.raises(RuntimeError, match=f"'{backend}' cannot run here: .*'torch'$") as caught:
+        gf.lora_drift([(a, a.T), (a, b)], backend=backend)
+    if gf.backends()[backend] == "available":
+        assert "B of pairs[1] is float64" in str(caught.value)
 
 
 def test_lora_drift_as_a_module():

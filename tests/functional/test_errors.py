@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from backends_here import needs_native
 
 import gaussreg_fast as gf
 from gaussreg_fast.backends import choice
@@ -230,3 +231,16 @@ def test_permutation_length(size):
 def test_permutation_seed(seed, error):
     with pytest.raises(error, match=r"^seed must "):
         gf.permutation(seed, 8)
+
+
+@needs_native
+def test_a_backend_by_name_says_which_argument_it_refuses():
+    dmu = torch.zeros(2, 3, 4)
+    with pytest.raises(RuntimeError, match="in float32, dmu is float64"):
+        gf.path_kl(dmu.double(), torch.ones(2), backend="native")
+    with pytest.raises(RuntimeError, match="on the CPU, dmu is on meta"):
+        gf.path_kl(dmu.to("meta"), torch.ones(2, device="meta"), backend="native")
+    with pytest.raises(RuntimeError, match="in float32, x is float64"):
+        gf.kl_loss(X.double(), backend="native")
+    with pytest.raises(RuntimeError, match=r"on the CPU, params\[0\] is on meta; .*: 'torch'$"):
+        gf.parameter_drift([X.to("meta")], [X.double()], backend="native")

@@ -93,7 +93,7 @@ def test_settings_go_over_the_preset_one_by_one():
 def test_an_optimiser_of_another_name_shares_nothing():
     c = resolve(guard="mpgr", optimizer={"name": "adam", "lr": 0.1})
     assert (c.optimizer.name, c.optimizer.lr, c.optimizer.clip) == ("adam", 0.1, None)
-    with pytest.raises(InputError, match=r"optimizer\.lr: required"):
+    with pytest.raises(InputError, match=r"^optimizer\.lr is required$"):
         resolve(guard="mpgr", optimizer={"name": "adam"})
 
 
@@ -143,19 +143,22 @@ def test_yaml_there_and_back(guard, prompts, seeds, lr, clip, iterations):
 @pytest.mark.parametrize(
     ("given_", "said"),
     [
-        ({"prompts": []}, "prompts: .*at least 1"),
-        ({"prompts": [""]}, r"prompts\.0: .*at least 1"),
-        ({"prompts": "a prompt"}, "prompts: .*tuple"),
-        ({"rewards": []}, "rewards: .*at least 1"),
+        ({"prompts": []}, r"^prompts must be a list of strings that is not empty, got \[\]$"),
+        ({"prompts": [""]}, r"^prompts\.0 must be a string that is not empty, got ''$"),
+        ({"prompts": "a"}, "^prompts must be a list of strings that is not empty, got 'a'$"),
+        ({"rewards": []}, r"^rewards must be a list of rewards that is not empty, got \[\]$"),
         ({"rewards": ["clip", "clip=2"]}, "'clip' twice"),
         ({"rewards": ["clip"], "held_out": ["clip"]}, "'clip' twice"),
         ({"rewards": [{"name": "clip", "wieght": 1}]}, r"rewards\.0\.wieght: no such setting"),
         ({"rewards": [{"name": ""}]}, r"rewards\.0: reward must be .*, got an empty name"),
-        ({"model": {"offload": "disk"}}, r"model\.offload: .*'none', 'text' or 'model'"),
+        (
+            {"model": {"offload": "disk"}},
+            r"model\.offload must be one of 'none', 'text', 'model', got 'disk'",
+        ),
         ({"seeds": [1, 1]}, "seeds must differ"),
-        ({"seeds": [-1]}, r"seeds\.0: .*greater than or equal to 0.*got -1"),
+        ({"seeds": [-1]}, r"^seeds\.0 must be an integer of at least 0 and below .*, got -1$"),
         ({"guard": "mpgrr"}, "none, norm, kl, kurtosis, prno, mpgr, projection, got 'mpgrr'"),
-        ({"guard": 3}, "guard: .*got 3"),
+        ({"guard": 3}, "^guard must be a string or settings by name, got 3$"),
         ({"guard": {"name": "mpgr", "weight": -1}}, r"guard\.weight .*got -1"),
         (
             {"guard": {"name": "mpgr", "options": {"shuffles": 3}}},
@@ -165,16 +168,40 @@ def test_yaml_there_and_back(guard, prompts, seeds, lr, clip, iterations):
             {"guard": {"name": "mpgr", "project": "both"}},
             "project must be .gradient. or .both. for the guard .projection.",
         ),
-        ({"optimizer": {"lr": 0}}, r"optimizer\.lr: .*greater than 0, got 0"),
-        ({"optimizer": {"lr": float("nan")}}, r"optimizer\.lr: .*finite"),
-        ({"optimizer": {"name": "lion", "lr": 1}}, r"optimizer\.name: .*'sgd', 'adam' or 'adamw'"),
-        ({"iterations": 0}, "iterations: .*greater than or equal to 1, got 0"),
+        ({"optimizer": {"lr": 0}}, r"^optimizer\.lr must be a finite number above 0, got 0$"),
+        (
+            {"optimizer": {"lr": float("nan")}},
+            r"^optimizer\.lr must be a finite number above 0, got nan$",
+        ),
+        (
+            {"optimizer": {"name": "lion", "lr": 1}},
+            r"optimizer\.name must be one of 'sgd', 'adam', 'adamw', got",
+        ),
+        ({"iterations": 0}, "^iterations must be an integer of at least 1, got 0$"),
+        ({"iterations": "many"}, "^iterations must be an integer of at least 1, got 'many'$"),
+        ({"patience": 1.5}, "^patience must be an integer of at least 1, got 1.5$"),
+        ({"model": 3}, "^model must be a string or settings by name, got 3$"),
+        ({"model": {"vae_slicing": 7}}, r"^model\.vae_slicing must be true or false, got 7$"),
+        ({"guard": {"weight": "a"}}, r"^guard\.weight must be a finite number, got 'a'$"),
+        ({"rewards": [3]}, r"^rewards\.0 must be a string or settings by name, got 3$"),
+        ({"optimizer": "adam"}, "^optimizer must be settings by name, got 'adam'$"),
+        (
+            {"guard": {"name": "mpgr", "options": {3: 1}}},
+            r"^guard\.options\.3.* valid string, got 3$",
+        ),
+        ({"guard": {"options": 3}}, r"^guard\.options must be settings by name, got 3$"),
         ({"iteratoins": 3}, "iteratoins: no such setting"),
-        ({"select": "reward"}, "select: .*'held_out', 'gaussianity' or 'last'"),
+        (
+            {"select": "reward"},
+            "select must be one of 'auto', 'held_out', 'gaussianity', 'last', got",
+        ),
         ({"select": "held_out"}, "needs a held-out reward"),
         ({"select": "last", "patience": 3}, "patience needs select"),
-        ({"model": {"dtype": "int8"}}, r"model\.dtype: .*'float32', 'float16' or 'bfloat16'"),
-        ({"model": {"steps": 0}}, r"model\.steps: .*got 0"),
+        (
+            {"model": {"dtype": "int8"}},
+            r"model\.dtype must be one of 'auto', 'float32', 'float16', 'b",
+        ),
+        ({"model": {"steps": 0}}, r"^model\.steps must be a positive integer, got 0$"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
@@ -185,9 +212,9 @@ def test_bad_settings(given_, said):
 
 
 def test_prompts_and_rewards_are_required():
-    with pytest.raises(InputError, match="prompts: required"):
+    with pytest.raises(InputError, match=r"^prompts is required$"):
         config.resolve({"rewards": ["clip"]})
-    with pytest.raises(InputError, match="rewards: required"):
+    with pytest.raises(InputError, match=r"^rewards is required$"):
         config.resolve({"prompts": ["a"]})
 
 

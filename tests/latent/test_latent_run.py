@@ -359,7 +359,7 @@ def test_the_command_line(tmp_path, monkeypatch, cli):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--reward", "digits-ink"], "prompts: required"),
+        (["--reward", "digits-ink"], "--prompt is required if"),
         (["--prompts-file", "none.txt", "--reward", "digits-ink"], "none.txt: No such file"),
         (["--config", "none.yaml"], "none.yaml: No such file"),
         (["--seed", "1", "--seeds", "2"], "--seed and --seeds exclude each other"),

@@ -94,13 +94,13 @@ def test_negated_views_are_read_as_what_they_stand_for(loss):
     assert torch.equal(loss(torch._neg_view(x)), loss(-x))
 
 
-def test_a_job_of_a_size_without_a_plan_is_refused():
+def test_a_request_of_a_size_without_a_plan_is_refused():
     x = torch.randn(1, 100)
-    job = native.module().Request(
+    request = native.module().Request(
         "loss", 1, 100, x.data_ptr(), orders=[1], block_size=16, threads=1
     )
     with pytest.raises(ValueError, match="plan"):
-        job.fused()
+        request.fused()
     with pytest.raises(ValueError, match="plan"):
         native.module().time_stages(100, x.data_ptr(), x.data_ptr(), 1)
 

@@ -117,7 +117,7 @@ def test_other_threads_run_during_a_call():
             time.sleep(1e-4)
 
     x, value = torch.randn(1, 2**22), torch.empty(1)
-    job = native.module().Request(
+    request = native.module().Request(
         "loss", 1, x.shape[1], x.data_ptr(), orders=(1, 2), power_weight=1.0, block_size=16,
         target=0.9, loss=value.data_ptr(), threads=1,
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_other_threads_run_during_a_call():
     try:
         sys.setswitchinterval(1000)
         before = ticks[0]
-        job.fused()
+        request.fused()
         during = ticks[0] - before
     finally:
         sys.setswitchinterval(interval)

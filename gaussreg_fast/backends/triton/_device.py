@@ -13,6 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
+from gaussreg_fast.backends.choice import device_number
+
 
 @functools.cache
 def arch(device: torch.device) -> str:
@@ -30,12 +32,8 @@ def shared_memory(device: torch.device) -> int:
     """Return the bytes of shared memory that one program may have."""
     if device.type == "cpu":
         return 227 * 1024  # in the interpreter as on sm_90
-    properties = triton.runtime.driver.active.utils.get_device_properties(_number(device))
+    properties = triton.runtime.driver.active.utils.get_device_properties(device_number(device))
     return int(properties["max_shared_mem"])
-
-
-def _number(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def compiler(num_warps: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast.backends._lists import NUMBERS
+from gaussreg_fast.backends._lists import NUMBERS, flattened
 from gaussreg_fast.backends.triton import parameters
 from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.kernels.drift import drift as drift_kernel
@@ -151,7 +151,7 @@ def _stream(
 ) -> list[Tensor]:
     """Do the same in pieces: one is copied to the device while the one before is computed."""
     device = params[0].device
-    params, base, grads = ([_flattened(t) for t in one] for one in (params, base, grads))
+    params, base, grads = ([flattened(t) for t in one] for one in (params, base, grads))
     sums, buffers = [], [_Buffer(device), _Buffer(device)]
     for turn, piece in enumerate(_pieces(base, parameters.DRIFT_STAGING)):
         rows = [(params[i][a:b], grads[i][a:b] if grads else None) for i, a, b in piece]
@@ -161,11 +161,6 @@ def _stream(
         sums.append(_launch(task, [p for p, _ in rows], staged, written, chosen, step))
         buffers[turn % 2].free_after_launches()
     return sums
-
-
-def _flattened(x: Tensor) -> Tensor:
-    """Return the numbers of a dense tensor in memory's order, without a copy."""
-    return x.detach().as_strided((x.numel(),), (1,))
 
 
 def _pieces(base: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, int, int]]]:

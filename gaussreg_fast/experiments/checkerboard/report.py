@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gaussreg_fast import _markdown
 from gaussreg_fast.experiments import output
 from gaussreg_fast.experiments.checkerboard.study import SHAPE, Outcome
 
@@ -64,7 +65,7 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the table in Markdown."""
-    return "\n".join(output.table(COLUMNS, table_rows(result))) + "\n"
+    return "\n".join(_markdown.table(COLUMNS, table_rows(result))) + "\n"
 
 
 def picture(outcomes: list[Outcome]) -> Figure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gaussreg_fast import _markdown
 from gaussreg_fast.experiments import output, statistics
 from gaussreg_fast.experiments.frontier import analysis
 from gaussreg_fast.experiments.frontier.study import BASELINE, MEASURES, PICTURES, Arm, Design
@@ -130,7 +131,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         + "Brackets hold 95 % intervals, bootstrapped over the latents and paired for differences. "
         f"A difference under {100 * analysis.MARGIN:.0f} % of the loss without a guard is a tie.",
         "",
-        *output.table(COLUMNS, table_rows(result)),
+        *_markdown.table(COLUMNS, table_rows(result)),
         "",
         *statements(result),
     ]
@@ -148,7 +149,7 @@ def _tuning(scores: Mapping[str, Mapping[str, float | None]]) -> list[str]:
         rows.append(
             [name, *("not reached" if v is None or np.isnan(v) else f"{v:.3f}" for v in values)]
         )
-    return output.table(("guard", *weights), rows)
+    return _markdown.table(("guard", *weights), rows)
 
 
 def statements(result: Mapping[str, Any]) -> list[str]:

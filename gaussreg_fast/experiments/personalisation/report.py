@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gaussreg_fast import _markdown
 from gaussreg_fast.experiments import output
 from gaussreg_fast.experiments.measures import estimate, mean_estimate, resamples
 from gaussreg_fast.experiments.statistics import at_level, missing
@@ -115,7 +116,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['matched_distance']:.3f}, {100 * LEARNT:.0f} % of the way to the shown images', "
         "interpolated between measurements. Brackets hold 95 % intervals over the images.",
         "",
-        *output.table(COLUMNS, table_rows(result)),
+        *_markdown.table(COLUMNS, table_rows(result)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from gaussreg_fast import f_divergence
+from gaussreg_fast import _markdown, f_divergence
 from gaussreg_fast.experiments import output
 from gaussreg_fast.experiments.measures import estimate, mean_estimate, resamples, spreads
 
@@ -136,7 +136,7 @@ def markdown(result: dict[str, Any]) -> str:
         "in nats. The control was trained on the same samples without weights. Brackets hold 95 % "
         "intervals.",
         "",
-        *output.table(COLUMNS, table_rows(result)),
+        *_markdown.table(COLUMNS, table_rows(result)),
     ]
     return "\n".join(lines) + "\n"
 

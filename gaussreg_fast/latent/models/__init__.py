@@ -62,11 +62,14 @@ def load_model(
             and float32 on the CPU. In float16 a VAE whose configuration says `force_upcast`
             (SDXL's overflows) stays in float32, and the gradient is scaled, per sample and by
             powers of two, so that it does not underflow.
-        steps, guidance: None takes those the model was published with: 1 and 0 for
-            StableDiffusionPipeline and StableDiffusionXLPipeline whose scheduler has trailing
-            timesteps (SD-Turbo, SDXL-Turbo), and FLUX.1-schnell, 2 and 4.5 for SANA-Sprint.
-            Other pipelines take their own default; if it is over 8, `steps` must be given.
-        height, width: size of the images in pixels; None takes the pipeline's own.
+        steps: None takes those the model was published with: 1 for StableDiffusionPipeline and
+            StableDiffusionXLPipeline whose scheduler has trailing timesteps (SD-Turbo,
+            SDXL-Turbo), and FLUX.1-schnell, 2 for SANA-Sprint. Other pipelines take their own
+            default; if it is over 8, `steps` must be given.
+        guidance: None takes the one the model was published with: 0 for the models of one step
+            above, 4.5 for SANA-Sprint, else the pipeline's own default.
+        height: height of the images in pixels; None takes the pipeline's own.
+        width: width of the images in pixels; None takes the pipeline's own.
         gradient_checkpointing: recompute the denoiser's and the VAE's blocks in the backward
             pass instead of keeping their activations.
         vae_slicing: decode sample by sample. With gradients each sample is decoded again in the

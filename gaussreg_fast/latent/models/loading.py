@@ -119,16 +119,10 @@ def without_bars() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
-def _load_pipeline(
-    place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
-) -> Any:
-    # Imported first, because diffusers answers their absence with warnings and missing components.
-    importlib.import_module("accelerate")
-    importlib.import_module("transformers")
+def _pipeline_class(place: str | Path, kind: str) -> Any:
+    """Return the class of diffusers that a model's index names."""
     import diffusers
-    from safetensors import SafetensorError
 
-    kind = index["_class_name"]
     try:
         pipeline_class: Any = getattr(diffusers, kind, None)
     except RuntimeError as error:  # diffusers' wrapping of an import that failed
@@ -138,6 +132,18 @@ def _load_pipeline(
             f"model {str(place)!r} is a {kind}, which diffusers {diffusers.__version__} does not "
             "have"
         )
+    return pipeline_class
+
+
+def _load_pipeline(
+    place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
+) -> Any:
+    # Imported first, because diffusers answers their absence with warnings and missing components.
+    importlib.import_module("accelerate")
+    importlib.import_module("transformers")
+    pipeline_class = _pipeline_class(place, index["_class_name"])
+    from safetensors import SafetensorError
+
     # No safety checker: it blackens images, passes no gradient, and warns when it is left out.
     unwanted = {"safety_checker": None, "requires_safety_checker": False}
     known = inspect.signature(pipeline_class).parameters

@@ -32,15 +32,15 @@ def log2(n):
 
 
 @triton.jit
-def constant_roots(P: tl.constexpr, SIGN: tl.constexpr):
-    """Return k, cosines and tangents of exp(SIGN pi i k / P) for k < P, each (P, 1, 1).
+def constant_roots(COUNT: tl.constexpr, P: tl.constexpr, SIGN: tl.constexpr):
+    """Return k, cosines and tangents of exp(SIGN pi i k / P) for k < COUNT, each (COUNT, 1, 1).
 
-    If P lies in registers, the selections are made at compile time and leave constants.
+    If COUNT lies in registers, the selections are made at compile time and leave constants.
     """
-    k = tl.expand_dims(tl.expand_dims(tl.arange(0, P), 1), 1)
-    c = tl.full((P, 1, 1), 1.0, tl.float32)
-    tan = tl.full((P, 1, 1), 0.0, tl.float32)
-    for i in tl.static_range(1, P):
+    k = tl.expand_dims(tl.expand_dims(tl.arange(0, COUNT), 1), 1)
+    c = tl.full((COUNT, 1, 1), 1.0, tl.float32)
+    tan = tl.full((COUNT, 1, 1), 0.0, tl.float32)
+    for i in tl.static_range(1, COUNT):
         c = tl.where(k == i, cosine(i, 2 * P), c)
         tan = tl.where(k == i, SIGN * tangent(i, 2 * P), tan)
     return k, c, tan
@@ -77,7 +77,7 @@ def butterfly(re, im, SIGN: tl.constexpr):
         return stacked(a_re + b_re, a_re - b_re), stacked(a_im + b_im, a_im - b_im)
     else:
         # a +- b w with w = c (1 + i tan): six fused operations; the product w b alone takes four.
-        k, c, tan = constant_roots(P, SIGN)
+        k, c, tan = constant_roots(P, P, SIGN)
         u_re, u_im = b_re - tan * b_im, b_im + tan * b_re
         # The roots 1 and +-i have a case of their own: the compiler would keep a product with 0.
         quarter = 2 * k == P
@@ -99,6 +99,86 @@ def dft(re, im, SIGN: tl.constexpr):
     re, im = tl.reshape(re, (1, R, T)), tl.reshape(im, (1, R, T))
     for _ in tl.static_range(log2(R)):
         re, im = butterfly(re, im, SIGN)
+    return tl.reshape(re, (R, T)), tl.reshape(im, (R, T))
+
+
+@triton.jit
+def turns(c, s, P: tl.constexpr, SIGN: tl.constexpr):
+    """Turn c + i s, (1, 1, T), by SIGN pi k / P for each k < P: (P, 1, T)."""
+    if P > 2:
+        k, turn_c, tan = constant_roots(P // 2, P, SIGN)
+        turned_c, turned_s = times(c, s, turn_c, turn_c * tan)
+        c, s = tl.where(k == 0, c, turned_c), tl.where(k == 0, s, turned_s)
+    if P > 1:  # those from k = P / 2 on are a quarter of a turn further
+        c, s = stacked(c, -SIGN * s), stacked(s, SIGN * c)
+    return c, s
+
+
+@triton.jit
+def powers_of_two(c, s, R: tl.constexpr):
+    """Return (c + i s)^(2^j) for 2^j < R: a tuple of real and one of imaginary parts."""
+    cosines, sines = (c,), (s,)
+    for _ in tl.static_range(log2(R) - 1):
+        c, s = times(c, s, c, s)
+        cosines, sines = cosines + (c,), sines + (s,)
+    return cosines, sines
+
+
+@triton.jit
+def turned_butterfly(re, im, c, s):
+    """Do `butterfly` with the factors c + i s, (P, 1, T), in place of its own roots."""
+    P: tl.constexpr = re.shape[0]
+    a_re, b_re = halves(re, P, re.shape[1] // 2, re.shape[2])
+    a_im, b_im = halves(im, P, im.shape[1] // 2, im.shape[2])
+    low_re = a_re + c * b_re - s * b_im
+    low_im = a_im + c * b_im + s * b_re
+    # a - w b = 2 a - (a + w b): one operation where another product would be two.
+    high_re, high_im = tl.fma(a_re, 2.0, -low_re), tl.fma(a_im, 2.0, -low_im)
+    return stacked(low_re, high_re), stacked(low_im, high_im)
+
+
+@triton.jit
+def turned_dft(re, im, c, s, SIGN: tl.constexpr):
+    """Do `dft` of rows n multiplied by (c + i s)^n, or by the conjugate's powers if SIGN > 0.
+
+    The multiplication costs nothing: the factors of a butterfly's two inputs differ by
+    (c + i s)^(R / 2P), which is multiplied into its root; the factor that both have in common is
+    left to the next butterfly.
+    """
+    R: tl.constexpr = re.shape[0]
+    T: tl.constexpr = re.shape[1]
+    cosines, sines = powers_of_two(tl.reshape(c, (1, 1, T)), tl.reshape(s * -SIGN, (1, 1, T)), R)
+    re, im = tl.reshape(re, (1, R, T)), tl.reshape(im, (1, R, T))
+    for level in tl.static_range(log2(R)):
+        c, s = cosines[log2(R) - 1 - level], sines[log2(R) - 1 - level]
+        c, s = turns(c, s, 1 << level, SIGN)
+        re, im = turned_butterfly(re, im, c, s)
+    return tl.reshape(re, (R, T)), tl.reshape(im, (R, T))
+
+
+@triton.jit
+def turned_butterfly_adjoint(re, im, c, s):
+    """Apply the adjoint of `turned_butterfly`."""
+    P: tl.constexpr = re.shape[0] // 2
+    N: tl.constexpr = re.shape[1]
+    T: tl.constexpr = re.shape[2]
+    low_re, high_re = tl.split(tl.permute(tl.reshape(re, (2, P, N, T)), (1, 2, 3, 0)))
+    low_im, high_im = tl.split(tl.permute(tl.reshape(im, (2, P, N, T)), (1, 2, 3, 0)))
+    b_re, b_im = times(low_re - high_re, low_im - high_im, c, -s)
+    re, im = interleaved(low_re + high_re, b_re), interleaved(low_im + high_im, b_im)
+    return tl.reshape(re, (P, 2 * N, T)), tl.reshape(im, (P, 2 * N, T))
+
+
+@triton.jit
+def turned_dft_adjoint(re, im, c, s, SIGN: tl.constexpr):
+    """Apply the adjoint of `turned_dft`."""
+    R: tl.constexpr = re.shape[0]
+    T: tl.constexpr = re.shape[1]
+    cosines, sines = powers_of_two(tl.reshape(c, (1, 1, T)), tl.reshape(s * -SIGN, (1, 1, T)), R)
+    re, im = tl.reshape(re, (R, 1, T)), tl.reshape(im, (R, 1, T))
+    for power in tl.static_range(log2(R)):
+        c, s = turns(cosines[power], sines[power], R >> (power + 1), SIGN)
+        re, im = turned_butterfly_adjoint(re, im, c, s)
     return tl.reshape(re, (R, T)), tl.reshape(im, (R, T))
 
 
@@ -136,14 +216,17 @@ def swap(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def root(roots, index, SIZE: tl.constexpr, CACHE: tl.constexpr):
-    """Load (cos, sin) of an angle from a table of SIZE cosines and, after them, SIZE sines.
+def root(roots, N: tl.constexpr, index, D: tl.constexpr, CACHE: tl.constexpr):
+    """Load exp(-2 pi i index / N), index < N / 2, as real and imaginary part.
 
-    `CACHE` is a cache modifier. Two loads of the same roots with different ones are not merged into
-    one load, which would hold registers in between.
+    `roots` holds D real parts and then D imaginary ones, the roots of N = 2, 4, .. D one after the
+    other; so neighbouring roots of any N are neighbours in memory. `CACHE` is a cache modifier. Two
+    loads of the same roots with different ones are not merged into one load, which would hold
+    registers in between.
     """
-    c = tl.load(roots + index, cache_modifier=CACHE)
-    return c, tl.load(roots + SIZE + index, cache_modifier=CACHE)
+    # The hint prevents vector loads: those would have a layout of their own and be exchanged.
+    at = roots + tl.max_contiguous(N // 2 + index, 1)
+    return tl.load(at, cache_modifier=CACHE), tl.load(at + D, cache_modifier=CACHE)
 
 
 @triton.jit
@@ -153,63 +236,41 @@ def times(a_re, a_im, b_re, b_im):
 
 
 @triton.jit
-def twiddle(re, im, c, s, SIGN: tl.constexpr):
-    """Multiply row k of (R, T) by (c + i s)^k; by its conjugate if SIGN > 0.
-
-    It goes through the bits of k, which takes a few more multiplications than a table of powers,
-    but no registers for the table.
-    """
-    R: tl.constexpr = re.shape[0]
-    T: tl.constexpr = re.shape[1]
-    c, s = tl.reshape(c, (1, 1, T)), tl.reshape(s * -SIGN, (1, 1, T))
-    for level in tl.static_range(log2(R)):
-        if level > 0:
-            c, s = times(c, s, c, s)
-        low_re, high_re = halves(re, R >> (level + 1), 1 << level, T)
-        low_im, high_im = halves(im, R >> (level + 1), 1 << level, T)
-        high_re, high_im = times(high_re, high_im, c, s)
-        re = interleaved(low_re, high_re)
-        im = interleaved(low_im, high_im)
-    return re, im
-
-
-@triton.jit
 def fourier(
-    re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
+    re, im, roots, D: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
     W: tl.constexpr,
 ):  # fmt: skip
     """Do W transforms of N = R1 R2 R3 points, z[n1, (n2, n3, w)] -> [k3, (k2, w, k1)].
 
-    There are three steps: n = n1 R2 R3 + n2 R3 + n3, k = k1 + R1 k2 + R1 R2 k3. `roots` is a table
-    for N STEP points.
+    There are three steps: n = n1 R2 R3 + n2 R3 + n3, k = k1 + R1 k2 + R1 R2 k3. The first exchange
+    leaves the factors of its step to the next one, see `turned_dft`. `roots` is the table of D.
     """
-    HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
-    n3 = tl.arange(0, R3 * W * R1) // (W * R1)
     re, im = dft(re, im, -1)
-    c, s = root(roots, STEP * (tl.arange(0, R2 * R3 * W) // W), HALF, "")
-    re, im = twiddle(re, im, c, s, -1)
     re, im = exchange(re, im, R1, R2, R3 * W)
-    re, im = dft(re, im, -1)
-    c, s = root(roots, STEP * R1 * n3, HALF, "")
-    re, im = twiddle(re, im, c, s, -1)
-    re, im = swap(re, im, R2, R3, W * R1)
-    return dft(re, im, -1)
+    c, s = root(roots, R1 * R2, tl.arange(0, R3 * W * R1) % R1, D, "")
+    re, im = turned_dft(re, im, c, s, -1)
+    if R3 > 1:
+        re, im = swap(re, im, R2, R3, W * R1)
+        t = tl.arange(0, R2 * W * R1)
+        c, s = root(roots, R1 * R2 * R3, t // (W * R1) * R1 + t % R1, D, "")
+        return turned_dft(re, im, c, s, -1)
+    else:
+        return tl.reshape(re, (1, R2 * W * R1)), tl.reshape(im, (1, R2 * W * R1))
 
 
 @triton.jit
 def fourier_back(
-    re, im, roots, STEP: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
+    re, im, roots, D: tl.constexpr, R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr,
     W: tl.constexpr,
 ):  # fmt: skip
     """Apply the adjoint of `fourier`, with the places of input and output exchanged."""
-    HALF: tl.constexpr = R1 * R2 * R3 * STEP // 2
-    n3 = tl.arange(0, R3 * W * R1) // (W * R1)
-    re, im = dft(re, im, 1)
-    re, im = swap(re, im, R3, R2, W * R1)
-    c, s = root(roots, STEP * R1 * n3, HALF, ".cg")
-    re, im = twiddle(re, im, c, s, 1)
-    re, im = dft(re, im, 1)
+    if R3 > 1:
+        re, im = dft(re, im, 1)
+        re, im = swap(re, im, R3, R2, W * R1)
+        c, s = root(roots, R2 * R3, tl.arange(0, R3 * W * R1) // (W * R1), D, ".cg")
+        re, im = turned_dft(re, im, c, s, 1)
+    else:
+        re, im = dft(tl.reshape(re, (R2, W * R1)), tl.reshape(im, (R2, W * R1)), 1)
     re, im = exchange_back(re, im, R1, R2, R3 * W)
-    c, s = root(roots, STEP * (tl.arange(0, R2 * R3 * W) // W), HALF, ".cg")
-    re, im = twiddle(re, im, c, s, 1)
-    return dft(re, im, 1)
+    c, s = root(roots, R1 * R2 * R3, tl.arange(0, R2 * R3 * W) // W, D, ".cg")
+    return turned_dft(re, im, c, s, 1)

@@ -6,21 +6,29 @@ radix R1, R2, R3 (M = R1 R2 R3, C = R1 R2):
 
     n = n1 R2 R3 + n2 R3 + n3,    k = k1 + R1 k2 + C k3
 
-Each step transforms the first dimension of a tensor, the exchanges between steps go through shared
-memory, and Z comes out in its natural order (k3, c) with c = k1 + R1 k2. Each Z_k and its mirror
-Z_{M-k} give a bin of the real sample's spectrum.
+Each step transforms the first dimension of a tensor, and the exchanges between steps go through
+shared memory. Each Z_k and its mirror Z_{M-k} give a bin of the real sample's spectrum; `mirrors`
+says how they come into one thread.
 """
 
 import triton
 import triton.language as tl
 
-from .dft import apart, fourier, fourier_back, together
 from .metadata import by_part, transform, work
+from .mirrors import (
+    bins,
+    bins_adjoint,
+    block_order,
+    by_block,
+    fourier_paired,
+    fourier_paired_back,
+    to_bins,
+)
 from .moments import count, moment_gradient, moment_terms, place, power_sums, sign
 from .permutation import permutation_state, permuted
-from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
+from .spectrum import bin_roots, sizes, unit
 
-VECTOR = tl.constexpr(8)  # neighbouring table entries that one thread reads
+VECTOR = tl.constexpr(4)  # neighbouring table entries that one thread reads
 
 
 def _table_work(args):
@@ -56,17 +64,6 @@ def packed_place(j, T: tl.constexpr):
     """Return where number j of the permuted sample lies in the flattened rows (n1, parity)."""
     n = j // 2
     return (n // T * 2 + j % 2) * T + n % T
-
-
-@triton.jit
-def mirrored(re, im):
-    """Return z_{M-k mod M} at k, for tensors (R, C) in natural order."""
-    R: tl.constexpr = re.shape[0]
-    C: tl.constexpr = re.shape[1]
-    M: tl.constexpr = R * C
-    q = tl.arange(0, 2 * M)
-    z = tl.gather(tl.reshape(together(re, im), (2 * M,)), q // M * M + (M - q % M) % M, 0)
-    return apart(tl.reshape(z, (2, R, C)))
 
 
 @triton.jit(launch_metadata=work(by_part, _table_work), do_not_specialize=["sample0"])
@@ -112,38 +109,43 @@ def fused(
     """
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1
-    C: tl.constexpr = R1 * R2
+    H: tl.constexpr = R1 * R2 // 2
+    RELOAD_ROOTS: tl.constexpr = D > 16384  # whose programs have 128 registers a thread
     P: tl.constexpr = M // BLOCK
+    block = block_order(BLOCK, R3, H)
     sample = tl.program_id(0).to(tl.int64)
     x += sample * x_stride
     i = tl.arange(0, D)
+    # Without the hint a thread would take eight int16 at once, and eight numbers of x and grad as
+    # well, of which a warp would then read and write half sectors.
+    four = tl.max_contiguous(i, VECTOR)
     v = tl.load(x + i).to(tl.float32)
 
     if PERMUTED:
-        index = tl.load(table + sample * table_stride + i).to(tl.int32)
+        index = tl.load(table + sample * table_stride + four).to(tl.int32)
     else:
         index = packed_number(i, T)
     z = tl.reshape(tl.gather(v, index, 0), (R1 * 2 // VECTOR, T, VECTOR // 2, 2))
     re, im = tl.split(tl.permute(z, (0, 2, 1, 3)))
 
-    first = (tl.expand_dims(tl.arange(0, R3), 1) == 0) & (tl.expand_dims(tl.arange(0, C), 0) == 0)
-    re, im = fourier(tl.reshape(re, (R1, T)), tl.reshape(im, (R1, T)), roots, 2, R1, R2, R3, 1)
-    m_re, m_im = mirrored(re, im)
-    w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
-    re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
+    re, im = fourier_paired(tl.reshape(re, (R1, T)), tl.reshape(im, (R1, T)), roots, D, R1, R2, R3)
+    w_re, w_im = bin_roots(roots, tl.arange(0, H), D, R3, "")
+    low_re, low_im, high_re, high_im = bins(re, im, w_re, w_im, H)
     SCALE: tl.constexpr = 0.5 / D**0.5
-    a, a_slope = amplitudes(re, im, STATISTIC, SCALE)
+    UNIT: tl.constexpr = unit(STATISTIC, SCALE)
+    low, low_slope = sizes(low_re, low_im, STATISTIC, SCALE)
+    high, high_slope = sizes(high_re, high_im, STATISTIC, SCALE)
 
     if TASK != "pullback":
         sums = power_sums(v, ORDERS)
         m = ()
         for k in tl.static_range(len(sums)):
             m = m + (sums[k] / D,)
-        means = tl.sum(tl.reshape(a, (P, BLOCK)), 1) / BLOCK
+        means = tl.sum(by_block(low, high, BLOCK), 0) * (UNIT / BLOCK)
     if TASK == "statistics":
         for k in tl.static_range(len(m)):
             tl.store(moments + sample * len(m) + k, m[k])
-        tl.store(blocks + sample * P + tl.arange(0, P), means)
+        tl.store(blocks + sample * P + block, means)
     elif TASK == "pullback":
         slopes = ()
         for n in tl.static_range(1, 9):
@@ -158,19 +160,20 @@ def fused(
 
     if (TASK == "gradient") | (TASK == "pullback"):
         if TASK == "gradient":
-            weight = sign(gap) * (scale * power_weight / (P * BLOCK))
+            weight = sign(gap) * (scale * power_weight * UNIT / (P * BLOCK))
         else:
-            weight = tl.load(blocks + sample * P + tl.arange(0, P)) / BLOCK
-        weight = tl.broadcast_to(tl.expand_dims(weight, 1), (P, BLOCK))
-        factor = tl.reshape(weight, (R3, C)) * a_slope
-        re, im = re * factor, im * factor
-        m_re, m_im = mirrored(re, im)
-        w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, ".cg")
-        re, im = untangle_adjoint(re, im, m_re, m_im, w_re, w_im, first)
-        re, im = fourier_back(re, im, roots, 2, R1, R2, R3, 1)
+            weight = tl.load(blocks + sample * P + block) * (UNIT / BLOCK)
+        low, high = to_bins(weight, BLOCK, R3, H)
+        low, high = low * low_slope, high * high_slope
+        low_re, low_im = low_re * low, low_im * low
+        high_re, high_im = high_re * high, high_im * high
+        if RELOAD_ROOTS:
+            w_re, w_im = bin_roots(roots, tl.arange(0, H), D, R3, ".cg")
+        re, im = bins_adjoint(low_re, low_im, high_re, high_im, w_re, w_im)
+        re, im = fourier_paired_back(re, im, roots, D, R1, R2, R3)
 
         if PERMUTED:
-            where = tl.load(inverse + sample * table_stride + i).to(tl.int32)
+            where = tl.load(inverse + sample * table_stride + four).to(tl.int32)
         else:
             where = packed_place(i, T)
         z = tl.reshape(tl.permute(tl.join(re, im), (0, 2, 1)), (D,))

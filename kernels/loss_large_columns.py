@@ -121,7 +121,7 @@ def columns(
         tl.store(out + k, parts[k])
     tl.store(out + len(parts), tl.sum(flat, 0))
 
-    re, im = fourier(re, im, roots, N2, R1, R2, R3, W)
+    re, im = fourier(re, im, roots, D, R1, R2, R3, W)
     low, high, m = column_rows(N1, R1, R3, W)
     k1 = low + high
     # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
@@ -189,7 +189,7 @@ def columns_back(
     at = edges + row * (D // 16) + 2 * place_in_edges(low, high, m, N2)
     re += tl.load(at, mask=shared, other=0.0)
     im += tl.load(at + 1, mask=shared, other=0.0)
-    re, im = fourier_back(re, im, roots, N2, R1, R2, R3, W)
+    re, im = fourier_back(re, im, roots, D, R1, R2, R3, W)
 
     if TASK == "gradient":
         means, total = total_moments(sums, row, N2 // 2 // W, ORDERS, D)

@@ -9,7 +9,7 @@ import math
 import triton
 import triton.language as tl
 
-from .dft import apart, dft, root, swap, times, together, twiddle
+from .dft import apart, root, swap, together, turned_dft, turned_dft_adjoint
 from .metadata import by_second, transform, work
 from .moments import sign
 from .spectrum import amplitudes
@@ -41,56 +41,63 @@ def turn_back(re, im, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, R: tl.c
 
 
 @triton.jit
+def row_root(
+    roots, low, first, SHARED: tl.constexpr, T: tl.constexpr, R: tl.constexpr, D: tl.constexpr,
+    N1: tl.constexpr, C: tl.constexpr, CACHE: tl.constexpr,
+):  # fmt: skip
+    """Load exp(-2 pi i C (k1 + N1 low) / D) of T numbers of R rows k1, `first` and the next ones.
+
+    With SHARED all of them are copies of the row `first`.
+    """
+    r = tl.arange(0, T) % R * (0 if SHARED else 1)
+    return root(roots, D // C, first + r + N1 * low, D, CACHE)
+
+
+@triton.jit
 def row_fourier(
-    re, im, k1, roots, D: tl.constexpr,
+    re, im, first, roots, SHARED: tl.constexpr, D: tl.constexpr, N1: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """Twiddle and transform R rows k1: [c1, (c2, c3, r)] -> [kc3, (kc2, kc1, r)].
+    """Transform R rows k1, twiddled: [c1, (c2, c3, r)] -> [kc3, (kc2, kc1, r)].
 
-    n2 = c1 C2 C3 + c2 C3 + c3, k2 = kc1 + C1 kc2 + C1 C2 kc3; k1 is (C2 C3 R,).
+    n2 = c1 C2 C3 + c2 C3 + c3, k2 = kc1 + C1 kc2 + C1 C2 kc3. The twiddles exp(-2 pi i k1 n2 / D)
+    are powers in each digit of n2, like the factors between the steps: `turned_dft` takes both.
     """
-    N2: tl.constexpr = C1 * C2 * C3
-    rest = tl.arange(0, C2 * C3 * R) // R
-    c, s = root(roots, k1 * (C2 * C3), D // 2, "")
-    re, im = twiddle(re, im, c, s, -1)
-    c, s = root(roots, k1 * rest, D // 2, "")
-    re, im = times(re, im, tl.expand_dims(c, 0), tl.expand_dims(s, 0))
-    re, im = dft(re, im, -1)
-    c, s = root(roots, rest * (D // N2), D // 2, "")
-    re, im = twiddle(re, im, c, s, -1)
+    t1: tl.constexpr = C2 * C3 * R
+    c, s = row_root(roots, 0, first, SHARED, t1, R, D, N1, C2 * C3, "")
+    re, im = turned_dft(re, im, c, s, -1)
     re, im = swap(re, im, C1, C2, C3 * R)
-    re, im = dft(re, im, -1)
     if C2 > 1:
-        c3 = tl.arange(0, C1 * C3 * R) // R % C3
-        c, s = root(roots, c3 * (D // (C2 * C3)), D // 2, "")
-        re, im = twiddle(re, im, c, s, -1)
+        t2: tl.constexpr = C1 * C3 * R
+        kc1 = tl.arange(0, t2) // (C3 * R)
+        c, s = row_root(roots, kc1, first, SHARED, t2, R, D, N1, C3, "")
+        re, im = turned_dft(re, im, c, s, -1)
     re, im = turn(re, im, C2, C1, C3, R)
-    return dft(re, im, -1)
+    t3: tl.constexpr = C2 * C1 * R
+    low = tl.arange(0, t3) // R  # kc2 C1 + kc1
+    c, s = row_root(roots, low, first, SHARED, t3, R, D, N1, 1, "")
+    return turned_dft(re, im, c, s, -1)
 
 
 @triton.jit
 def row_fourier_back(
-    re, im, k1, roots, D: tl.constexpr,
+    re, im, first, roots, SHARED: tl.constexpr, D: tl.constexpr, N1: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Apply the adjoint of `row_fourier`."""
-    N2: tl.constexpr = C1 * C2 * C3
-    rest = tl.arange(0, C2 * C3 * R) // R
-    re, im = dft(re, im, 1)
+    t3: tl.constexpr = C2 * C1 * R
+    c, s = row_root(roots, tl.arange(0, t3) // R, first, SHARED, t3, R, D, N1, 1, ".cg")
+    re, im = turned_dft_adjoint(re, im, c, s, -1)
     re, im = turn_back(re, im, C2, C1, C3, R)
     if C2 > 1:
-        c3 = tl.arange(0, C1 * C3 * R) // R % C3
-        c, s = root(roots, c3 * (D // (C2 * C3)), D // 2, ".cg")
-        re, im = twiddle(re, im, c, s, 1)
-        re, im = dft(re, im, 1)
+        t2: tl.constexpr = C1 * C3 * R
+        kc1 = tl.arange(0, t2) // (C3 * R)
+        c, s = row_root(roots, kc1, first, SHARED, t2, R, D, N1, C3, ".cg")
+        re, im = turned_dft_adjoint(re, im, c, s, -1)
     re, im = swap(re, im, C2, C1, C3 * R)
-    c, s = root(roots, rest * (D // N2), D // 2, ".cg")
-    re, im = twiddle(re, im, c, s, 1)
-    re, im = dft(re, im, 1)
-    c, s = root(roots, k1 * rest, D // 2, ".cg")
-    re, im = times(re, im, tl.expand_dims(c, 0), -tl.expand_dims(s, 0))
-    c, s = root(roots, k1 * (C2 * C3), D // 2, ".cg")
-    return twiddle(re, im, c, s, 1)
+    t1: tl.constexpr = C2 * C3 * R
+    c, s = row_root(roots, 0, first, SHARED, t1, R, D, N1, C2 * C3, ".cg")
+    return turned_dft_adjoint(re, im, c, s, -1)
 
 
 @triton.jit
@@ -139,16 +146,17 @@ def rows(
     edges_back += row * (D // 16)
     # One row is too little work for the program's threads: each group of them has a copy of it.
     edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
-    edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    edge = 16 * i + 16
+    edges_k1 = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
     e_re, e_im = load_rows(edges, edge_own, edge_mirror)
-    e_re, e_im = row_fourier(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
     _, e_re = lower_upper(e_re)
     _, e_im = lower_upper(e_im)
 
     k1 = 16 * i + tl.arange(0, 16 * C2 * C3) % 16
     own, mirror = tile_places(i, N1, C1, C2 * C3)
     re, im = load_rows(z, own, mirror)
-    re, im = row_fourier(re, im, k1, roots, D, C1, C2, C3, 16)
+    re, im = row_fourier(re, im, 16 * i, roots, False, D, N1, C1, C2, C3, 16)
 
     # Lower and upper half; X_0 and X_{D/2}, both real, share a bin.
     low_re, high_re = lower_upper(re)
@@ -189,10 +197,10 @@ def rows(
         low_re = tl.where(first, low_re * HALF_ROOT, low_re)
         low_im = tl.where(first, 0.0, low_im)
         re, im = joined(low_re, high_re), joined(low_im, high_im)
-        re, im = row_fourier_back(re, im, k1, roots, D, C1, C2, C3, 16)
+        re, im = row_fourier_back(re, im, 16 * i, roots, False, D, N1, C1, C2, C3, 16)
         store_rows(z_back, own, mirror, re, im, k1, N1, 1)
 
         e_re, e_im = e_re * spread(high, COPIES), e_im * spread(high, COPIES)
         e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
-        e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
-        store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edge, N1, COPIES)
+        e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+        store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edges_k1, N1, COPIES)

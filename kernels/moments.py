@@ -132,11 +132,14 @@ def log_near_one(v, excess):
 @triton.jit
 def moment_gradient(x, slopes, ORDERS: tl.constexpr, D: tl.constexpr):
     """Return sum_n slope_n n x^(n-1) / D, by Horner's rule; x * 0 without orders."""
-    grad = x * 0
+    if ORDERS == 0:
+        grad = x * 0
     for n in tl.static_range(8, 0, -1):
         if ORDERS >> n:
             if ORDERS >> (n + 1):
                 grad = grad * x
-            if (ORDERS >> n) & 1:
-                grad = grad + slopes[place(ORDERS, n)] * (n / D)
+                if (ORDERS >> n) & 1:
+                    grad = grad + slopes[place(ORDERS, n)] * (n / D)
+            else:  # the highest order
+                grad = slopes[place(ORDERS, n)] * (n / D)
     return grad

@@ -10,11 +10,18 @@ import math
 import triton
 import triton.language as tl
 
-from .dft import fourier, fourier_back
-from .loss_fused import mirrored
 from .metadata import by_part, transform, work
+from .mirrors import (
+    bins,
+    bins_adjoint,
+    by_block,
+    fourier_paired,
+    fourier_paired_back,
+    to_bins,
+)
 from .nearest import directed, nearest, peak_of, unit_scale
-from .spectrum import amplitudes, bin_roots, untangle, untangle_adjoint
+from .shuffle import unshuffled
+from .spectrum import amplitudes, bin_roots
 from .workspace import load_complex, store_complex
 
 HALF_ROOT = tl.constexpr(math.sqrt(0.5))
@@ -34,30 +41,33 @@ def project(
     """Project one sample of x (B, D) per program, D = 64 to 32768, into a row of out."""
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1
-    C: tl.constexpr = R1 * R2
+    H: tl.constexpr = R1 * R2 // 2
     P: tl.constexpr = M // BLOCK
     sample = tl.program_id(0).to(tl.int64)
     n = tl.expand_dims(tl.arange(0, R1), 1) * T + tl.expand_dims(tl.arange(0, T), 0)
     re, im = load_complex(x + sample * x_stride, n)
     re, im = re.to(tl.float32), im.to(tl.float32)
     scale = unit_scale(tl.maximum(peak_of(re), peak_of(im)))
-    re, im = fourier(re * scale, im * scale, roots, 2, R1, R2, R3, 1)
-    first = (tl.expand_dims(tl.arange(0, R3), 1) == 0) & (tl.expand_dims(tl.arange(0, C), 0) == 0)
-    m_re, m_im = mirrored(re, im)
-    w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, "")
-    re, im = untangle(re, im, m_re, m_im, w_re, w_im, first)
+    re, im = fourier_paired(re * scale, im * scale, roots, D, R1, R2, R3)
+    w_re, w_im = bin_roots(roots, tl.arange(0, H), D, R3, "")
+    low_re, low_im, high_re, high_im = bins(re, im, w_re, w_im, H)
+    low, low_inverse = amplitudes(low_re, low_im, "amplitude", 1.0)
+    high, high_inverse = amplitudes(high_re, high_im, "amplitude", 1.0)
 
-    a, inverse = amplitudes(re, im, "amplitude", 1.0)
     place = tl.expand_dims(tl.arange(0, BLOCK), 1)
-    a = nearest(tl.trans(tl.reshape(a, (P, BLOCK))), place >= 0, place, BLOCK)
-    a = tl.reshape(tl.trans(a), (R3, C)) * (1 / D**0.5)
-    # Direction 1; that of y_0 is rotated back, since `untangle` leaves out a rotation of y_0.
+    block = tl.expand_dims(tl.arange(0, P), 0)
+    # In `high` bins ascend where places descend.
+    place = tl.where((block < P // 2) | (BLOCK > H), place, BLOCK - 1 - place)
+    a = nearest(unshuffled(by_block(low, high, BLOCK)), place >= 0, place, BLOCK)
+    low, high = to_bins(tl.reshape(tl.trans(a), (M,)) * (1 / D**0.5), BLOCK, R3, H)
+    # The direction 1, of y_0 before the rotation that `bins` leaves out.
+    first = (tl.expand_dims(tl.arange(0, R3), 1) == 0) & (tl.expand_dims(tl.arange(0, H), 0) == 0)
     one_re, one_im = tl.where(first, HALF_ROOT, 1.0), tl.where(first, HALF_ROOT, 0.0)
-    re, im = directed(re, im, inverse, a, one_re, one_im)
+    low_re, low_im = directed(low_re, low_im, low_inverse, low, one_re, one_im)
+    high_re, high_im = directed(high_re, high_im, high_inverse, high, 1.0, 0.0)
 
-    m_re, m_im = mirrored(re, im)
-    w_re, w_im = bin_roots(roots, tl.arange(0, C), D, R3, ".cg")
-    re, im = untangle_adjoint(re, im, m_re, m_im, w_re, w_im, first)
-    re, im = fourier_back(re, im, roots, 2, R1, R2, R3, 1)
+    w_re, w_im = bin_roots(roots, tl.arange(0, H), D, R3, ".cg")
+    re, im = bins_adjoint(low_re, low_im, high_re, high_im, w_re, w_im)
+    re, im = fourier_paired_back(re, im, roots, D, R1, R2, R3)
     element = out.dtype.element_ty
     store_complex(out + sample * D, n, re.to(element), im.to(element))

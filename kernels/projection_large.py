@@ -16,6 +16,7 @@ from .loss_large_columns import column_numbers, column_rows
 from .loss_large_rows import row_fourier, row_fourier_back, row_means, spread
 from .metadata import by_second, transform, work
 from .nearest import directed, nearest, peak_of, unit_scale
+from .shuffle import transposed
 from .spectrum import amplitudes
 from .workspace import (
     edge_places,
@@ -59,7 +60,7 @@ def project_columns(
     im = tl.load(at + N2 // 2).to(tl.float32)
     scale = unit_scale(tl.maximum(peak_of(re), peak_of(im)))
     tl.store(sizes + row * tl.num_programs(0) + tl.program_id(0), 1 / scale)
-    re, im = fourier(re * scale, im * scale, roots, N2, R1, R2, R3, W)
+    re, im = fourier(re * scale, im * scale, roots, D, R1, R2, R3, W)
     low, high, m = column_rows(N1, R1, R3, W)
     k1 = low + high
     # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
@@ -97,7 +98,7 @@ def own_block_lengths(low, high, last, A: tl.constexpr, C: tl.constexpr):
     block = tl.expand_dims(tl.arange(0, 2 * A * C), 0)
     # In the upper half bins ascend where rows descend.
     place = tl.where(block < A * C, r, (16 - r) % 16)
-    a = nearest(tl.trans(tl.reshape(a, (2 * A * C, 16))), r >= 0, place, BLOCK)
+    a = nearest(transposed(tl.reshape(a, (2 * A * C, 16))), r >= 0, place, BLOCK)
     low, high = lower_upper(tl.reshape(tl.trans(a), (2 * A, 16 * C)))
     return low, high, row_means(tl.where(own_rows, 0.0, high), 16) * 16
 
@@ -124,17 +125,18 @@ def project_rows(
     sizes += row * (N2 // 2 // W)
     # One row is too little work for the program's threads: each group of them has a copy of it.
     edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
-    edge = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    edge = 16 * i + 16
+    edges_k1 = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
     e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, C1, COPIES, W)
-    e_re, e_im = row_fourier(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
     _, e_re = lower_upper(e_re)
     _, e_im = lower_upper(e_im)
-    last, e_inverse = amplitudes(e_re, e_im, False, 1.0)
+    last, e_inverse = amplitudes(e_re, e_im, "amplitude", 1.0)
 
     k1 = 16 * i + tl.arange(0, 16 * C2 * C3) % 16
     own, mirror = tile_places(i, N1, C1, C2 * C3)
     re, im = load_scaled(z, own, mirror, sizes, N2, C1, 16, W)
-    re, im = row_fourier(re, im, k1, roots, D, C1, C2, C3, 16)
+    re, im = row_fourier(re, im, 16 * i, roots, False, D, N1, C1, C2, C3, 16)
 
     # Lower and upper half; X_0 and X_{D/2}, both real, share a bin.
     low_re, high_re = lower_upper(re)
@@ -143,8 +145,8 @@ def project_rows(
     first = (i == 0) & (t == 0) & (tl.expand_dims(tl.arange(0, C3 // 2), 1) == 0)
     low_im = tl.where(first, high_re * HALF_ROOT, low_im)
     low_re = tl.where(first, low_re * HALF_ROOT, low_re)
-    low, low_inverse = amplitudes(low_re, low_im, False, 1.0)
-    high, high_inverse = amplitudes(high_re, high_im, False, 1.0)
+    low, low_inverse = amplitudes(low_re, low_im, "amplitude", 1.0)
+    high, high_inverse = amplitudes(high_re, high_im, "amplitude", 1.0)
     last = row_means(last, COPIES)
     low, high, last = own_block_lengths(low, high, last, C3 // 2, C)
     high = tl.where(t % 16 > 0, high, 0.0)
@@ -155,11 +157,11 @@ def project_rows(
     low_re = tl.where(first, low_re * HALF_ROOT, low_re)
     low_im = tl.where(first, 0.0, low_im)
     re, im = joined(low_re, high_re), joined(low_im, high_im)
-    re, im = row_fourier_back(re, im, k1, roots, D, C1, C2, C3, 16)
+    re, im = row_fourier_back(re, im, 16 * i, roots, False, D, N1, C1, C2, C3, 16)
     store_rows(z_back, own, mirror, re, im, k1, N1, 1)
 
     last = spread(last, COPIES) * SCALE
     e_re, e_im = directed(e_re, e_im, e_inverse, last, 1.0, 0.0)
     e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
-    e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, D, C1, C2, C3, COPIES)
-    store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edge, N1, COPIES)
+    e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+    store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edges_k1, N1, COPIES)

@@ -58,9 +58,11 @@ def candidates(dimension: int) -> list[Parameters]:
 def _fused(dimension: int) -> dict[Parameters, None]:
     """Vary radices, warps, and whether x is read again.
 
-    A thread holds 16 to 64 numbers of a sample; the radices are 8 to 32, the last one from 2, and
-    at most half of a transform's numbers lie in another thread. Reading x again saves registers
-    if a thread holds 64.
+    A thread holds 16 to 64 numbers of a sample. The radices are 8 to 32, the last one from 2; at
+    most half of the numbers of the first two transforms lie in another thread, and none of the
+    last one, which a thread does for a column and its mirror. (Otherwise mirrors cross shared
+    memory, and such a kernel compiles for minutes.) Reading x again saves registers if a thread
+    holds 64.
     """
     found: dict[Parameters, None] = {parameters.FUSED[dimension]: None}
     for r1, r2 in itertools.product((8, 16, 32), repeat=2):
@@ -69,7 +71,7 @@ def _fused(dimension: int) -> dict[Parameters, None]:
             continue
         for numbers, reload in ((64, False), (64, True), (32, False), (16, False)):
             warps, rest = divmod(dimension, 32 * numbers)
-            if rest or not 1 <= warps <= 16 or max(r1, r2, r3) > numbers:
+            if rest or not 1 <= warps <= 16 or max(r1, r2, 4 * r3) > numbers:
                 continue
             found[parameters.Fused((r1, r2, r3), warps, reload)] = None
     return found

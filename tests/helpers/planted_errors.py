@@ -58,7 +58,7 @@ PLANTED: tuple[tuple[str, Case, str, Callable[[str], str], str], ...] = (
         "fused",
         nth(
             rf"xor\.b32\s+{REGISTER}, {REGISTER}, (\d+);",
-            3,
+            0,
             lambda m: f"xor.b32 {m[1]}, {m[2]}, {int(m[3]) ^ 16};",
         ),
         "any",

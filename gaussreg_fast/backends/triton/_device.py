@@ -80,7 +80,9 @@ _roots: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def roots(dimension: int, device: torch.device) -> Tensor:
-    """Return exp(-2 pi i k / D) for k < D / 2: cosines, then sines, float32 (D,).
+    """Return exp(-2 pi i k / N) for N = 2, 4, .. D and k < N / 2, float32 (2 D,).
+
+    Real parts come first, then imaginary ones; the roots of N begin at N / 2, and place 0 is empty.
 
     The table is kept per device, and finished before it is returned, so that any stream can read
     it. Within a CUDA-graph capture a new table is made that belongs to the graph; a table kept
@@ -100,6 +102,8 @@ def roots(dimension: int, device: torch.device) -> Tensor:
 def _new_roots(dimension: int, device: torch.device) -> Tensor:
     k = torch.arange(dimension // 2, dtype=torch.float64, device=device)
     angle = k * (-2 * math.pi / dimension)
+    steps = [dimension >> level for level in range(dimension.bit_length() - 2, -1, -1)]
+    angle = torch.cat([angle[:1], *(angle[:: dimension // n] for n in steps)])
     return torch.cat([angle.cos(), angle.sin()]).float()
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 FUSED_DIMENSIONS = (64, 32768)
-VECTOR = 8  # neighbouring table entries that one thread reads; the same as in kernels/loss_fused.py
+VECTOR = 4  # neighbouring table entries that one thread reads; the same as in kernels/loss_fused.py
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Fused:
 # room for more programs on a multiprocessor (bench/results/kernel_resources.json).
 FUSED = {
     64: Fused((8, 4, 1), 1),
-    128: Fused((8, 8, 1), 1),
-    256: Fused((16, 8, 1), 1),
-    512: Fused((16, 16, 1), 2),
-    1024: Fused((16, 16, 2), 2),
-    2048: Fused((8, 8, 16), 2),
-    4096: Fused((16, 8, 16), 4, reload=True),
-    8192: Fused((16, 16, 16), 8, reload=True),
-    16384: Fused((16, 16, 32), 8, reload=True),
-    32768: Fused((16, 32, 32), 16, reload=True),
+    128: Fused((4, 8, 2), 1),
+    256: Fused((4, 16, 2), 1),
+    512: Fused((4, 32, 2), 2),
+    1024: Fused((8, 16, 4), 2),
+    2048: Fused((16, 16, 4), 2),
+    4096: Fused((16, 16, 8), 4, reload=True),
+    8192: Fused((16, 32, 8), 4, reload=True),
+    16384: Fused((16, 32, 16), 8, reload=True),
+    32768: Fused((32, 32, 16), 16, reload=True),
 }
 
 

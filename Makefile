@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # With the folders, which are newer if a file was added or removed: an editable install lists its
 # modules.
 FOLDERS := $(shell find gaussreg_fast kernels -type d -not -name __pycache__)
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*) $(FOLDERS)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*/*) $(FOLDERS)
 
 .PHONY: demo test test-slow lint resources record-resources launches record-launches readme measure \
 	simulate counters record-counters \

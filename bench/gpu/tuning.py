@@ -71,7 +71,8 @@ def _fused(dimension: int) -> dict[Parameters, None]:
             continue
         for numbers, reload in ((64, False), (64, True), (32, False), (16, False)):
             warps, rest = divmod(dimension, 32 * numbers)
-            if rest or not 1 <= warps <= 16 or max(r1, r2, 4 * r3) > numbers:
+            mirrors = 4 * r3  # numbers of a column and of its mirror, complex ones
+            if rest or not 1 <= warps <= 16 or max(r1, r2, mirrors) > numbers:
                 continue
             found[parameters.Fused((r1, r2, r3), warps, reload)] = None
     return found

@@ -82,7 +82,8 @@ _roots: dict[tuple[torch.device, int], Tensor] = {}
 def roots(dimension: int, device: torch.device) -> Tensor:
     """Return exp(-2 pi i k / N) for N = 2, 4, .. D and k < N / 2, float32 (2 D,).
 
-    Real parts come first, then imaginary ones; the roots of N begin at N / 2, and place 0 is empty.
+    Real parts come first, then imaginary ones; the roots of N begin at N / 2, and place
+    0 is unused.
 
     The table is kept per device, and finished before it is returned, so that any stream can read
     it. Within a CUDA-graph capture a new table is made that belongs to the graph; a table kept

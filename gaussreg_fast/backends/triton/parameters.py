@@ -22,8 +22,10 @@ class Fused:
     reload: bool = False
 
 
-# D -> parameters. Registers limit them: a thread holds 64 numbers of a sample, or 32 if that leaves
-# room for more programs on a multiprocessor (bench/results/kernel_resources.json).
+# D -> parameters. Registers limit them: from 2048 on a thread holds 64 numbers of a sample, or 32
+# if that leaves room for more programs on a multiprocessor (bench/results/kernel_resources.json).
+# From 256 on it holds the last transform of a column and its mirror, 4 R3 numbers: see
+# kernels/mirrors.py.
 FUSED = {
     64: Fused((8, 4, 1), 1),
     128: Fused((4, 8, 2), 1),

@@ -34,7 +34,7 @@ def test_the_cpu_clock_times_what_it_says():
     timed = timing.CpuClock.timed({"short": pause(1e-3), "long": pause(4e-3)}, 1, 0.2)
     assert 1000 <= min(timed.samples["short"]) < 3000
     assert 4000 <= min(timed.samples["long"]) < 8000
-    assert len(timed.samples["short"]) > len(timed.samples["long"]) >= 3
+    assert min(map(len, timed.samples.values())) >= 3
     pairs = timing.CpuClock.even({"short": pause(1e-3), "long": pause(4e-3)}, 0.1)
     assert len(pairs["short"]) == len(pairs["long"]) >= 5
 

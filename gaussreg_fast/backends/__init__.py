@@ -13,6 +13,7 @@ error. Lists of tensors for drift may mix types and layouts: torch computes the 
 
 Modules:
     choice     which backends can run here; `choose`, the only place where a backend is chosen
+    lists      drift of lists: the kernels for the tensors that they take, torch for the rest
     torch      the reference, for every device and type
     native/    the compiled CPU module, loaded at its first use
     triton/    `launch` imports Triton's kernels, and is imported at its first use; `parameters`,
@@ -22,9 +23,8 @@ Modules:
 from gaussreg_fast.backends.choice import (
     backends,
     choose,
-    choose_for_lists,
     require,
     require_for_lists,
 )
 
-__all__ = ["backends", "choose", "choose_for_lists", "require", "require_for_lists"]
+__all__ = ["backends", "choose", "require", "require_for_lists"]

@@ -15,8 +15,9 @@ Four functions need no operator. `prno` and `lora_product` are plain torch, and 
 AD and double backward. `covariance` and `sharded_drift` are `autograd.Function`s, without either.
 """
 
+from gaussreg_fast.backends.lists import uniform
 from gaussreg_fast.ops._drift import drift, lora_product
-from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like, uniform
+from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
 from gaussreg_fast.ops._loss import loss
 from gaussreg_fast.ops._path_kl import path_kl

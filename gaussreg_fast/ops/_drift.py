@@ -12,8 +12,8 @@ from torch.autograd import Function
 
 from gaussreg_fast import checks, reference
 from gaussreg_fast._torch_internals import direct, writable
-from gaussreg_fast.backends._lists import value_dtype
-from gaussreg_fast.ops._drift_run import drift_in_place, new_like, uniform
+from gaussreg_fast.backends.lists import uniform, value_dtype
+from gaussreg_fast.ops._drift_run import drift_in_place, new_like
 from gaussreg_fast.ops._operator import Operator, first_order
 from gaussreg_fast.spec import DriftTask
 

@@ -58,4 +58,6 @@ def test_all_bins_of_a_block_take_the_same_sign():
     for size, seen in json.loads(printed).items():
         assert len(seen) == 36, size
         assert [signs for signs in seen if len(signs) != 1] == [], size
-        assert {sign for (sign,) in seen} == {-1.0, 0.0, 1.0}, size  # on both sides of the target
+        # On both sides of the target. At a rounded mean the sign is 0, or that of the sum before it
+        # was rounded: its scale may be fused into the subtraction of the target.
+        assert {-1.0, 1.0} <= {sign for (sign,) in seen} <= {-1.0, 0.0, 1.0}, size

@@ -36,6 +36,7 @@ from gaussreg_fast.functional import (
     prno_loss,
     project_white_noise,
     surrogate_reward,
+    warmup,
 )
 from gaussreg_fast.modules import (
     CovarianceLoss,
@@ -97,4 +98,5 @@ __all__ = [
     "prno_loss",
     "project_white_noise",
     "surrogate_reward",
+    "warmup",
 ]

@@ -2,7 +2,7 @@
 
 One program computes one sample of D = 64 to 32768 numbers, a power of two. The permuted sample is
 packed into M = D / 2 complex numbers, z_n = xp_2n + i xp_2n+1, and transformed in three steps of
-radix R1, R2, R3 (M = R1 R2 R3, C = R1 R2):
+radix R1, R2, R3 (M = R1 R2 R3, C = R1 R2), or in two if R3 = 1:
 
     n = n1 R2 R3 + n2 R3 + n3,    k = k1 + R1 k2 + C k3
 
@@ -98,6 +98,7 @@ def fused(
     TASK: tl.constexpr, PERMUTED: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
     STATISTIC: tl.constexpr, BLOCK: tl.constexpr, D: tl.constexpr,
     R1: tl.constexpr, R2: tl.constexpr, R3: tl.constexpr, RELOAD: tl.constexpr,
+    RELOAD_ROOTS: tl.constexpr,
 ):  # fmt: skip
     """Compute statistics, loss and gradient of one sample per program.
 
@@ -105,12 +106,12 @@ def fused(
     writes moments (B, K) and blocks (B, P); "pullback" reads gradients by these two and writes the
     gradient by x. With PERMUTED, `table` holds the index in x of each packed number
     (`packed_number`), and `inverse` the packed place (`packed_place`) of each number of x. With
-    RELOAD, x is read again for the moments' gradient instead of being kept in registers.
+    RELOAD, x is read again for the moments' gradient instead of being kept in registers, and with
+    RELOAD_ROOTS the roots of the bins.
     """
     M: tl.constexpr = D // 2
     T: tl.constexpr = M // R1
     H: tl.constexpr = R1 * R2 // 2
-    RELOAD_ROOTS: tl.constexpr = D > 16384  # whose programs have 128 registers a thread
     P: tl.constexpr = M // BLOCK
     block = block_order(BLOCK, R3, H)
     sample = tl.program_id(0).to(tl.int64)
@@ -141,7 +142,9 @@ def fused(
         m = ()
         for k in tl.static_range(len(sums)):
             m = m + (sums[k] / D,)
-        means = tl.sum(by_block(low, high, BLOCK), 0) * (UNIT / BLOCK)
+        # A plain product could be merged into the subtraction of the target, and the difference
+        # then not be 0 where the mean equals the target.
+        means = tl.fma(tl.sum(by_block(low, high, BLOCK), 0), UNIT / BLOCK, 0.0)
     if TASK == "statistics":
         for k in tl.static_range(len(m)):
             tl.store(moments + sample * len(m) + k, m[k])

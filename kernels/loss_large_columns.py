@@ -1,5 +1,7 @@
 """The first and the last of three launches, for samples of D = 65536 numbers and more.
 
+Samples that share a permutation have five launches instead: see loss_large_groups.
+
 The D numbers of the permuted sample are N1 x N2, transformed in two steps through a workspace z
 that stays in the L2 cache: `columns` of N1 numbers, then `rows` of N2.
 
@@ -25,11 +27,11 @@ from .dft import fourier, fourier_back
 from .metadata import by_part, by_second, transform, work
 from .moments import count, moment_gradient, moment_terms, place, power_sums
 from .permutation import permutation_state, permuted
-from .workspace import load_complex, place_in_edges, place_in_z, store_complex
+from .workspace import load_columns, store_columns
 
 
 def _index_bytes(args):
-    return args["table"].element_size() if args["MODE"] == "table" else 0
+    return args["table"].element_size() if args["MODE"] in ("table", "columns") else 0
 
 
 def _columns_work(args):
@@ -48,46 +50,61 @@ def _columns_back_work(args):
 
 
 @triton.jit
-def source(
-    j, sample, table, table_stride, seed, MODE: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr
-):
-    """Return perm[j] for a sample: from a table, by arithmetic, or j itself."""
-    if MODE == "table":
-        return tl.load(table + sample * table_stride + j).to(tl.int32)
-    elif MODE == "seed":
-        state = permutation_state(seed, sample)
-        flat = tl.reshape(j, (j.numel,)).to(tl.uint32)
-        return tl.reshape(permuted(flat, state, D, BITS, False).to(tl.int32), j.shape)
-    else:
-        return j
-
-
-@triton.jit
-def column_numbers(N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, W: tl.constexpr):
-    """Return n of the real parts of elements [n1, (n2, n3, w)] of a tile of W packed columns."""
+def column_starts(N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr, W: tl.constexpr):
+    """Return n of the real parts of elements [0, (n2, n3, w)] of a tile of W packed columns."""
     t = tl.arange(0, N1 // R1 * W)
-    start = tl.program_id(0) * W + t // W * N2 + t % W
-    return tl.expand_dims(tl.arange(0, R1), 1) * (N1 // R1 * N2) + tl.expand_dims(start, 0)
+    return tl.program_id(0) * W + t // W * N2 + t % W
 
 
 @triton.jit
-def column_rows(N1: tl.constexpr, R1: tl.constexpr, R3: tl.constexpr, W: tl.constexpr):
-    """Return rows and columns of the elements [k3, (k2, w, k1)] of a transformed tile.
+def column_numbers(start, D: tl.constexpr, R1: tl.constexpr):
+    """Return n of elements [n1, (n2, n3, w)], `start` being those of the first row."""
+    return tl.expand_dims(tl.arange(0, R1), 1) * (D // R1) + tl.expand_dims(start, 0)
+
+
+@triton.jit
+def source(
+    start, sample, table, table_stride, seed,
+    MODE: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, R1: tl.constexpr,
+):  # fmt: skip
+    """Return perm[n] of `column_numbers`: from a table, by arithmetic, or n itself.
+
+    The table is a permutation, or its matrix of R1 rows by columns: of this a thread reads R1
+    neighbours at once, and a program whole sectors, however few its columns are.
+    """
+    if MODE == "columns":
+        at = tl.expand_dims(start, 1) * R1 + tl.expand_dims(tl.arange(0, R1), 0)
+        return tl.trans(tl.load(table + at).to(tl.int32))
+    else:
+        n = column_numbers(start, D, R1)
+        if MODE == "table":
+            return tl.load(table + sample * table_stride + n).to(tl.int32)
+        elif MODE == "seed":
+            state = permutation_state(seed, sample)
+            flat = tl.reshape(n, (n.numel,)).to(tl.uint32)
+            return tl.reshape(permuted(flat, state, D, BITS, False).to(tl.int32), n.shape)
+        else:
+            return n
+
+
+@triton.jit
+def column_rows(first, N1: tl.constexpr, R1: tl.constexpr, R3: tl.constexpr, W: tl.constexpr):
+    """Return rows and columns of the elements [k3, (k2, w, k1)] of a tile of columns from `first`.
 
     Rows are k1 = low + high, low (1, T) and high (R3, 1), a multiple of 16; columns are m (1, T).
     """
     t = tl.expand_dims(tl.arange(0, N1 // R3 * W), 0)
     low = t // (R1 * W) * R1 + t % R1
     high = tl.expand_dims(tl.arange(0, R3), 1) * (N1 // R3)
-    return low, high, tl.program_id(0) * W + t // R1 % W
+    return low, high, first + t // R1 % W
 
 
 @triton.jit
-def saved_place(j, SIZE: tl.constexpr, MODE: tl.constexpr):
+def saved_place(start, SIZE: tl.constexpr, MODE: tl.constexpr, D: tl.constexpr, R1: tl.constexpr):
     """Return where `columns` keeps a tile's numbers for `columns_back`: a run for each program."""
     if MODE == "none":  # they are x itself
-        return j
-    flat = tl.reshape(tl.arange(0, SIZE), j.shape)
+        return column_numbers(start, D, R1)
+    flat = tl.reshape(tl.arange(0, SIZE), (R1, SIZE // R1))
     return tl.program_id(0) * (2 * SIZE) + flat
 
 
@@ -106,12 +123,13 @@ def columns(
     row = tl.program_id(1).to(tl.int64)
     sample = row + sample0
     x += sample * x_stride
-    j = column_numbers(N1, N2, R1, W)
-    re = tl.load(x + source(j, sample, table, table_stride, seed, MODE, D, BITS)).to(tl.float32)
-    high = j + N2 // 2
-    im = tl.load(x + source(high, sample, table, table_stride, seed, MODE, D, BITS)).to(tl.float32)
+    start = column_starts(N1, N2, R1, W)
+    number = source(start, sample, table, table_stride, seed, MODE, D, BITS, R1)
+    re = tl.load(x + number).to(tl.float32)
+    number = source(start + N2 // 2, sample, table, table_stride, seed, MODE, D, BITS, R1)
+    im = tl.load(x + number).to(tl.float32)
     if SAVE:
-        at = xp + row * D + saved_place(j, N1 * W, MODE)
+        at = xp + row * D + saved_place(start, N1 * W, MODE, D, R1)
         tl.store(at, re)
         tl.store(at + N1 * W, im)
     flat = tl.reshape(tl.join(re, im), (2 * N1 * W,))
@@ -122,14 +140,8 @@ def columns(
     tl.store(out + len(parts), tl.sum(flat, 0))
 
     re, im = fourier(re, im, roots, D, R1, R2, R3, W)
-    low, high, m = column_rows(N1, R1, R3, W)
-    k1 = low + high
-    # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
-    z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
-    store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
-    re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
-    places = place_in_edges(low, high, m, N2)
-    store_complex(edges + row * (D // 16), places, re, im, mask=low % 16 == 0)
+    low, high, m = column_rows(tl.program_id(0) * W, N1, R1, R3, W)
+    store_columns(z + row * D, edges + row * (D // 16), re, im, low, high, m, N1, N2)
 
 
 @triton.jit
@@ -144,14 +156,19 @@ def total_moments(sums, row, TILES: tl.constexpr, ORDERS: tl.constexpr, D: tl.co
 
 
 @triton.jit
-def sample_loss(gaps, row, term, total, power_weight, D: tl.constexpr, N1: tl.constexpr):
-    """Return the loss of a sample from its moments' term and its blocks' gaps.
+def finish_sample(
+    sums, gaps, row, power_weight, TILES: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr,
+    D: tl.constexpr, N1: tl.constexpr,
+):  # fmt: skip
+    """Return the loss of a sample from its sums and gaps, and its derivatives by the moments.
 
-    It is NaN if the plain sum of the sample is not finite.
+    The loss is NaN if the plain sum of the sample is not finite.
     """
+    m, total = total_moments(sums, row, TILES, ORDERS, D)
+    term, slopes = moment_terms(m, ORDERS, FORM, D)
     PROGRAMS: tl.constexpr = N1 // 32
     gap = tl.sum(tl.load(gaps + row * PROGRAMS + tl.arange(0, PROGRAMS)), 0)
-    return term + power_weight * (gap / (D // 32)) + 0 * total
+    return term + power_weight * (gap / (D // 32)) + 0 * total, slopes
 
 
 @triton.jit(launch_metadata=work(by_part, _finish_work), do_not_specialize=["sample0"])
@@ -163,11 +180,11 @@ def finish(
     """Write the loss, or the moments, of a sample from its sums."""
     row = tl.program_id(0).to(tl.int64)
     sample = row + sample0
-    m, total = total_moments(sums, row, TILES, ORDERS, D)
     if TASK == "value":
-        term, _ = moment_terms(m, ORDERS, FORM, D)
-        tl.store(loss + sample, sample_loss(gaps, row, term, total, power_weight, D, N1))
+        value, _ = finish_sample(sums, gaps, row, power_weight, TILES, ORDERS, FORM, D, N1)
+        tl.store(loss + sample, value)
     else:
+        m, _ = total_moments(sums, row, TILES, ORDERS, D)
         for k in tl.static_range(len(m)):
             tl.store(moments + sample * len(m) + k, m[k])
 
@@ -183,19 +200,15 @@ def columns_back(
     """Transform columns of z back and scatter them, with the moments' gradient, to `grad`."""
     row = tl.program_id(1).to(tl.int64)
     sample = row + sample0
-    low, high, m = column_rows(N1, R1, R3, W)
-    re, im = load_complex(z + row * D, place_in_z(low, high, m, N2))
-    shared = tl.broadcast_to(low % 16 == 0, re.shape)
-    at = edges + row * (D // 16) + 2 * place_in_edges(low, high, m, N2)
-    re += tl.load(at, mask=shared, other=0.0)
-    im += tl.load(at + 1, mask=shared, other=0.0)
+    low, high, m = column_rows(tl.program_id(0) * W, N1, R1, R3, W)
+    re, im = load_columns(z + row * D, edges + row * (D // 16), low, high, m, N2)
     re, im = fourier_back(re, im, roots, D, R1, R2, R3, W)
 
     if TASK == "gradient":
-        means, total = total_moments(sums, row, N2 // 2 // W, ORDERS, D)
-        term, slopes = moment_terms(means, ORDERS, FORM, D)
+        value, slopes = finish_sample(
+            sums, gaps, row, power_weight, N2 // 2 // W, ORDERS, FORM, D, N1
+        )
         if tl.program_id(0) == 0:
-            value = sample_loss(gaps, row, term, total, power_weight, D, N1)
             tl.store(loss + sample, value)
     else:
         slopes = ()
@@ -204,10 +217,9 @@ def columns_back(
                 at = moments + sample * count(ORDERS) + place(ORDERS, k)
                 slopes = slopes + (tl.load(at),)
     grad += sample * D
-    j = column_numbers(N1, N2, R1, W)
-    high = j + N2 // 2
+    start = column_starts(N1, N2, R1, W)
     if ORDERS:
-        at = xp + row * xp_stride + saved_place(j, N1 * W, MODE)
+        at = xp + row * xp_stride + saved_place(start, N1 * W, MODE, D, R1)
         v = tl.load(at).to(tl.float32)
         at += N2 // 2 if MODE == "none" else N1 * W
         w = tl.load(at).to(tl.float32)
@@ -215,7 +227,7 @@ def columns_back(
         w = moment_gradient(w, slopes, ORDERS, D)
         re += v * scale if TASK == "gradient" else v
         im += w * scale if TASK == "gradient" else w
-    number = source(j, sample, table, table_stride, seed, MODE, D, BITS)
+    number = source(start, sample, table, table_stride, seed, MODE, D, BITS, R1)
     tl.store(grad + number, re.to(grad.dtype.element_ty))
-    number = source(high, sample, table, table_stride, seed, MODE, D, BITS)
+    number = source(start + N2 // 2, sample, table, table_stride, seed, MODE, D, BITS, R1)
     tl.store(grad + number, im.to(grad.dtype.element_ty))

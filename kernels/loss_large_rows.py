@@ -9,11 +9,21 @@ import math
 import triton
 import triton.language as tl
 
-from .dft import apart, root, swap, together, turned_dft, turned_dft_adjoint
+from .dft import (
+    apart,
+    joined,
+    lower_upper,
+    root,
+    swap,
+    together,
+    turned_dft,
+    turned_dft_adjoint,
+)
 from .metadata import by_second, transform, work
 from .moments import sign
+from .shuffle import shuffled_index
 from .spectrum import amplitudes
-from .workspace import edge_places, joined, load_rows, lower_upper, store_rows, tile_places
+from .workspace import edge_places, load_rows, store_rows, tile_places
 
 BLOCK = tl.constexpr(16)
 HALF_ROOT = tl.constexpr(math.sqrt(0.5))
@@ -108,35 +118,43 @@ def directions(re, im, STATISTIC: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def spread(weight, R: tl.constexpr):
-    """Repeat a number per block for R rows: (A, C) -> (A, C R)."""
-    A: tl.constexpr = weight.shape[0]
-    C: tl.constexpr = weight.shape[1]
-    weight = tl.broadcast_to(tl.expand_dims(weight, 2), (A, C, R))
-    return tl.reshape(weight, (A, C * R))
+def flat(z):
+    """Return the numbers of a tensor one after the other."""
+    return tl.reshape(z, (z.numel,))
 
 
 @triton.jit
-def row_means(a, R: tl.constexpr):
-    """Return means over R rows: (A, C R) -> (A, C)."""
-    return tl.sum(tl.reshape(a, (a.shape[0], a.shape[1] // R, R)), 2) / R
+def in_threads(a, P: tl.constexpr):
+    """Return the rows of P blocks of a, (R, C 16), as columns, each in one thread: (16, P)."""
+    return tl.reshape(tl.gather(flat(a), shuffled_index(P, BLOCK), 0), (BLOCK, P))
+
+
+@triton.jit
+def respread(weight, first, like):
+    """Repeat the numbers of the blocks from `first` on, as `like` holds one or more of each."""
+    R: tl.constexpr = 2 * like.numel // weight.numel
+    each = tl.gather(weight, first + tl.arange(0, like.numel) // R, 0)
+    return tl.reshape(each, like.shape)
 
 
 @triton.jit(launch_metadata=work(by_second, _rows_work), do_not_specialize=["sample0"])
 def rows(
     z, edges, z_back, edges_back, gaps, blocks, roots, power_weight, target, scale, sample0,
     TASK: tl.constexpr, STATISTIC: tl.constexpr, D: tl.constexpr, N1: tl.constexpr,
-    N2: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
+    N2: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, E1: tl.constexpr,
+    COPIES: tl.constexpr,
 ):  # fmt: skip
     """Transform 17 rows of z, and transform the gradient by them back.
 
-    z_back is z and edges_back is edges: they are passed twice, so that no pointer of a load stays
-    in registers until its store. `TASK`: "value" writes a sum of |A_p - target| to gaps
+    The row that is shared with the next program has E1 for its first radix, and COPIES of it are
+    computed. z_back is z and edges_back is edges: they are passed twice, so that no pointer of a
+    load stays in registers until its store. `TASK`: "value" writes a sum of |A_p - target| to gaps
     (B, programs); "gradient" does that and overwrites z and edges with the gradient; "statistics"
     writes A_p to blocks (B, P); "pullback" reads gradients by A_p from blocks and overwrites z and
     edges.
     """
     C: tl.constexpr = C1 * C2
+    E2: tl.constexpr = C // E1
     P: tl.constexpr = D // 32
     i = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
@@ -145,11 +163,11 @@ def rows(
     z_back += row * D
     edges_back += row * (D // 16)
     # One row is too little work for the program's threads: each group of them has a copy of it.
-    edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
+    edge_own, edge_mirror = edge_places(i, N1, E1, E2 * C3, COPIES)
     edge = 16 * i + 16
-    edges_k1 = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    edges_k1 = tl.full((E2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
     e_re, e_im = load_rows(edges, edge_own, edge_mirror)
-    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, E1, E2, C3, COPIES)
     _, e_re = lower_upper(e_re)
     _, e_im = lower_upper(e_im)
 
@@ -170,27 +188,30 @@ def rows(
     high, high_re, high_im = directions(high_re, high_im, STATISTIC, D)
     last, e_re, e_im = directions(e_re, e_im, STATISTIC, D)
     own_rows = t % 16 > 0
-    low = row_means(low, 16)
-    high = row_means(tl.where(own_rows, high, 0.0), 16) + row_means(last, COPIES) / BLOCK
+    high = tl.where(own_rows, high, 0.0)
+    # The lower half's blocks come first; to those of the upper half belongs a number of the edge.
+    block = tl.arange(0, N2)
+    upper = block >= N2 // 2
+    means = tl.sum(in_threads(joined(low, high), N2), 0)
+    means += tl.where(upper, tl.gather(flat(last), block % (N2 // 2) * COPIES, 0), 0.0)
+    means = tl.fma(means, 1 / BLOCK, 0.0)
 
-    k2 = kc3 * C + tl.expand_dims(tl.arange(0, C), 0)
-    low_block = blocks + (row + sample0) * P + i + N1 // 16 * k2
-    high_block = blocks + (row + sample0) * P + N1 // 16 * (N2 // 2 - k2) - i - 1
+    k2 = block % (N2 // 2)
+    place = tl.where(upper, N1 // 16 * (N2 // 2 - k2) - i - 1, i + N1 // 16 * k2)
+    places = blocks + (row + sample0) * P + place
     if TASK == "statistics":
-        tl.store(low_block, low)
-        tl.store(high_block, high)
+        tl.store(places, means)
     if (TASK == "value") | (TASK == "gradient"):
-        low, high = low - target, high - target
-        gap = tl.sum(tl.sum(tl.abs(low) + tl.abs(high), 1), 0)
-        tl.store(gaps + row * tl.num_programs(0) + i, gap)
+        gap = means - target
+        tl.store(gaps + row * tl.num_programs(0) + i, tl.sum(tl.abs(gap), 0))
     if (TASK == "gradient") | (TASK == "pullback"):
         if TASK == "gradient":
-            low = sign(low) * (scale * power_weight / (P * BLOCK))
-            high = sign(high) * (scale * power_weight / (P * BLOCK))
+            weight = sign(gap) * (scale * power_weight / (P * BLOCK))
         else:
-            low = tl.load(low_block) / BLOCK
-            high = tl.load(high_block) / BLOCK
-        by_low, by_high = spread(low, 16), tl.where(own_rows, spread(high, 16), 0.0)
+            weight = tl.load(places) / BLOCK
+        by_low = respread(weight, 0, low)
+        by_high = tl.where(own_rows, respread(weight, N2 // 2, high), 0.0)
+        by_edge = respread(weight, N2 // 2, last)
         low_re, low_im = low_re * by_low, low_im * by_low
         high_re, high_im = high_re * by_high, high_im * by_high
         high_re = tl.where(first, low_im * HALF_ROOT, high_re)
@@ -200,7 +221,7 @@ def rows(
         re, im = row_fourier_back(re, im, 16 * i, roots, False, D, N1, C1, C2, C3, 16)
         store_rows(z_back, own, mirror, re, im, k1, N1, 1)
 
-        e_re, e_im = e_re * spread(high, COPIES), e_im * spread(high, COPIES)
+        e_re, e_im = e_re * by_edge, e_im * by_edge
         e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
-        e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+        e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, E1, E2, C3, COPIES)
         store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edges_k1, N1, COPIES)

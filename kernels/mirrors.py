@@ -2,19 +2,31 @@
 
 The last step of the transform takes columns c < C to the numbers Z_{c + C k3}, k3 < R. A bin of a
 real sample needs Z_k and Z_{M-k}, which lie in the columns c and C - c, at k3 and R - 1 - k3. The
-exchange before that step therefore brings column u and its mirror C - u into one thread, for
-u < H = C / 2. Then Z_k meets Z_{M-k} in registers, where another exchange would cost as much as a
-step of the transform. Columns 0 and H mirror themselves, column 0 at R - k3; they stand side by
-side at u = 0.
+exchange before that step therefore puts column u beside its mirror C - u, for u < H = C / 2. If
+there are at least as many pairs as threads, a thread has both, and Z_k meets Z_{M-k} in registers,
+where another exchange would cost as much as a step of the transform. (D = 64 and 128 have fewer
+pairs; there the two meet by shuffles.) Columns 0 and H mirror themselves, column 0 at R - k3; they
+stand side by side at u = 0.
 
 Bins are held in two tensors (R, H): `low` has the bins u + C k3, `high` the conjugates of the bins
-M - u - C k3, which u = 0 has of the column H.
+M - u - C k3; at u = 0, where these would be those of `low` once more, it has M - H - C k3.
 """
 
 import triton
 import triton.language as tl
 
-from .dft import cosine, dft, exchange, exchange_back, root, turned_dft
+from .dft import (
+    cosine,
+    dft,
+    exchange,
+    exchange_back,
+    halves,
+    interleaved,
+    joined,
+    lower_upper,
+    root,
+    turned_dft,
+)
 from .shuffle import shuffled_index
 
 
@@ -80,34 +92,13 @@ def side_by_side(a, b):
 
 
 @triton.jit
-def pieces(z, FIRST: tl.constexpr):
-    """Split (R, H) into its even and odd rows, or with FIRST into first and second half."""
-    R: tl.constexpr = z.shape[0] // 2
-    H: tl.constexpr = z.shape[1]
-    if FIRST:
-        return tl.split(tl.permute(tl.reshape(z, (2, R, H)), (1, 2, 0)))
-    else:
-        return tl.split(tl.permute(tl.reshape(z, (R, 2, H)), (0, 2, 1)))
-
-
-@triton.jit
-def whole(a, b, FIRST: tl.constexpr):
-    """Invert `pieces`."""
-    R: tl.constexpr = 2 * a.shape[0]
-    if FIRST:
-        return tl.reshape(tl.permute(tl.join(a, b), (2, 0, 1)), (R, a.shape[1]))
-    else:
-        return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (R, a.shape[1]))
-
-
-@triton.jit
 def reverse(z):
-    """Return row R - 1 - k of (R, H) as row k: only names of registers change."""
+    """Return row R - 1 - k of (R, H) as row k; if R lies in registers, only their names change."""
     if z.shape[0] == 1:
         return z
     else:
-        a, b = pieces(z, True)
-        return whole(reverse(b), reverse(a), True)
+        low, high = lower_upper(z)
+        return joined(reverse(high), reverse(low))
 
 
 @triton.jit
@@ -116,13 +107,20 @@ def negate(z):
     if z.shape[0] <= 2:
         return z
     else:
-        even, odd = pieces(z, False)
-        return whole(negate(even), reverse(odd), False)
+        R: tl.constexpr = z.shape[0] // 2
+        H: tl.constexpr = z.shape[1]
+        even, odd = halves(z, R, 1, H)
+        even, odd = negate(tl.reshape(even, (R, H))), reverse(tl.reshape(odd, (R, H)))
+        return interleaved(tl.reshape(even, (R, 1, H)), tl.reshape(odd, (R, 1, H)))
 
 
 @triton.jit
 def pair_roots(w_re, w_im, middle, R: tl.constexpr):
-    """Return the roots of `high` from those of `low`: exp(-i pi (2 k + 1) / 2 R) at u = 0."""
+    """Return the roots of `high` from those of `low`.
+
+    They are the same but at u = 0, `middle`, where row k of `high` is a bin of the column H: its
+    root is exp(-i pi (2 k + 1) / 2 R).
+    """
     k = tl.expand_dims(tl.arange(0, R), 1)
     c = tl.full((R, 1), 1.0, tl.float32)
     s = tl.full((R, 1), 0.0, tl.float32)
@@ -167,7 +165,7 @@ def bins_adjoint(low_re, low_im, high_re, high_im, w_re, w_im):
     H: tl.constexpr = low_re.shape[1]
     middle = tl.expand_dims(tl.arange(0, H), 0) == 0
     first = middle & (tl.expand_dims(tl.arange(0, R), 1) == 0)
-    # By A and by B, (1 +- i conj w) low; then the same of high.
+    # The gradients by A and by B are (1 + i conj w) low and (1 - i conj w) low; so for high.
     a_re = low_re + w_im * low_re - w_re * low_im
     a_im = low_im + w_re * low_re + w_im * low_im
     m_re, m_im = tl.fma(low_re, 2.0, -a_re), tl.fma(low_im, 2.0, -a_im)
@@ -227,7 +225,7 @@ def block_order(BLOCK: tl.constexpr, R: tl.constexpr, H: tl.constexpr):
 
 @triton.jit
 def by_block(low, high, BLOCK: tl.constexpr):
-    """Bring numbers of bins to (BLOCK, P): a column is a block, shuffled, and in one thread."""
+    """Bring numbers of bins to (BLOCK, P): a column is a block, shuffled (`shuffled_index`)."""
     R: tl.constexpr = low.shape[0]
     H: tl.constexpr = low.shape[1]
     P: tl.constexpr = 2 * R * H // BLOCK

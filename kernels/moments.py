@@ -131,7 +131,10 @@ def log_near_one(v, excess):
 
 @triton.jit
 def moment_gradient(x, slopes, ORDERS: tl.constexpr, D: tl.constexpr):
-    """Return sum_n slope_n n x^(n-1) / D, by Horner's rule; x * 0 without orders."""
+    """Return sum_n slope_n n x^(n-1) / D, by Horner's rule; x * 0 without orders.
+
+    If 1 is the only order, it is the slope over D, in the shape of the slope.
+    """
     if ORDERS == 0:
         grad = x * 0
     for n in tl.static_range(8, 0, -1):

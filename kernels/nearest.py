@@ -13,8 +13,7 @@ import math
 import triton
 import triton.language as tl
 
-from .dft import log2
-from .workspace import joined, lower_upper
+from .dft import joined, log2, lower_upper
 
 TINY = tl.constexpr(2.0**-126)  # the smallest normal number
 CLOSE = tl.constexpr(16 * 2.0**-23)  # relative: lengths this close to the largest count as equal

@@ -69,16 +69,22 @@ def _table_work(args):
 
 @triton.jit(launch_metadata=work(_rows, _table_work))
 def permutation_table(
-    seed, out, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr, TILE: tl.constexpr
-):
-    """Write one permutation, or its inverse, per row of `out` (samples, D)."""
+    seed, out, D: tl.constexpr, BITS: tl.constexpr, INVERSE: tl.constexpr, TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write one permutation, or its inverse, per row of `out` (samples, D).
+
+    It is taken as a matrix of ROWS rows, and written by columns.
+    """
     # One dimension, because either count may exceed the limit of a grid's second dimension.
     TILES: tl.constexpr = (D + TILE - 1) // TILE
     sample = tl.program_id(0) // TILES
     j = tl.program_id(0) % TILES * TILE + tl.arange(0, TILE)
     inside = j < D
+    at = out + sample.to(tl.int64) * D + j
+    if ROWS > 1:
+        j = j % ROWS * (D // ROWS) + j // ROWS
     state = permutation_state(seed, sample)
     # 0 stands in for numbers past the end, whose walk might never end.
     value = permuted(tl.where(inside, j, 0).to(tl.uint32), state, D, BITS, INVERSE)
-    at = out + sample.to(tl.int64) * D + j
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)

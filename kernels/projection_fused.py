@@ -1,8 +1,8 @@
 """The white-noise projection (GPER) in one launch, for samples that fit on the chip.
 
 The transforms are those of `fused`, without a permutation, so samples are read in the packed order
-and need no exchange. Between the transforms lengths are transposed for `nearest`, so that one
-thread holds those of a block.
+and need no exchange. Between the transforms lengths are gathered by block for `nearest`, so that
+one thread holds those of a block.
 """
 
 import math

@@ -11,21 +11,17 @@ import math
 import triton
 import triton.language as tl
 
-from .dft import fourier
-from .loss_large_columns import column_numbers, column_rows
-from .loss_large_rows import row_fourier, row_fourier_back, row_means, spread
+from .dft import fourier, joined, lower_upper
+from .loss_large_columns import column_numbers, column_rows, column_starts
+from .loss_large_rows import row_fourier, row_fourier_back
 from .metadata import by_second, transform, work
 from .nearest import directed, nearest, peak_of, unit_scale
 from .shuffle import transposed
 from .spectrum import amplitudes
 from .workspace import (
     edge_places,
-    joined,
     load_rows,
-    lower_upper,
-    place_in_edges,
-    place_in_z,
-    store_complex,
+    store_columns,
     store_rows,
     tile_places,
 )
@@ -55,20 +51,14 @@ def project_columns(
     and of sizes from 0.
     """
     row = tl.program_id(1).to(tl.int64)
-    at = x + (row + sample0) * x_stride + column_numbers(N1, N2, R1, W)
+    at = x + (row + sample0) * x_stride + column_numbers(column_starts(N1, N2, R1, W), D, R1)
     re = tl.load(at).to(tl.float32)
     im = tl.load(at + N2 // 2).to(tl.float32)
     scale = unit_scale(tl.maximum(peak_of(re), peak_of(im)))
     tl.store(sizes + row * tl.num_programs(0) + tl.program_id(0), 1 / scale)
     re, im = fourier(re * scale, im * scale, roots, D, R1, R2, R3, W)
-    low, high, m = column_rows(N1, R1, R3, W)
-    k1 = low + high
-    # Row N1 / 2 is in `edges` alone, row 0 in z alone, since `columns_back` adds both workspaces.
-    z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
-    store_complex(z + row * D, place_in_z(low, high, m, N2), z_re, z_im)
-    re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
-    places = place_in_edges(low, high, m, N2)
-    store_complex(edges + row * (D // 16), places, re, im, mask=low % 16 == 0)
+    low, high, m = column_rows(tl.program_id(0) * W, N1, R1, R3, W)
+    store_columns(z + row * D, edges + row * (D // 16), re, im, low, high, m, N1, N2)
 
 
 @triton.jit
@@ -83,6 +73,21 @@ def load_scaled(
     n2 += tl.expand_dims(tl.arange(0, N2 // C1 * R) // R, 0)
     factor = tl.load(sizes + n2 % (N2 // 2) // W) * scale
     return re * factor, im * factor
+
+
+@triton.jit
+def spread(weight, R: tl.constexpr):
+    """Repeat a number per block for R rows: (A, C) -> (A, C R)."""
+    A: tl.constexpr = weight.shape[0]
+    C: tl.constexpr = weight.shape[1]
+    weight = tl.broadcast_to(tl.expand_dims(weight, 2), (A, C, R))
+    return tl.reshape(weight, (A, C * R))
+
+
+@triton.jit
+def row_means(a, R: tl.constexpr):
+    """Return means over R rows: (A, C R) -> (A, C)."""
+    return tl.sum(tl.reshape(a, (a.shape[0], a.shape[1] // R, R)), 2) / R
 
 
 @triton.jit
@@ -107,7 +112,7 @@ def own_block_lengths(low, high, last, A: tl.constexpr, C: tl.constexpr):
 def project_rows(
     z, edges, z_back, edges_back, sizes, roots,
     D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, W: tl.constexpr,
-    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, COPIES: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, E1: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
     """Transform 17 rows of z, give their bins new lengths, and transform them back.
 
@@ -115,6 +120,7 @@ def project_rows(
     in registers until its store.
     """
     C: tl.constexpr = C1 * C2
+    E2: tl.constexpr = C // E1
     SCALE: tl.constexpr = 1 / D**0.5
     i = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
@@ -124,11 +130,11 @@ def project_rows(
     edges_back += row * (D // 16)
     sizes += row * (N2 // 2 // W)
     # One row is too little work for the program's threads: each group of them has a copy of it.
-    edge_own, edge_mirror = edge_places(i, N1, C1, C2 * C3, COPIES)
+    edge_own, edge_mirror = edge_places(i, N1, E1, E2 * C3, COPIES)
     edge = 16 * i + 16
-    edges_k1 = tl.full((C2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
-    e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, C1, COPIES, W)
-    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+    edges_k1 = tl.full((E2 * C3 * COPIES,), 16, tl.int32) * (i + 1)
+    e_re, e_im = load_scaled(edges, edge_own, edge_mirror, sizes, N2, E1, COPIES, W)
+    e_re, e_im = row_fourier(e_re, e_im, edge, roots, True, D, N1, E1, E2, C3, COPIES)
     _, e_re = lower_upper(e_re)
     _, e_im = lower_upper(e_im)
     last, e_inverse = amplitudes(e_re, e_im, "amplitude", 1.0)
@@ -163,5 +169,5 @@ def project_rows(
     last = spread(last, COPIES) * SCALE
     e_re, e_im = directed(e_re, e_im, e_inverse, last, 1.0, 0.0)
     e_re, e_im = joined(e_re * 0, e_re), joined(e_im * 0, e_im)
-    e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, C1, C2, C3, COPIES)
+    e_re, e_im = row_fourier_back(e_re, e_im, edge, roots, True, D, N1, E1, E2, C3, COPIES)
     store_rows(edges_back, edge_own, edge_mirror, e_re, e_im, edges_k1, N1, COPIES)

@@ -1,8 +1,12 @@
 """Transposing within shared memory: rows of a tensor come to be columns, each in one thread.
 
 A gather leaves its results in the layout of its indices, and all later steps with them; so it says
-for sure where numbers lie. Rows of R numbers that are read one row a thread would all begin in the
-same bank. So thread p takes them in another order, number i ^ (p / 2 mod R) at step i.
+for sure where numbers lie. In this layout a thread has whole columns if there are at least as many
+of them as threads. (In a program of one warp the gather becomes shuffles, many more instructions.)
+
+Rows of 16 numbers, each read by a thread of its own, would all begin in one of two banks. So thread
+p takes them in another order, number i ^ (p / 2 mod R) at step i. If R = 16, the threads of a warp
+then read from all banks; other R still have some conflicts.
 """
 
 import triton

@@ -26,7 +26,8 @@ def bin_roots(roots, start, D: tl.constexpr, R: tl.constexpr, CACHE: tl.constexp
 def sizes(re, im, STATISTIC: tl.constexpr, SCALE: tl.constexpr):
     """Return |re + i im| or its square, and a slope: times (re, im) the derivative.
 
-    A bin is SCALE times as large; below FLOOR it counts as 0.
+    A bin is SCALE times as large; an amplitude that is then below FLOOR counts as 0. The results
+    are for sums within a thread, or for sums of which all lanes take one: see `amplitudes`.
     """
     square = re * re + im * im
     if STATISTIC == "power":

@@ -8,26 +8,20 @@ more, for the second program that needs it.
 import triton
 import triton.language as tl
 
-from .dft import apart, together
+from .dft import joined, lower_upper
 
 
 @triton.jit
-def lower_upper(z):
-    """Return the first and the second half of the rows of a tensor (2 R, T)."""
-    return apart(tl.reshape(z, (2, z.shape[0] // 2, z.shape[1])))
-
-
-@triton.jit
-def joined(low, high):
-    """Invert `lower_upper`."""
-    return tl.reshape(together(low, high), (2 * low.shape[0], low.shape[1]))
-
-
-@triton.jit
-def load_complex(z, places):
-    """Load z[places] of an interleaved complex array."""
+def load_complex(z, places, mask=None):
+    """Load z[places] of an interleaved complex array, or 0 where a mask is false."""
     last = tl.expand_dims(tl.expand_dims(tl.arange(0, 2), 0), 0)
-    return tl.split(tl.load(z + (2 * tl.expand_dims(places, 2) + last)))
+    at = z + (2 * tl.expand_dims(places, 2) + last)
+    if mask is None:
+        return tl.split(tl.load(at))
+    else:
+        mask = tl.expand_dims(tl.broadcast_to(mask, places.shape), 2)
+        mask = tl.broadcast_to(mask, (places.shape[0], places.shape[1], 2))
+        return tl.split(tl.load(at, mask=mask, other=0.0))
 
 
 @triton.jit
@@ -104,3 +98,24 @@ def store_rows(z, own, mirror, re, im, k1, N1: tl.constexpr, COPIES: tl.constexp
     re, im = tl.where(paired, re, re + m_re), tl.where(paired, im, im + m_im)
     store_complex(z, own, re, im, mask=stored)
     store_complex(z, mirror, m_re, m_im, mask=stored & paired)
+
+
+@triton.jit
+def store_columns(z, edges, re, im, low, high, m, N1: tl.constexpr, N2: tl.constexpr):
+    """Store rows low + high of transformed columns m in z and, every 16th row, in `edges`.
+
+    Row N1 / 2 is in `edges` alone, row 0 in z alone, since `load_columns` adds both.
+    """
+    k1 = low + high
+    z_re, z_im = tl.where(k1 == N1 // 2, 0.0, re), tl.where(k1 == N1 // 2, 0.0, im)
+    store_complex(z, place_in_z(low, high, m, N2), z_re, z_im)
+    re, im = tl.where(k1 == 0, 0.0, re), tl.where(k1 == 0, 0.0, im)
+    store_complex(edges, place_in_edges(low, high, m, N2), re, im, mask=low % 16 == 0)
+
+
+@triton.jit
+def load_columns(z, edges, low, high, m, N2: tl.constexpr):
+    """Load rows low + high of columns m, the sum of both workspaces where they have both."""
+    re, im = load_complex(z, place_in_z(low, high, m, N2))
+    e_re, e_im = load_complex(edges, place_in_edges(low, high, m, N2), mask=low % 16 == 0)
+    return re + e_re, im + e_im

@@ -37,6 +37,7 @@ class KernelCall:
     form: str = "root"
     block_size: int = 16
     power_weight: float = 25.0
+    batch: int = 2
 
     def __str__(self) -> str:
         extra = [
@@ -46,10 +47,11 @@ class KernelCall:
         ]
         return " ".join([self.task, f"D={self.dimension}", *extra])
 
-    def run(self, batch: int = 2) -> None:
-        """Allocate the inputs and launch the call's kernels."""
+    def run(self, batch: int | None = None) -> None:
+        """Allocate the inputs and launch the call's kernels, for another batch if one is given."""
         from gaussreg_fast.backends.triton import launch
 
+        batch = batch or self.batch
         seed = torch.zeros(1, dtype=torch.int64)
         if self.task.startswith("drift"):
             self._drift()
@@ -111,6 +113,7 @@ ALL_ORDERS = tuple(range(1, 9))
 # Every kernel, in sizes that take different routes and with the options that change most.
 EVERYWHERE = (
     *(KernelCall(dimension) for dimension in (64, 1024, 16384, 65536)),
+    KernelCall(65536, batch=8),
     *(KernelCall(1024, task=task) for task in ("statistics", "pullback")),
     *(KernelCall(1024, permutation=kind) for kind in ("index", "per_sample")),
     KernelCall(1024, dtype="bfloat16"),
@@ -126,6 +129,7 @@ EVERYWHERE = (
 )
 SM_90 = (
     *(KernelCall(dimension) for dimension in (*parameters.FUSED, *parameters.LARGE)),
+    *(KernelCall(dimension, batch=8) for dimension in parameters.LARGE),
     KernelCall(1024, task="value"),
     KernelCall(1024, permutation="none"),
     KernelCall(1024, dtype="float16"),
@@ -136,7 +140,8 @@ SM_90 = (
     KernelCall(16384, dtype="bfloat16"),
     KernelCall(16384, orders=ALL_ORDERS),
     KernelCall(65536, task="pullback"),
-    KernelCall(65536, permutation="per_sample"),
+    KernelCall(65536, task="pullback", batch=8),
+    KernelCall(65536, permutation="per_sample", batch=8),
     KernelCall(36864, task="pullback"),
     KernelCall(36864, permutation="per_sample"),
     KernelCall(36864, dtype="bfloat16"),

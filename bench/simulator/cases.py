@@ -21,14 +21,12 @@ class Case(KernelCall):
     """A call of a public function with input data; see bench/simulator/calls.py.
 
     Attributes:
-        batch: number of samples.
         layout: x in memory: "plain", "rows" of a wider tensor, "transposed", "expanded" or
             "unaligned".
         pieces: process the batch in pieces of one sample.
         fill: replaces the numbers of the middle sample, one of `FILLS`.
     """
 
-    batch: int = 2
     layout: str = "plain"
     pieces: bool = False
     fill: str = ""
@@ -46,13 +44,28 @@ def _losses() -> list[Case]:
         cases += [Case(d, permutation=kind) for kind in PERMUTATIONS]
         cases += [Case(d, dtype="bfloat16"), Case(d, batch=1)]
     cases += [Case(65536, dtype="float16"), Case(65536, statistic="power")]
-    cases += [Case(65536, task="spectrum"), Case(65536, batch=33)]
+    cases += [Case(65536, task="spectrum")]
     cases += [Case(d, batch=1) for d in (131072, 524288, 2**20)]
+    cases += _groups()
     for d in GENERAL:
         cases += [Case(d, task=task) for task in ("gradient", "value", "statistics", "pullback")]
         cases += [Case(d, permutation=kind) for kind in PERMUTATIONS]
         cases += [Case(d, dtype="bfloat16")]
     cases += [Case(1000, dtype="float16"), Case(2**20 + 2, batch=1)]
+    return cases
+
+
+def _groups() -> list[Case]:
+    """Return batches that are large enough to be interleaved, and some that are not permuted so."""
+    tasks = ("gradient", "value", "statistics", "pullback")
+    cases = [Case(65536, task=task, batch=5) for task in tasks]
+    cases += [Case(65536, permutation=kind, batch=4) for kind in ("index", "per_sample", "none")]
+    cases += [Case(65536, dtype=dtype, batch=5) for dtype in ("bfloat16", "float16")]
+    cases += [Case(65536, orders=ALL_ORDERS, batch=5), Case(65536, layout="rows", batch=5)]
+    cases += [Case(65536, task=task, batch=9, pieces=True) for task in ("gradient", "pullback")]
+    cases += [Case(65536, batch=5, fill=fill) for fill in FILLS]
+    cases += [Case(65536, batch=33), Case(131072, batch=4), Case(2**20, batch=4)]
+    cases += [Case(262144, task=task, batch=8) for task in ("gradient", "statistics", "pullback")]
     return cases
 
 
@@ -131,6 +144,7 @@ QUICK = (
 COUNTED = (
     *(Case(d, batch=1) for d in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
     *(Case(d, batch=1) for d in (65536, 262144, 36864)),
+    *(Case(d, batch=8) for d in (65536, 262144)),
     *(Case(16384, batch=1, task=task) for task in ("value", "statistics", "pullback")),
     Case(16384, batch=1, permutation="per_sample"),
     Case(16384, batch=1, dtype="bfloat16"),

@@ -45,6 +45,7 @@ from gaussreg_fast.functional._peers import (
 )
 from gaussreg_fast.functional._permutation import permutation
 from gaussreg_fast.functional._projection import project_white_noise
+from gaussreg_fast.functional._warmup import warmup
 
 __all__ = [
     "Pairs",
@@ -74,4 +75,5 @@ __all__ = [
     "prno_loss",
     "project_white_noise",
     "surrogate_reward",
+    "warmup",
 ]

@@ -12,11 +12,11 @@ FORMS = ["root", "absolute", "squared"]
 PERMUTATIONS = ["shared", "per_sample", "none", "index", "indices"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SPLITS_OF_2048 = {
-    "32x64": parameters.Large(
-        (8, 4, 1), (4, 4, 4), 32, 1, 1
-    ),  # one program: its edge is row N1 / 2
-    "128x16": parameters.Large((8, 8, 2), (4, 1, 4), 1, 1, 1),  # a packed column per program
-    "64x32": parameters.Large((4, 4, 4), (2, 8, 2), 8, 2, 2),
+    # One program: its edge is row N1 / 2.
+    "32x64": parameters.Large((8, 4, 1), (4, 4, 4), 32, 1, 1, edge_radix=2),
+    # A packed column per program: no groups of samples.
+    "128x16": parameters.Large((8, 8, 2), (4, 1, 4), 1, 1, 1, edge_radix=4),
+    "64x32": parameters.Large((4, 4, 4), (2, 8, 2), 8, 2, 2, edge_radix=4),
 }
 
 

@@ -25,5 +25,6 @@ TRITON_DEVICE = device_of("triton")
 def take_512_in_three_launches(monkeypatch):
     """Sends D = 512 the way of 65536 and more, which takes the interpreter seconds a call."""
     monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 256))
-    monkeypatch.setitem(parameters.LARGE, 512, parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1))
+    split = parameters.Large((4, 8, 1), (4, 1, 4), 8, 1, 1, edge_radix=2)
+    monkeypatch.setitem(parameters.LARGE, 512, split)
     assert parameters.route(512, 16, 227 * 1024) == "large"

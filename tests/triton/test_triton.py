@@ -59,7 +59,8 @@ check_statistics = functools.partial(against_reference.check_statistics, backend
 def three_launches(monkeypatch):
     """Takes D = 2048 the way of 65536 and more, where the interpreter takes seconds a call."""
     monkeypatch.setattr(parameters, "FUSED_DIMENSIONS", (64, 1024))
-    monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 8, 1, 2))
+    split = parameters.Large((4, 8, 2), (4, 2, 4), 8, 1, 2, edge_radix=4)
+    monkeypatch.setitem(parameters.LARGE, 2048, split)
     assert parameters.route(2048, 16, 10**6) == "large"
 
 
@@ -134,6 +135,7 @@ LOSS_CASES = pairwise(
     call=["loss", "value_and_grad"],
 )
 LARGE_CASES = pairwise(
+    batch=[2, 4, 13],  # from FEW on samples of one permutation are taken in groups of 8
     dtype=DTYPES,
     kind=PERMUTATIONS,
     orders=[(4, 1), (1, 2, 3, 4, 5, 6, 7, 8)],
@@ -161,8 +163,8 @@ def test_loss_options(compare, case):
 @pytest.mark.parametrize("case", LARGE_CASES, ids=named)
 @pytest.mark.usefixtures("three_launches")
 def test_loss_options_in_three_launches(compare, case):
-    x = skewed(2, 2048, seed=2, dtype=case["dtype"])
-    check_loss(compare, x, **{k: v for k, v in case.items() if k != "dtype"})
+    x = skewed(case["batch"], 2048, seed=2, dtype=case["dtype"])
+    check_loss(compare, x, **{k: v for k, v in case.items() if k not in ("batch", "dtype")})
 
 
 @pytest.mark.parametrize("case", STATISTICS_CASES, ids=named)
@@ -172,21 +174,47 @@ def test_statistics_options(compare, case):
     check_statistics(compare, x, **rest)
 
 
+@pytest.mark.parametrize("batch", [2, 5])
 @pytest.mark.parametrize("split", SPLITS_OF_2048.values(), ids=SPLITS_OF_2048)
 @pytest.mark.usefixtures("three_launches")
-def test_splits_of_three_launches(compare, monkeypatch, split):
+def test_splits_of_three_launches(compare, monkeypatch, split, batch):
     monkeypatch.setitem(parameters.LARGE, 2048, split)
-    check_loss(compare, skewed(2, 2048), kind="shared", orders=(1, 2, 3))
+    check_loss(compare, skewed(batch, 2048), kind="shared", orders=(1, 2, 3))
 
 
+@pytest.mark.parametrize("batch", [2, 5])
 @pytest.mark.parametrize("kind", PERMUTATIONS)
 @pytest.mark.usefixtures("three_launches")
-def test_statistics_in_three_launches(compare, kind):
+def test_statistics_in_three_launches(compare, kind, batch):
     used = ("both", "moments", "amplitudes")[PERMUTATIONS.index(kind) % 3]
     check_statistics(
-        compare, skewed(2, 2048), kind=kind, orders=(4, 1, 3), block_size=16,
+        compare, skewed(batch, 2048), kind=kind, orders=(4, 1, 3), block_size=16,
         statistic="amplitude" if kind == "shared" else "power", used=used,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["loss", "statistics"])
+@pytest.mark.usefixtures("three_launches")
+def test_a_sample_of_a_group_does_not_depend_on_the_others(monkeypatch, task):
+    """Nor on the piece of the batch that it is in, nor on NaN beside it."""
+    x = skewed(13, 2048)
+
+    def call(x):
+        if task == "loss":
+            return gf.gaussianity_value_and_grad(x, seed=3, reduction="none", backend="triton")
+        x = x.detach().requires_grad_()
+        moments, blocks = gf.permuted_statistics(x, orders=(1, 2), seed=3, backend="triton")
+        gradient = torch.autograd.grad(moments.sum() + (blocks**2).sum(), x)
+        return *(t.detach() for t in (moments, blocks)), *gradient
+
+    want = call(x)
+    monkeypatch.setattr(parameters, "large_chunk", lambda dimension: 1)
+    assert all(map(torch.equal, call(x), want))
+    x[2, 77] = float("nan")
+    others = torch.arange(13) != 2
+    for got, before in zip(call(x), want, strict=True):
+        assert torch.equal(got[others], before[others])
+        assert got[2].isnan().any()
 
 
 # ---------------------------------------------------------------- losses of moments

@@ -204,19 +204,21 @@ def test_parameters_of_one_launch_fit_together():
 
 def test_parameters_of_three_launches_fit_together():
     assert list(parameters.LARGE) == [2**n for n in range(16, 23)]
-    for table in (parameters.LARGE, *parameters.TUNED_LARGE.values()):
+    for table in (parameters.LARGE, parameters.LARGE_FEW, *parameters.TUNED_LARGE.values()):
         for dimension, p in table.items():
             assert p.n1 * p.n2 == dimension
             assert p.n1 % 32 == 0
             assert p.n1 // p.column_radices[2] % 16 == 0  # rows by which a tile's pieces differ
             assert p.n2 // 2 % p.width == 0
+            assert p.width <= p.n2 // 2  # a program for the loss of each sample of a group
             numbers = (*p.column_radices, *p.row_radices, p.width, p.column_warps, p.row_warps)
-            assert all(parameters.is_power_of_two(n) for n in numbers)
+            assert all(parameters.is_power_of_two(n) for n in (*numbers, p.edge_radix))
             # Halves of a row are halves of these.
             assert p.row_radices[0] >= 2
             assert p.row_radices[2] >= 2
             assert max(p.column_warps, p.row_warps) <= 32
-            assert p.copies * p.n2 // p.row_radices[0] >= 32 * p.row_warps
+            assert 2 <= p.edge_radix <= p.row_radices[0] * p.row_radices[1]
+            assert p.copies * p.n2 // p.edge_radix >= 32 * p.row_warps
             # A program's complex tile goes through shared memory: 64 KiB is what every GPU has.
             assert 8 * max(p.n1 * p.width, 16 * p.n2) <= 64 * 1024
 

@@ -32,7 +32,8 @@ def project(x, **options):
 def three_launches(monkeypatch):
     """D = 512 and 2048 go the way of 65536, which takes the interpreter seconds."""
     take_512_in_three_launches(monkeypatch)
-    monkeypatch.setitem(parameters.LARGE, 2048, parameters.Large((4, 8, 2), (4, 2, 4), 4, 1, 1))
+    split = parameters.Large((4, 8, 2), (4, 2, 4), 4, 1, 1, edge_radix=2)
+    monkeypatch.setitem(parameters.LARGE, 2048, split)
 
 
 @pytest.fixture(params=WAYS)

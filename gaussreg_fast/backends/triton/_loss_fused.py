@@ -46,7 +46,7 @@ def launch(
                 target=spec.target, scale=scale, TASK=task.value, PERMUTED=table is not None,
                 ORDERS=order_mask(spec.orders), FORM=spec.form, STATISTIC=spec.statistic,
                 BLOCK=spec.block_size, D=dimension, R1=r1, R2=r2, R3=r3, RELOAD=p.reload,
-                **compiler(p.num_warps),
+                RELOAD_ROOTS=p.reload_roots, **compiler(p.num_warps),
             )  # fmt: skip
 
 

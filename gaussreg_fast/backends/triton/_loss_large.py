@@ -28,9 +28,8 @@ def launch(
 ) -> None:
     """Run a task, as `_loss_fused.launch` does, for block_size 16."""
     batch, dimension = x.shape
-    p = parameters.large(dimension, arch(x.device))
+    p = parameters.large(dimension, arch(x.device), few=batch < parameters.FEW)
     shape = {"D": dimension, "N1": p.n1, "N2": p.n2}
-    c1, c2, c3 = p.row_radices
     tiles, programs = p.n2 // 2 // p.width, p.n1 // 32
     chunk = min(batch, parameters.large_chunk(dimension))
     column = _column_arguments(x, permutation, p, order_mask(spec.orders), shape)
@@ -47,15 +46,36 @@ def launch(
                 x=x, xp=xp, z=z, edges=edges, sums=sums, x_stride=x.stride(0), sample0=start,
                 SAVE=save, **column,
             )  # fmt: skip
-            rows[(programs, size)](
-                z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, roots=w,
-                blocks=outputs.get("blocks", x), power_weight=spec.power_weight,
-                target=spec.target, scale=scale, sample0=start, TASK=task.value,
-                STATISTIC=spec.statistic, C1=c1, C2=c2, C3=c3, COPIES=p.copies,
-                **compiler(p.row_warps), **shape,
-            )  # fmt: skip
-            last = _launch_columns_back if back else _launch_finish
-            last(x, start, (tiles, size), work, column, task, outputs, spec, scale)
+            launch_rows(p, z, edges, gaps, w, task, outputs, spec, scale, start, size)
+            if back:
+                grid = (tiles, size)
+                _launch_columns_back(x, start, grid, work, column, task, outputs, spec, scale)
+            else:
+                launch_finish(p, sums, gaps, task, outputs, spec, start, size)
+
+
+def launch_rows(
+    p: parameters.Large,
+    z: Tensor,
+    edges: Tensor,
+    gaps: Tensor,
+    roots_of_d: Tensor,
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float,
+    start: int,
+    size: int,
+) -> None:
+    """Launch the second kernel for `size` samples from `start`; z stands in for lacking outputs."""
+    c1, c2, c3 = p.row_radices
+    rows[(p.n1 // 32, size)](
+        z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, roots=roots_of_d,
+        blocks=outputs.get("blocks", z), power_weight=spec.power_weight, target=spec.target,
+        scale=scale, sample0=start, TASK=task.value, STATISTIC=spec.statistic, D=p.n1 * p.n2,
+        N1=p.n1, N2=p.n2, C1=c1, C2=c2, C3=c3, E1=p.edge_radix, COPIES=p.copies,
+        **compiler(p.row_warps),
+    )  # fmt: skip
 
 
 def _column_arguments(
@@ -66,8 +86,8 @@ def _column_arguments(
     shape: dict[str, int],
 ) -> dict[str, Any]:
     """Return the arguments that `columns` and `columns_back` share, but for the roots."""
-    mode, table, table_stride = source_of(permutation, x)
     r1, r2, r3 = p.column_radices
+    mode, table, table_stride = source_of(permutation, x, r1)
     return {
         "table": table, "table_stride": table_stride,
         "seed": x if permutation.seed is None else permutation.seed,
@@ -117,25 +137,23 @@ def _launch_columns_back(
     )  # fmt: skip
 
 
-def _launch_finish(
-    x: Tensor,
-    start: int,
-    grid: tuple[int, int],
-    work: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-    column: dict[str, Any],
+def launch_finish(
+    p: parameters.Large,
+    sums: Tensor,
+    gaps: Tensor,
     task: Task,
     outputs: dict[str, Tensor],
     spec: LossSpec,
-    scale: float,
+    start: int,
+    size: int,
 ) -> None:
-    """Launch the last kernel of a task without a gradient; x stands in for outputs that it lacks.
+    """Launch the last kernel of a task without a gradient; sums stand in for a lacking output.
 
     It has as many warps as `columns_back`, so that both add up the sums in the same order.
     """
-    tiles, size = grid
     finish[(size,)](
-        sums=work[3], gaps=work[4], loss=outputs.get("loss", x),
-        moments=outputs.get("moments", x), power_weight=spec.power_weight, sample0=start,
-        TASK=task.value, ORDERS=column["ORDERS"], FORM=spec.form, TILES=tiles, D=column["D"],
-        N1=column["N1"], **compiler(column["num_warps"]),
+        sums=sums, gaps=gaps, loss=outputs.get("loss", sums),
+        moments=outputs.get("moments", sums), power_weight=spec.power_weight, sample0=start,
+        TASK=task.value, ORDERS=order_mask(spec.orders), FORM=spec.form, TILES=sums.shape[1],
+        D=p.n1 * p.n2, N1=p.n1, **compiler(p.column_warps),
     )  # fmt: skip

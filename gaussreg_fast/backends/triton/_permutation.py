@@ -22,6 +22,7 @@ class Mode(enum.Enum):
     NONE = "none"
     SEED = "seed"  # the kernel computes it from a seed
     TABLE = "table"  # the kernel reads it from a table
+    COLUMNS = "columns"  # from a table of its matrix by columns
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Permutation:
     seed: Tensor | None = None
     index: Tensor | None = None
     per_sample: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same permutation."""
+        if self.index is not None:
+            return self.index.dim() == 1
+        return self.seed is not None and not self.per_sample
 
     @staticmethod
     def of(draw: Draw, device: torch.device) -> Permutation:
@@ -58,28 +66,36 @@ def permutation(
     return out[0] if samples is None else out
 
 
-def shared_table(seed: Tensor, dimension: int) -> Tensor:
-    """Return the shared permutation, int32 (1, D)."""
-    out = torch.empty((1, dimension), dtype=torch.int32, device=seed.device)
-    write_table(seed, out, False)
+def source_of(permutation: Permutation, x: Tensor, rows: int = 1) -> tuple[Mode, Tensor, int]:
+    """Return how a kernel finds the permutation of rows x: mode, table, the table's row stride.
+
+    With `rows` the table of a shared permutation is that of a matrix of so many rows, by columns.
+    """
+    seed, index = permutation.seed, permutation.index
+    if permutation.shared:
+        mode = Mode.TABLE if rows == 1 else Mode.COLUMNS
+        return mode, _shared_table(permutation, x.shape[1], rows), 0
+    if index is not None:
+        index = index.contiguous()
+        return Mode.TABLE, index, index.stride(0)
+    return (Mode.NONE if seed is None else Mode.SEED), x, 0
+
+
+def _shared_table(permutation: Permutation, dimension: int, rows: int) -> Tensor:
+    """Return a shared permutation (D,), by columns of a matrix of so many rows."""
+    if permutation.index is not None:
+        return permutation.index.reshape(rows, -1).t().contiguous()
+    assert permutation.seed is not None
+    out = torch.empty((1, dimension), dtype=torch.int32, device=permutation.seed.device)
+    write_table(permutation.seed, out, False, rows)
     return out
 
 
-def source_of(permutation: Permutation, x: Tensor) -> tuple[Mode, Tensor, int]:
-    """Return how a kernel finds the permutation of rows x: mode, table, the table's row stride."""
-    seed, index = permutation.seed, permutation.index
-    if index is not None:
-        index = index.contiguous()
-        return Mode.TABLE, index, 0 if index.dim() == 1 else index.stride(0)
-    if seed is None:
-        return Mode.NONE, x, 0
-    if permutation.per_sample:
-        return Mode.SEED, x, 0
-    return Mode.TABLE, shared_table(seed, x.shape[1]), 0
+def write_table(seed: Tensor, out: Tensor, inverse: bool, rows: int = 1) -> None:
+    """Write the permutation of each sample into its row of `out` (samples, D).
 
-
-def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
-    """Write the permutation of each sample into its row of `out` (samples, D)."""
+    It is taken as a matrix of so many rows, and written by columns.
+    """
     samples, dimension = out.shape
     tile = parameters.table_tile(dimension)
     with launching(seed.device, "permutation"):
@@ -90,5 +106,6 @@ def write_table(seed: Tensor, out: Tensor, inverse: bool) -> None:
             BITS=parameters.permutation_bits(dimension),
             INVERSE=inverse,
             TILE=tile,
+            ROWS=rows,
             **compiler(4),
         )

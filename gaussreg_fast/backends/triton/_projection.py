@@ -63,7 +63,7 @@ def _large(x: Tensor, out: Tensor, block_size: int) -> None:
         )
         project_rows[(programs, size)](
             z=z, edges=edges, z_back=z, edges_back=edges, sizes=sizes, roots=w,
-            C1=c1, C2=c2, C3=c3, COPIES=p.copies, **compiler(p.row_warps), **shape,
+            C1=c1, C2=c2, C3=c3, E1=p.edge_radix, COPIES=p.copies, **compiler(p.row_warps), **shape,
         )  # fmt: skip
         # The last launch of a loss, here without moments and losses: their stand-ins are not read.
         columns_back[(tiles, size)](

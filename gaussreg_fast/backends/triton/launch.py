@@ -14,11 +14,12 @@ from torch import Tensor
 from gaussreg_fast.backends.triton import (
     _loss_fused,
     _loss_general,
+    _loss_groups,
     _loss_large,
     _projection,
     parameters,
 )
-from gaussreg_fast.backends.triton._device import shared_memory
+from gaussreg_fast.backends.triton._device import arch, shared_memory
 from gaussreg_fast.backends.triton._drift import drift
 from gaussreg_fast.backends.triton._path_kl import path_kl, path_kl_pullback
 from gaussreg_fast.backends.triton._permutation import Permutation, permutation
@@ -38,6 +39,7 @@ __all__ = [
 _ROUTES: dict[str, ModuleType] = {
     "fused": _loss_fused,
     "large": _loss_large,
+    "groups": _loss_groups,
     "general": _loss_general,
 }
 
@@ -48,8 +50,22 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
-def _route(rows: Tensor, block_size: int) -> ModuleType:
-    return _ROUTES[parameters.route(rows.shape[1], block_size, shared_memory(rows.device))]
+def _launch(
+    rows: Tensor,
+    draw: Draw,
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float = 1.0,
+) -> None:
+    """Run a task on the route of the samples; `scale` multiplies a loss's gradient."""
+    batch, dimension = rows.shape
+    permutation = Permutation.of(draw, rows.device)
+    route = parameters.route(dimension, spec.block_size, shared_memory(rows.device))
+    if route == "large" and permutation.shared:
+        group = parameters.large(dimension, arch(rows.device)).width
+        route = "groups" if parameters.grouped(batch, group) else route
+    _ROUTES[route].launch(rows, permutation, task=task, outputs=outputs, spec=spec, scale=scale)
 
 
 def _as_loss(spec: StatisticsSpec) -> LossSpec:
@@ -75,14 +91,7 @@ def loss(
     if gradient is not None:
         out["grad"] = torch.empty(rows.shape, dtype=gradient, device=x.device)
     spec = spec if spec.power_weight else spec._replace(block_size=0)
-    _route(rows, spec.block_size).launch(
-        rows,
-        Permutation.of(draw, x.device),
-        task=Task.VALUE if gradient is None else Task.GRADIENT,
-        outputs=out,
-        spec=spec,
-        scale=scale,
-    )
+    _launch(rows, draw, Task.VALUE if gradient is None else Task.GRADIENT, out, spec, scale)
     return out["loss"], out["grad"].view(x.shape) if gradient is not None else None
 
 
@@ -95,13 +104,7 @@ def statistics(x: Tensor, draw: Draw, spec: StatisticsSpec) -> tuple[Tensor, Ten
         "moments": torch.empty((batch, len(orders)), dtype=torch.float32, device=x.device),
         "blocks": torch.empty((batch, blocks), dtype=torch.float32, device=x.device),
     }
-    _route(rows, spec.block_size).launch(
-        rows,
-        Permutation.of(draw, x.device),
-        task=Task.STATISTICS,
-        outputs=out,
-        spec=_as_loss(spec),
-    )
+    _launch(rows, draw, Task.STATISTICS, out, _as_loss(spec))
     if list(orders) == sorted(orders):
         return out["moments"], out["blocks"]
     rank = [sorted(orders).index(n) for n in orders]
@@ -121,13 +124,7 @@ def pullback(
         "blocks": grad_blocks.float().contiguous(),
         "grad": torch.empty(rows.shape, dtype=x.dtype, device=x.device),
     }
-    _route(rows, spec.block_size).launch(
-        rows,
-        Permutation.of(draw, x.device),
-        task=Task.PULLBACK,
-        outputs=out,
-        spec=_as_loss(spec),
-    )
+    _launch(rows, draw, Task.PULLBACK, out, _as_loss(spec))
     return out["grad"].view(x.shape)
 
 

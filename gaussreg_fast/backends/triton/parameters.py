@@ -15,11 +15,15 @@ VECTOR = 4  # neighbouring table entries that one thread reads; the same as in k
 
 @dataclass(frozen=True)
 class Fused:
-    """One launch: radices of the three steps, warps, and whether x is read twice."""
+    """One launch: radices of the three steps, warps, and what is read twice: x, roots of the bins.
+
+    What is read twice need not be kept in registers in between.
+    """
 
     radices: tuple[int, int, int]
     num_warps: int
     reload: bool = False
+    reload_roots: bool = False
 
 
 # D -> parameters. Registers limit them: from 2048 on a thread holds 64 numbers of a sample, or 32
@@ -36,19 +40,25 @@ FUSED = {
     4096: Fused((16, 16, 8), 4, reload=True),
     8192: Fused((16, 32, 8), 4, reload=True),
     16384: Fused((16, 32, 16), 8, reload=True),
-    32768: Fused((32, 32, 16), 16, reload=True),
+    32768: Fused((32, 32, 16), 16, reload=True, reload_roots=True),
 }
 
 
 @dataclass(frozen=True)
 class Large:
-    """Three launches: D = n1 n2, radices of n1 and n2, packed columns per program, warps."""
+    """Large samples: D = n1 n2, radices of n1 and n2, packed columns per program, warps.
+
+    Samples of one permutation are taken in groups of `width`, a column of each per program.
+    `edge_radix` is the first radix of the row that two programs share, which all threads of a
+    program compute together: a smaller one leaves each of them less to do.
+    """
 
     column_radices: tuple[int, int, int]
     row_radices: tuple[int, int, int]
     width: int
     column_warps: int
     row_warps: int
+    edge_radix: int
 
     @property
     def n1(self) -> int:
@@ -61,21 +71,36 @@ class Large:
         return math.prod(self.row_radices)
 
     @property
+    def neighbours(self) -> int:
+        """Samples of a group, side by side in memory, that a thread of a column launch holds."""
+        return max(1, self.n1 // self.column_radices[0] * self.width // (32 * self.column_warps))
+
+    @property
     def copies(self) -> int:
         """Copies of a row that a program computes alone: so that each of its threads has work."""
-        return max(1, 32 * self.row_warps * self.row_radices[0] // self.n2)
+        return max(1, 32 * self.row_warps * self.edge_radix // self.n2)
 
 
-# A program takes 17 rows, or as many columns as its registers hold: up to 8192 complex numbers.
+# A program takes 17 rows, or as many columns as its registers hold: up to 8192 complex numbers. It
+# should hold 64 numbers a thread, as fewer of them leave more of the work to the shared row.
 LARGE = {
-    65536: Large((16, 32, 1), (16, 1, 8), 8, 4, 4),
-    131072: Large((32, 32, 1), (16, 1, 8), 8, 8, 4),
-    262144: Large((32, 32, 1), (16, 1, 16), 8, 8, 8),
-    524288: Large((32, 32, 1), (8, 8, 8), 8, 8, 8),
-    1048576: Large((16, 16, 8), (8, 8, 8), 4, 8, 8),
-    2097152: Large((16, 16, 16), (8, 8, 8), 2, 8, 8),
-    4194304: Large((16, 16, 32), (8, 8, 8), 1, 8, 8),
+    65536: Large((16, 32, 1), (16, 1, 8), 8, 4, 2, 8),
+    131072: Large((32, 32, 1), (16, 1, 8), 8, 8, 2, 8),
+    262144: Large((32, 32, 1), (32, 1, 8), 8, 8, 4, 8),
+    524288: Large((32, 32, 1), (8, 8, 8), 8, 8, 8, 8),
+    1048576: Large((16, 16, 8), (8, 8, 8), 4, 8, 8, 8),
+    2097152: Large((16, 16, 16), (8, 8, 8), 2, 8, 8, 8),
+    4194304: Large((16, 16, 32), (8, 8, 8), 1, 8, 8, 8),
 }
+# For fewer samples than FEW: more and smaller programs, since the others would leave most of a GPU
+# without work. N1 / 32 programs of rows times N2 / (2 width) of columns are D / 64 at most.
+FEW = 4
+LARGE_FEW = {
+    65536: Large((32, 32, 1), (8, 1, 8), 1, 1, 2, 8),
+    131072: Large((32, 32, 1), (16, 1, 8), 1, 1, 2, 8),
+    262144: Large((16, 16, 8), (16, 1, 8), 1, 2, 2, 8),
+}
+INTERLEAVED = 1024  # numbers of each sample that a program of four warps brings side by side
 LARGE_WORKSPACE = 2**24  # bytes: well within the L2 cache, and little beside the gradients
 # Architecture -> D -> parameters that replace those above on that architecture.
 TUNED: dict[str, dict[int, Fused]] = {}
@@ -110,14 +135,24 @@ def fused(dimension: int, arch: str) -> Fused:
     return TUNED.get(arch, {}).get(dimension, FUSED[dimension])
 
 
-def large(dimension: int, arch: str) -> Large:
-    """Return the parameters of the three-launch kernels."""
+def large(dimension: int, arch: str, few: bool = False) -> Large:
+    """Return the parameters of the three-launch kernels, or those for FEW samples."""
+    if few:
+        return LARGE_FEW.get(dimension, LARGE[dimension])
     return TUNED_LARGE.get(arch, {}).get(dimension, LARGE[dimension])
 
 
 def large_chunk(dimension: int) -> int:
     """Return how many samples' workspaces, two float32 per element, stay in the cache together."""
     return max(1, LARGE_WORKSPACE // (8 * dimension))
+
+
+def grouped(batch: int, group: int) -> bool:
+    """Return whether large samples of one permutation are processed in groups of so many.
+
+    A group with samples missing costs as much as a full one.
+    """
+    return batch >= FEW and group > 1
 
 
 def permutation_bits(dimension: int) -> int:

@@ -58,6 +58,5 @@ def test_all_bins_of_a_block_take_the_same_sign():
     for size, seen in json.loads(printed).items():
         assert len(seen) == 36, size
         assert [signs for signs in seen if len(signs) != 1] == [], size
-        # On both sides of the target. At a rounded mean the sign is 0, or that of the sum before it
-        # was rounded: its scale may be fused into the subtraction of the target.
-        assert {-1.0, 1.0} <= {sign for (sign,) in seen} <= {-1.0, 0.0, 1.0}, size
+        # On both sides of the target, and 0 where a mean equals it.
+        assert {sign for (sign,) in seen} == {-1.0, 0.0, 1.0}, size

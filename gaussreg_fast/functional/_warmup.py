@@ -1,0 +1,63 @@
+"""Calls made ahead, so that the first real one is as fast as the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussreg_fast.functional._losses import gaussianity_loss
+
+
+def warmup(
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | int | None = None,
+    *,
+    function: Callable[..., Any] = gaussianity_loss,
+    backward: bool = True,
+    **options: Any,
+) -> None:
+    """Make what the first call of a loss makes: compiled kernels and tables.
+
+    On a GPU the first call with a shape, a dtype and options compiles its kernels, which takes
+    seconds each unless an earlier process left them in Triton's cache. On the CPU it starts
+    threads. Call this before a loop that is timed, and before the capture of a CUDA graph:
+
+        warmup((8, 4, 64, 64), torch.bfloat16, "cuda")
+
+    The function is called once, on zeros, so that device memory must suffice for x, its gradient
+    and what the function needs. The state of torch's own generators is left as it was.
+
+    Args:
+        shape: the shape of x, `(B, *latent)`. Batches of 1 to 3 and larger ones of more than 32768
+            numbers a sample have kernels of their own.
+        dtype: the dtype of x.
+        device: the device of x; None is torch's default device.
+        function: what is called with x and the options: a function or a module of this package.
+        backward: call it with an x that requires gradients, and make these too. False prepares a
+            call for the value alone.
+        **options: the function's keyword arguments, as in the calls to come.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured.
+        TypeError, ValueError: as the function does.
+    """
+    with torch.inference_mode(False), torch.set_grad_enabled(backward):
+        x = torch.zeros(tuple(shape), dtype=dtype, device=device, requires_grad=backward)
+        on_gpu = x.device.type == "cuda"
+        if on_gpu and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("warmup must be called before the capture of a CUDA graph begins")
+        with torch.random.fork_rng([x.device] if on_gpu else []):
+            for result in _tensors(function(x, **options)):
+                if result.requires_grad:
+                    result.sum().backward(retain_graph=True)
+        if on_gpu:
+            torch.cuda.synchronize(x.device)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    """Return the tensors of a result: of one, or of a tuple."""
+    return [t for t in (result if isinstance(result, tuple) else (result,)) if t is not None]

@@ -224,7 +224,7 @@ def test_how_a_run_is_computed_may_change_on_the_way(whole):
 
 def test_what_a_kill_left_half_written_is_swept_away(whole, tmp_path):
     shutil.copytree(whole.folder, tmp_path / "run")
-    for left in (".curves-x1y2z3.png", "batches/0000/.state-ab.safetensors"):
+    for left in (".partial-curves-x1y2z3.png", "batches/0000/.partial-state-ab.safetensors"):
         (tmp_path / "run" / left).write_bytes(b"half")
     run(tmp_path / "run")
     assert files(tmp_path / "run") == files(whole.folder)
@@ -302,8 +302,9 @@ def test_a_reward_that_raises_leaves_no_folder(tmp_path, monkeypatch):
     (tmp_path / "broken_reward.py").write_text(BROKEN)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
+    said = r"'broken_reward:reward' raised OverflowError \(.*broken_reward.py, line 2\)"
     for name in ("run", "mine"):
-        with pytest.raises(OverflowError):
+        with pytest.raises(InputError, match=said):
             run(tmp_path / name, rewards=["broken_reward:reward"])
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "mine").iterdir()) == []

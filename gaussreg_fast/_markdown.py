@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -13,9 +12,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """Return text of the user for a line or a cell of a table."""
-    one_line = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]#!|~$])", r"\\\1", one_line)
+    """Return text of the user for a line or a cell of a table.
+
+    Special characters become HTML's references, because renderers differ in the backslashes that
+    they know.
+    """
+    return re.sub(r"[&<>\\`*_{}\[\]#!|~$]", lambda c: f"&#{ord(c[0])};", " ".join(text.split()))
 
 
 def code(text: str) -> str:

@@ -10,7 +10,9 @@ from pydantic_core import PydanticCustomError
 
 def no_truth_value(value: Any) -> Any:
     """Return a value, or a list of values, none of which is true or false."""
-    if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+    if any(
+        isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])
+    ):
         raise PydanticCustomError("number", "must not be true or false")
     return value
 

@@ -2,14 +2,10 @@
 
 import csv
 import errno
-import multiprocessing
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,35 +14,11 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_runs import SETTINGS, files, run
 
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config, optimize
 from gaussreg_fast.latent.run import batches
-
-SETTINGS = {
-    "prompts": ["a handwritten three", "a handwritten eight", "a handwritten one"],
-    "rewards": ["digits-ink"],
-    "held_out": ["digits-class-a"],
-    "guard": "mpgr",
-    "optimizer": {"lr": 5.0},
-    "iterations": 12,
-    "batch_size": 2,
-    "checkpoint_every": 3,
-}
-ASIDE = {".lock", "environment.json"}
-
-
-def run(out, **changes):
-    return optimize({**SETTINGS, **changes}, out=out)
-
-
-def files(folder):
-    """Every file of a run that its settings determine, by name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name not in ASIDE
-    }
 
 
 @pytest.fixture(scope="module")
@@ -160,39 +132,6 @@ def test_a_finished_run_is_left_as_it_is(whole):
     again = run(whole.folder)
     assert files(whole.folder) == before
     assert again.samples == whole.samples
-
-
-def child(out):
-    torch.set_num_threads(1)
-    run(out)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(whole, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gaussreg_fast.latent.run", "diffusers", "transformers"])
-    out, chance, kills = tmp_path / "run", random.Random(3), 0
-    for _ in range(40):
-        process = context.Process(target=child, args=(out,))
-        process.start()
-        written = len(list_metrics(out))
-        goal = written + chance.randint(1, 8) if kills < 6 else 10**9
-        while process.is_alive() and len(list_metrics(out)) < goal:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.05)
-        if process.is_alive() and kills < 6:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.join()
-        if process.exitcode == 0:
-            break
-    assert process.exitcode == 0
-    assert kills >= 3
-    assert files(out) == files(whole.folder)
-
-
-def list_metrics(out):
-    return [line for path in Path(out).glob("batches/*/metrics.csv") for line in open(path)]
 
 
 @pytest.mark.slow

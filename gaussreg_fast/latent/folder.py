@@ -69,7 +69,7 @@ class RunFolder:
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with self._locked():
+            with self._locked(made=bool(missing)):
                 new = not (self.path / "config.yaml").exists()
                 try:
                     self._prepare(new)
@@ -84,12 +84,17 @@ class RunFolder:
                     path.rmdir()  # does nothing to a folder with files
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, made: bool) -> Iterator[None]:
+        lock = self.path / ".lock"
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.path / ".lock"))
+                stack.enter_context(locked(lock))
             except BlockingIOError:
                 raise InputError(f"{self.path}: another run is at work in this folder") from None
+            except OSError:
+                if made:
+                    lock.unlink(missing_ok=True)
+                raise
             yield
 
     def _prepare(self, new: bool) -> None:

@@ -10,9 +10,8 @@ from pydantic_core import PydanticCustomError
 
 def no_truth_value(value: Any) -> Any:
     """Return a value, or a list of values, none of which is true or false."""
-    if any(
-        isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])
-    ):
+    items = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(item, bool) for item in items):
         raise PydanticCustomError("number", "must not be true or false")
     return value
 

@@ -51,6 +51,12 @@ def test_unknown_names_are_bad_input(refused):
     assert "no such home folder" in refused(["simulate", "--triton", "~nobody-of-this-name"])
 
 
+def test_paths_may_begin_with_the_home_folder(refused, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path / "out" / "report.json") in refused(["render", "~/out"])
+    assert str(tmp_path / "base.json") in refused(["check", "--baseline", "~/base.json"])
+
+
 def test_a_process_that_lacks_memory_passes_its_code_on(monkeypatch, tmp_path, capsys):
     suite = tmp_path / "suite.py"
     suite.write_text(

@@ -198,6 +198,19 @@ def test_bad_files_are_one_line_and_exit_code_2(cli, tmp_path, name, content, wo
     assert not (tmp_path / "plot.png").exists()
 
 
+def test_files_and_pictures_may_be_in_the_home_folder(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    write(tmp_path / "home/x.npy", noise(2, 64))
+    assert cli("check", "~/x.npy", "--plot", "~/plot.png").returncode == 0
+    words = ["--experiment", "checkerboard", "--samples", "1", "--iterations", "1"]
+    assert cli("demo", "--out", "~/demo", *words, "--shuffles", "1").returncode == 0
+    assert (tmp_path / "home/plot.png").exists()
+    assert (tmp_path / "home/demo/demo.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_check_refuses_to_draw_what_is_not_there(cli, tmp_path):
     path = write(tmp_path / "x.npy", noise(2, 64))
     assert "sample" in cli("check", path, "--plot", tmp_path / "p.png", "--sample", 5).stderr

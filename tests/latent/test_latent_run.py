@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -178,12 +179,68 @@ def test_a_config_built_by_hand_can_be_gone_on_with(tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_kept_out(whole):
-    import fcntl
-
     with open(whole.folder / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another run is at work"):
             run(whole.folder)
+
+
+def without_locks(monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gives_a_warning_and_the_run(
+    tmp_path, monkeypatch, whole, number
+):
+    without_locks(monkeypatch, number)
+    said = f"run: its file system has no locks \\({os.strerror(number)}\\), .* do not start one"
+    with pytest.warns(UserWarning, match=said):
+        run(tmp_path / "run")
+    assert files(tmp_path / "run") == files(whole.folder)
+
+
+def test_a_lock_that_fails_for_another_reason_names_its_file_and_leaves_no_folder(
+    tmp_path, monkeypatch
+):
+    without_locks(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match=r"run/\.lock"):
+        run(tmp_path / "parent" / "run")
+    assert not (tmp_path / "parent").exists()
+
+
+def test_a_run_that_is_kept_out_leaves_the_other_ones_folder_alone(tmp_path, whole):
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run/.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is at work"):
+            run(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+# ---------------------------------------------------------------- paths
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, whole):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    save_file({"latents": whole.latents["start"]}, tmp_path / "home/noise.safetensors")
+    result = run("~/runs/a", latents="~/noise.safetensors", iterations=1)
+    assert result.folder == tmp_path / "home/runs/a"
+    assert torch.equal(result.latents["start"], whole.latents["start"])
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_home_folder_that_does_not_exist_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for changes in ({"out": "~nobody-of-this-name/a"}, {"model": "~nobody-of-this-name/model"}):
+        with pytest.raises(InputError, match=r"~nobody-of-this-name/.*: no such home folder"):
+            run(**{"out": "run", **changes})
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- bad input

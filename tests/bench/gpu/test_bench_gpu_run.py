@@ -1,6 +1,8 @@
 """The staged GPU run, on the device that is not there: clock, failures, cuts, going on."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -222,6 +224,17 @@ def test_a_run_that_is_there_is_not_overwritten(planted, refused):
         told = refused([*words, "--resume"])
     assert told == f"error: {out / 'rehearsal' / 'run.json'}: another run writes this file\n"
     assert read(out) == before
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    place = record.Record(tmp_path / "run.json", {})
+    with pytest.warns(UserWarning, match="has no locks"), place.locked():
+        place.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_rows_stay_until_there_are_new_ones(planted, tmp_path):

@@ -6,7 +6,7 @@
 | 1 | the answer is no: not Gaussian, slower, different, wrong, failed |
 | 2 | bad input: an argument, a file or a package that is missing |
 | 3 | the machine: memory, disk or device |
-| 70 | a mistake in the program, with a traceback |
+| 70 | a mistake in a program, ours or a reward of yours, with a traceback |
 | 130 | interrupted, or the reader of the output has gone |
 """
 

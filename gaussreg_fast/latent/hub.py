@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gaussreg_fast.errors import first_line, of_machine
+from gaussreg_fast.errors import first_line
 
 
 class HubError(Exception):
@@ -20,7 +20,6 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
         HubError: the repository or revision does not exist, its licence is not accepted, or the
             hub cannot be reached.
         ModuleNotFoundError: the hub's client is not installed.
-        OSError: the disk is full.
     """
     from huggingface_hub import hf_hub_download
 
@@ -30,8 +29,6 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
     except ImportError:
         raise
     except Exception as error:  # the client's exception types differ between its versions
-        if of_machine(error):
-            raise
         why = _why(error, revision)
         if why is None:
             return None

@@ -193,7 +193,7 @@ def interrupt(images, prompts):
     ("reward", "code", "said"),
     [
         ("infinite", 1, ""),
-        ("mistake", 2, r"error: .*_of_a_run:mistake' raised ZeroDivisionError: .*, line 8\)\n"),
+        ("mistake", 70, r"(?s)Traceback .*rewards_of_a_run.py.*\nZeroDivisionError: .*"),
         ("out_of_memory", 3, "error: out of memory .*; a smaller --batch-size, .* need less; .*\n"),
         ("interrupt", 130, ""),
     ],

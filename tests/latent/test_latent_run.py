@@ -298,9 +298,8 @@ def test_a_reward_that_raises_leaves_no_folder(tmp_path, monkeypatch):
     (tmp_path / "broken_reward.py").write_text(BROKEN)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    said = r"'broken_reward:reward' raised OverflowError \(.*broken_reward.py, line 2\)"
     for name in ("run", "mine"):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(OverflowError):
             run(tmp_path / name, rewards=["broken_reward:reward"])
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "mine").iterdir()) == []

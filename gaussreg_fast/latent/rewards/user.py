@@ -7,7 +7,6 @@ import inspect
 import os
 import pkgutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.errors import InputError, first_line, of_machine
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.rewards.batch import check_batch, result
 
 
@@ -36,12 +35,11 @@ class UserReward:
         """Score images (B, 3, H, W) in [0, 1] under B prompts: (B,).
 
         Raises:
-            InputError: the function raises, its result is no floating tensor of shape (B,), or
-                does not depend on the images although they require a gradient.
-            MachineError, MemoryError, RuntimeError: the function runs out of memory.
+            InputError: the result is no floating tensor of shape (B,), or does not depend on the
+                images although they require a gradient.
         """
         check_batch(images, prompts)
-        scores = self._scores(images, prompts)
+        scores = self._function(images, prompts)
         wanted = f"must return a floating tensor of shape ({images.shape[0]},)"
         if not isinstance(scores, Tensor):
             raise InputError(f"reward {self.name!r} {wanted}, got {type(scores).__name__}")
@@ -54,19 +52,6 @@ class UserReward:
                 f"compute it from them with torch, without detach(), no_grad() or NumPy"
             )
         return result(scores, images)
-
-    def _scores(self, images: Tensor, prompts: Sequence[str]) -> Any:
-        try:
-            return self._function(images, prompts)
-        except Exception as error:  # the user's function may raise anything
-            if of_machine(error):
-                raise
-            said = f": {first_line(error)}" if str(error) else ""
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise InputError(
-                f"reward {self.name!r} raised {type(error).__name__}{said} "
-                f"({last.filename}, line {last.lineno})"
-            ) from error
 
 
 def load_user(name: str) -> UserReward:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
+import torch
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,7 +43,7 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     by_words = isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
-    return isinstance(error, MemoryError) or by_words
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or by_words
 
 
 def of_machine(error: BaseException | None) -> bool:

@@ -65,7 +65,7 @@ def test_each_part_is_a_row_and_a_failure_does_not_end_the_run(planted):
     states = {name: stage["state"] for name, stage in content["stages"].items()}
     assert states["good"] == states["last"] == "done"
     assert states["bad"] == "FAILED: raises, leaves"
-    assert states["unmakeable"] == "FAILED: exit code 1, before its first part"
+    assert states["unmakeable"] == "FAILED: exit code 70, before its first part"
     assert states["long"].startswith("not started: ")
     assert states["long"].endswith("s left, 5000 s expected")
     good = rows(content, "good")

@@ -16,7 +16,9 @@ from typing import Any
 from gaussreg_fast.errors import InputError
 
 _PARTIAL = ".partial-"  # start of the names of files that are being written
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+# What file systems answer to a request that they do not know.
+_UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_NO_LOCKS = (*_UNKNOWN, errno.ENOLCK)
 
 
 def user_path(path: str | Path) -> Path:
@@ -51,10 +53,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            with suppress(PermissionError):  # some file systems have no permissions
+                temporary.chmod(0o666 & ~_umask())
             _to_disk(temporary)
             temporary.replace(path)
-        with suppress(OSError):  # some file systems cannot write a folder through
+        with suppress(PermissionError):  # a folder may be written to but not read
             _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,6 +78,9 @@ def _to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
     finally:
         os.close(handle)
 

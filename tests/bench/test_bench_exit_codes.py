@@ -2,15 +2,16 @@
 
 import ast
 import errno
+import importlib
 
 import pytest
 import torch
+from compiled_kernels import commands
 
 from bench import ROOT, cli
 from bench.harness import timing
 from bench.harness.errors import BadInput, Wrong
 from bench.report import measure
-from bench.studies import run as studies
 from bench.subjects import cases
 from gaussreg_fast._exit_codes import Exit
 
@@ -26,17 +27,27 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "code", "said"), ERRORS, ids=[str(e[1]) for e in ERRORS])
-@pytest.mark.parametrize("command", ["study", "cases"])
+@pytest.mark.parametrize("command", [*cli.MODULES, "cases"])
 def test_what_ends_a_command_has_its_code(monkeypatch, capsys, error, code, said, command):
     def ends(_):
         if error is not None:
             raise error
         return 0
 
-    monkeypatch.setattr(studies, "main", ends)
+    if command in cli.MODULES:
+        monkeypatch.setattr(importlib.import_module(cli.MODULES[command]), "main", ends)
     monkeypatch.setattr(cases, "of_report", lambda device: ends(device) or [])
     assert cli.main([command]) == code
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("command", sorted({*cli.MODULES, *cli.PUBLIC} - {"sanitize-native"}))
+def test_help_is_0_and_an_unknown_option_is_2(command, capsys, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # commands take it away
+    for words, code in ((["--help"], 0), (["--no-such-option"], 2)):
+        with pytest.raises(SystemExit) as end:
+            cli.main([command, *words])
+        assert end.value.code == code
 
 
 def test_without_a_gpu_its_commands_end_with_the_code_of_the_machine(monkeypatch, refused):
@@ -47,7 +58,11 @@ def test_without_a_gpu_its_commands_end_with_the_code_of_the_machine(monkeypatch
 
 def test_unknown_names_are_bad_input(refused):
     pytest.importorskip("triton")
-    assert "no variant has a name" in refused(["resources", "--only", "nothing like it"])
+    ((code, printed),) = commands(["resources", "--only", "nothing like it"])
+    assert (code, printed) == (
+        2,
+        "error: --only: no variant has a name that matches 'nothing like it'\n",
+    )
     assert "no such home folder" in refused(["simulate", "--triton", "~nobody-of-this-name"])
 
 

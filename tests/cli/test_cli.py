@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, output, files."""
 
+import errno
 import json
 import os
 import re
@@ -144,6 +145,32 @@ def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_atomic_path_writes_to_file_systems_that_know_little(tmp_path, monkeypatch, number):
+    def unknown(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", unknown)
+    monkeypatch.setattr("pathlib.Path.chmod", forbidden)
+    with atomic_path(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "new")]
+
+
+def test_what_does_not_reach_the_disk_replaces_nothing(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "x").write_text("old")
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match=rf"{tmp_path}/x'$"), atomic_path(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
 
 
 def test_check_passes_noise_and_fails_the_rest(cli, tmp_path):

@@ -21,6 +21,8 @@ from gaussreg_fast.latent.files import ENDINGS, load_latents
 app = typer.Typer(
     name="gaussreg-fast",
     help="Check how Gaussian latents are, optimise them, and rerun the experiments.",
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 the machine lacks memory, disk "
+    "or a device, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

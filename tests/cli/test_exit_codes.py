@@ -106,6 +106,18 @@ def test_the_page_of_the_command_line_has_the_table():
 # ---------------------------------------------------------------- gaussreg-fast
 
 
+def test_the_help_names_the_codes(cli):
+    shown = " ".join(cli("--help").stdout.split())
+    for words in (
+        "0 done",
+        "1 the answer is no",
+        "2 bad input",
+        "3 the machine",
+        "130 interrupted",
+    ):
+        assert words in shown
+
+
 @pytest.fixture
 def latents(tmp_path):
     np.save(tmp_path / "noise.npy", noise(2, 64).numpy())

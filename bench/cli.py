@@ -1,6 +1,7 @@
 """The command line: `python -m bench COMMAND`.
 
-Exit codes: 0 fine, 1 a wrong result or a regression, 2 bad input, 130 interrupted.
+Exit codes: 0 done; 1 a wrong result, a difference or a regression; 2 bad input; 3 the machine lacks
+memory, disk or a device; 130 interrupted; 70 a mistake in the program.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.harness.errors import BadInput, Wrong
+from bench.harness.errors import Wrong
 from bench.harness.options import number, positive, tolerance
+from gaussreg_fast._exit_codes import Exit, exit_code
+from gaussreg_fast._files import user_path
 
 # Commands with a module of their own, called as `main(arguments)`. It is imported late, because
 # most need Triton. Those that `FORWARDED` does not describe are started by other commands.
@@ -45,25 +48,20 @@ FORWARDED = {
 
 def main(given: list[str] | None = None) -> int:
     """Run a command. An error that a user can mend is one line, not a traceback."""
-    given = sys.argv[1:] if given is None else given
+    words = sys.argv[1:] if given is None else given
+    return exit_code(lambda: _run(words))
+
+
+def _run(given: list[str]) -> int:
     try:
         if given and given[0] in MODULES:
             return int(importlib.import_module(MODULES[given[0]]).main(given[1:]))
         internal = bool(given) and given[0] in INTERNAL
         options = _parser(internal).parse_args(given)
-        return options.run(options)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(options.run(options))
     except Wrong as error:
         print(f"FAILED: a result is wrong, nothing was timed: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return Exit.NO
 
 
 def _parser(internal: bool = False) -> argparse.ArgumentParser:
@@ -94,10 +92,15 @@ def _threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _out_folder(parser: argparse.ArgumentParser) -> None:
+    about = "Folder to write. Default: bench-out."
+    parser.add_argument("--out", type=user_path, default=Path("bench-out"), help=about)
+
+
 def _report(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "report", "Measure everything on this machine.")
     add = parser.add_argument
-    add("--out", type=Path, default=Path("bench-out"), help="Folder to write. Default: bench-out.")
+    _out_folder(parser)
     add("--quick", action="store_true", help="Measure fewer cases, in under a minute.")
     add("--only", default="", metavar="TEXT", help="Measure only parts whose name contains TEXT.")
     add("--minutes", type=number, default=0.0, help="Time for everything, instead of the default.")
@@ -120,7 +123,7 @@ def _profile(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--case", required=True, help="Case LATENT-BATCH..., such as sd-16.")
     add("--call", default="value_and_grad", help="Call of the case. Default: value_and_grad.")
-    add("--out", type=Path, default=Path("bench-out"), help="Folder to write. Default: bench-out.")
+    _out_folder(parser)
     add("--bare", action="store_true", help="Only run the call, under an outer profiler.")
     add("--repeats", type=positive, default=20, help="Number of calls. Default: 20.")
     _threads(parser)
@@ -146,7 +149,7 @@ def _record(commands: argparse._SubParsersAction) -> None:
     _timing_options(parser, "record")
     _processes(parser)
     about = "File to write. By default the one of this device."
-    parser.add_argument("--out", type=Path, help=about)
+    parser.add_argument("--out", type=user_path, help=about)
 
 
 def _sample(commands: argparse._SubParsersAction) -> None:
@@ -161,7 +164,7 @@ def _sample(commands: argparse._SubParsersAction) -> None:
 def _timing_options(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the options of the commands that time a suite's calls, and run the named one."""
     add = parser.add_argument
-    add("--suite", type=Path, help="Python file with calls of your own.")
+    add("--suite", type=user_path, help="Python file with calls of your own.")
     add("--only", default="", metavar="TEXT", help="Time only calls whose name contains TEXT.")
     add("--seconds", type=number, default=0.6, help="Time per call and process. Default: 0.6.")
     _threads(parser)
@@ -180,7 +183,7 @@ def _processes(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_options(add: Callable[..., Any]) -> None:
-    add("--baseline", type=Path, help="File that `record` wrote.")
+    add("--baseline", type=user_path, help="File that `record` wrote.")
     add(
         "--tolerance",
         type=tolerance,
@@ -194,12 +197,12 @@ def _check_options(add: Callable[..., Any]) -> None:
         metavar="TEXT",
         help="Compare registers, instructions and launches, of names that contain TEXT.",
     )
-    add("--out", type=Path, help="JSON file to write the comparison to.")
+    add("--out", type=user_path, help="JSON file to write the comparison to.")
 
 
 def _render(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "render", "Write report.md and plots from a report.json.")
-    parser.add_argument("folder", type=Path, help="Folder with the report.json.")
+    parser.add_argument("folder", type=user_path, help="Folder with the report.json.")
 
     def run(options: argparse.Namespace) -> int:
         from bench.harness import store

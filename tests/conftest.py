@@ -83,13 +83,13 @@ def cli(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """refused(words): the line that `python -m bench` prints of bad input; exit code 2."""
+    """refused(words, code=2): the one line on stderr of a `python -m bench` that ends with it."""
     from bench.cli import main
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # commands take it away
 
-    def run(words):
-        assert main(words) == 2
+    def run(words, code=2):
+        assert main(words) == code
         told = capsys.readouterr().err
         assert len(told.strip().splitlines()) == 1
         return told

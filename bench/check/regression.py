@@ -28,11 +28,13 @@ from bench.harness import machine, store, timing
 from bench.harness.errors import BadInput, Wrong
 from bench.harness.progress import Progress
 from bench.harness.text import time_text
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast.errors import MachineError
 
 BASELINES = ROOT / "bench" / "baselines"
 RECORD_PROCESSES = 12
 CHECK_PROCESSES = 6
-WRONG = 3  # exit code of a process that found a wrong result
+WRONG = Exit.NO  # exit code of a process that found a wrong result
 # These make glibc keep freed memory. Otherwise the layout of a process's heap decides whether a
 # tensor's memory returns to the system in every call, and page faults then dominate the time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -109,7 +111,8 @@ def measure(
         if done.returncode == WRONG:
             raise Wrong(done.stderr.strip())
         if done.returncode:
-            raise BadInput(f"measuring failed: {_last(done.stderr)}")
+            kind = MachineError if done.returncode == Exit.MACHINE else BadInput
+            raise kind(f"measuring failed: {_last(done.stderr)}")
         result = json.loads(done.stdout.splitlines()[-1])
         facts = result["machine"]
         found.append(result["calls"])
@@ -173,7 +176,7 @@ def check(options: argparse.Namespace) -> int:
     for name in regressions:
         print(f"REGRESSION: {name}", file=sys.stderr)
     print(f"{len(regressions)} regressions" if regressions else "no regression")
-    return 1 if regressions else 0
+    return Exit.NO if regressions else Exit.DONE
 
 
 def _baseline(options: argparse.Namespace) -> dict[str, list[float]]:

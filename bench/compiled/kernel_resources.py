@@ -31,8 +31,11 @@ from bench.compiled.kernel_calls import KernelCall, calls
 from bench.compiled.machine_code import Notes, Variant, measured
 from bench.compiled.pretended import ARCHS, pretended
 from bench.harness import store
+from bench.harness.errors import BadInput
 from bench.harness.progress import Progress
 from bench.harness.text import columns
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
 
 RECORD = ROOT / "bench" / "results" / "kernel_resources.json"
 
@@ -195,7 +198,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--check", action="store_true", help=f"Compare with {RECORD.name}.")
-    add("--out", type=Path, help="File to write the numbers of this release into.")
+    add("--out", type=user_path, help="File to write the numbers of this release into.")
     add(
         "--arch",
         action="append",
@@ -213,19 +216,16 @@ def main(given: list[str] | None = None) -> int:
     try:
         import triton
     except ImportError:
-        print("resources needs triton, which is not installed", file=sys.stderr)
-        return 2
+        raise BadInput("resources needs triton, which is not installed") from None
     release = triton.__version__
     if args.check and release not in read(RECORD):
         known = ", ".join(read(RECORD)) or "none"
-        print(f"nothing is compared: triton {release} is not recorded, only {known}")
-        return 2
+        raise BadInput(f"nothing is compared: triton {release} is not recorded, only {known}")
 
     archs = args.arch or list(ARCHS)
     picked = chosen(archs, args.only)
     if not picked:
-        print(f"--only: no variant has a name that matches {args.only!r}", file=sys.stderr)
-        return 1
+        raise BadInput(f"--only: no variant has a name that matches {args.only!r}")
     now = all_measured(picked, args.jobs)
     failed = failures(picked, now)
     if args.out:
@@ -242,4 +242,4 @@ def main(given: list[str] | None = None) -> int:
     for line in failed:
         print(line, file=sys.stderr)
     print(f"triton {release}: {len(picked)} variants, {'failed' if failed else 'ok'}")
-    return 1 if failed else 0
+    return Exit.NO if failed else Exit.DONE

@@ -22,7 +22,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -36,6 +35,8 @@ from bench.compiled.kernel_resources import changes
 from bench.compiled.pretended import ARCHS, pretended
 from bench.harness import store
 from bench.harness.text import columns
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
 
 RECORD = ROOT / "bench" / "results" / "launches.json"
 Table = dict[str, dict[str, dict[str, int]]]  # arch -> call -> numbers
@@ -155,7 +156,7 @@ def main(given: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help=f"Compare with {RECORD.name}.")
-    parser.add_argument("--out", type=Path, help="File to write the numbers to.")
+    parser.add_argument("--out", type=user_path, help="File to write the numbers to.")
     options = parser.parse_args(given)
     os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to record
     if options.out:
@@ -170,6 +171,6 @@ def main(given: list[str]) -> int:
         print(f"numbers differ from {RECORD.name}:")
         print(columns([("arch", "call", "", "recorded", "now"), *rows]))
         print("To accept them: make record-launches, and commit the file with the code.")
-        return 1
+        return Exit.NO
     print(f"launches: {len(CALLS)} calls on {len(ARCHS)} architectures, as recorded")
     return 0

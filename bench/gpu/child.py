@@ -21,8 +21,10 @@ from typing import Any
 from bench.gpu import programs
 from bench.gpu.record import LATE
 from bench.gpu.stage import LeftOut, Part, Row
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast.errors import first_line, out_of_memory
 
-UNUSABLE, TERMINATED = 3, 143  # exit codes: the device fails; 128 + SIGTERM
+UNUSABLE, TERMINATED = Exit.MACHINE, 143  # exit codes: the device fails; 128 + SIGTERM
 SPARE, MORE = 2.0, 10.0  # a part may take SPARE times its expected seconds, plus MORE seconds
 LEAST = 1.5  # it may take LEAST times its expected seconds even if later parts lose time
 
@@ -123,13 +125,15 @@ def measure_part(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
                 if errors := pretended.errors():
                     raise RuntimeError(f"the simulator found errors: {'; '.join(errors)}")
             row |= found
-    except (LeftOut, torch.OutOfMemoryError) as reason:
+    except LeftOut as reason:
         row |= {"status": "not measured", "reason": str(reason)[:500]}
     except timing.OutOfTime as error:
         row |= timeout(str(error), cut)
         traceback.print_exc(file=sys.stderr)
     except Exception as error:
         row["reason"] = f"{type(error).__name__}: {error}"[:500]
+        if out_of_memory(error):
+            row |= {"status": "not measured", "reason": first_line(error)[:500]}
         traceback.print_exc(file=sys.stderr)
     row["seconds"] = round(time.monotonic() - begin, 2)
     if missed:

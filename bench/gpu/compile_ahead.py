@@ -29,6 +29,8 @@ from bench.gpu.queue import (
 )
 from bench.gpu.stage import Stage
 from bench.harness import store
+from bench.harness.progress import Progress
+from gaussreg_fast._exit_codes import Exit
 
 
 def ahead(stages: Sequence[Stage], record: bool) -> int:
@@ -42,7 +44,8 @@ def ahead(stages: Sequence[Stage], record: bool) -> int:
         if record:  # set before the workers start, because they read it then
             os.environ["TRITON_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         begin = time.monotonic()
-        results = compile_all(found, workers)
+        with Progress(len(found), stream=sys.stderr) as progress:
+            results = compile_all(found, workers, progress=progress)
     elapsed = time.monotonic() - begin
     failed = [f"{name}: {error}" for name, (_, error) in results.items() if error]
     seconds = {job.variant.name: round(results[job.variant.name][0], 2) for job, _ in found}
@@ -54,7 +57,7 @@ def ahead(stages: Sequence[Stage], record: bool) -> int:
         print(f"does not compile: {line}")
     if record:
         _record(release, arch, seconds)
-    return 1 if failed else 0
+    return Exit.NO if failed else Exit.DONE
 
 
 def _record(release: str, arch: str, seconds: dict[str, float]) -> None:

@@ -31,6 +31,7 @@ from bench.compiled.machine_code import Notes, Variant, compiled
 from bench.gpu import programs
 from bench.gpu.stage import Stage
 from bench.harness import store
+from bench.harness.progress import Progress
 
 ESTIMATES = ROOT / "bench" / "results" / "compile_seconds.json"
 WHAT = "compile seconds"
@@ -185,7 +186,10 @@ def ready() -> dict[str, str] | None:
 
 
 def compile_all(
-    found: Sequence[tuple[Job, float]], workers: int, finished: Finished | None = None
+    found: Sequence[tuple[Job, float]],
+    workers: int,
+    finished: Finished | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, tuple[float, str]]:
     """Compile in this order; return each kernel's seconds, and the error or ""."""
     results = {}
@@ -200,6 +204,8 @@ def compile_all(
             results[job.variant.name] = future.result()
             if finished is not None:
                 finished.kernel(job, *future.result())
+            if progress is not None:
+                progress.end(f"{job.variant.name}  {future.result()[0]:.1f} s")
     return results
 
 

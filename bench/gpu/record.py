@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from bench import ROOT
 from bench.gpu.stage import Row
 from bench.harness import store
 from bench.harness.errors import BadInput
+from gaussreg_fast._files import locked
 
 NAME = "run.json"
 WHAT = "gpu run"
@@ -85,13 +85,11 @@ class Record:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         path = self.path.with_suffix(".lock")
-        with path.open("w", encoding="utf-8") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(path))
             except BlockingIOError:
                 raise BadInput(f"{self.path}: another run writes this file") from None
-            except OSError:  # a file system without locks, where users must avoid a second run
-                pass
             try:
                 yield
             finally:

@@ -11,8 +11,9 @@ A stage starts only if it fits into the remaining seconds. Every row is saved at
 killed loses only the row that it was measuring. A stage that fails is recorded, and the next one
 begins. The table is printed in any case.
 
-Exit codes: 0 everything was measured and is right, 1 something failed or is wrong, 2 bad input,
-3 nothing failed, but time was up (use --resume), 130 interrupted.
+Exit codes: 0 everything was measured and is right; 1 something failed, is wrong, or is missing
+because time was up (the table says which; --resume measures it); 2 bad input; 3 there is no GPU, or
+the disk is full; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import ROOT
 from bench.harness.errors import BadInput
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
+from gaussreg_fast.errors import MachineError
 
 if TYPE_CHECKING:
     from bench.gpu.record import Record
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 RESERVE = 6.0  # seconds at the end, to stop the last stage and print the table
 FULL, SMALL = "bench.gpu.plan:FULL", "bench.gpu.plan:SMALL"
 RESULTS = ROOT / "bench" / "results" / "gpu"
-LEFT = 3  # exit code
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -52,7 +55,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("--seconds", type=positive, default=540, help="Time for everything. Default: 540.")
     add(
         "--out",
-        type=Path,
+        type=user_path,
         help="Folder of results. Default: bench/results/gpu, or build with --rehearse.",
     )
     add(
@@ -60,13 +63,13 @@ def arguments(given: list[str]) -> argparse.Namespace:
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
-        "--resume", type=Path, nargs="?", const=Path(), metavar="DIR",
+        "--resume", type=user_path, nargs="?", const=Path(), metavar="DIR",
         help="Measure what the run in DIR lacks. Default: the run in --out.",
     )  # fmt: skip
     again.add_argument("--restart", action="store_true", help="Replace the run in --out.")
     add("--install", action="store_true", help="Install this checkout with pip first.")
     add("--rehearse", action="store_true", help="Go through it without a GPU, on small inputs.")
-    add("--show", type=Path, metavar="DIR", help="Print the table of a run and stop.")
+    add("--show", type=user_path, metavar="DIR", help="Print the table of a run and stop.")
     add(
         "--compile", action="store_true",
         help="Fill Triton's cache (TRITON_CACHE_DIR) with all kernels and stop. Needs no GPU.",
@@ -129,12 +132,13 @@ def measure(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     run = Run(options, saved, facts, todo, end)
-    code = 130
+    code = Exit.INTERRUPTED
     try:
         for stage in todo:
             run.stage(stage)
         names = [stage.name for stage in todo]
-        code = 1 if any(map(saved.failed, names)) else 0 if all(map(saved.done, names)) else LEFT
+        right = all(map(saved.done, names)) and not any(map(saved.failed, names))
+        code = Exit.DONE if right else Exit.NO
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     finally:
@@ -180,7 +184,7 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
     """Return facts about the device and the machine.
 
     Raises:
-        BadInput: there is no GPU, and this is no rehearsal.
+        MachineError: there is no GPU, and this is no rehearsal.
     """
     import torch
 
@@ -188,7 +192,7 @@ def device_facts(rehearse: bool) -> dict[str, Any]:
     from bench.harness import machine
 
     if not rehearse and not torch.cuda.is_available():
-        raise BadInput(
+        raise MachineError(
             "gpu needs a GPU, but torch.cuda.is_available() is False; --rehearse goes through the "
             "run without one"
         )

@@ -1,7 +1,9 @@
 """Errors that end a command with one line."""
 
+from gaussreg_fast.errors import InputError
 
-class BadInput(ValueError):
+
+class BadInput(InputError):
     """An error of the user: one line on stderr, exit code 2."""
 
 

@@ -21,7 +21,7 @@ class Progress:
             from rich import console, progress
 
             columns = (
-                progress.TextColumn("{task.description:24}"),
+                progress.TextColumn("{task.description:24}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeElapsedColumn(),
@@ -51,6 +51,6 @@ class Progress:
         self.done += 1
         if self.bar:
             self.bar.advance(self.task)
-            self.bar.console.print(line, highlight=False, markup=False)
+            self.bar.console.print(line, highlight=False, markup=False, emoji=False)
         else:
             print(f"[{self.done}/{self.total}] {line}", file=self.stream, flush=True)

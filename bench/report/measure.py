@@ -15,6 +15,7 @@ from bench.harness import machine, timing
 from bench.subjects import correctness, peers
 from bench.subjects.cases import TARGETS, Case
 from bench.subjects.naive import by_hand
+from gaussreg_fast.errors import first_line, out_of_memory
 
 # Ratio -> (numerator, denominator), as names of calls; "ours" is value and gradient.
 RATIOS = {
@@ -87,10 +88,12 @@ def run_case(
         row["errors"] = checked(case, clock.device, backend)
         _measure(case, clock, backend, seconds, compile_seconds, row)
         row["status"] = "ok"
-    except (Skipped, torch.OutOfMemoryError) as reason:
+    except Skipped as reason:
         row |= {"status": "not measured", "reason": str(reason)[:500]}
     except Exception as error:
         row["reason"] = f"{type(error).__name__}: {error}"[:500]
+        if out_of_memory(error):
+            row |= {"status": "not measured", "reason": first_line(error)[:500]}
     row["seconds"] = round(time.monotonic() - begin, 2)
     return row
 

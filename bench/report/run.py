@@ -17,6 +17,7 @@ from bench.harness.store import Report
 from bench.report import growth, measure, roofline, tables, toy
 from bench.subjects import cases, prepare
 from bench.subjects.cases import Case
+from gaussreg_fast._exit_codes import Exit
 
 # Seconds for everything, by device and --quick. No part starts in the last of them; parts that are
 # left out are reported.
@@ -115,4 +116,4 @@ def main(
         print(f"wrote {path}")
     failed = [row["case"] for row in report.content["rows"] if row["status"] == "FAILED"]
     print(f"{len(report.content['rows'])} parts, FAILED: {', '.join(failed) or 'none'}")
-    return 1 if failed else 0
+    return Exit.NO if failed else Exit.DONE

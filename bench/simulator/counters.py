@@ -8,7 +8,7 @@
 
 Counts are exact and the same on every machine, for one release of Triton; they are recorded for
 each release. Exit codes: 0 as recorded, 1 counts differ or a launch has an error that `simulate`
-would report, 2 bad input, 3 the file has no counts of this release to compare with.
+would report, 2 bad input or a file without counts of this release, so that nothing is compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from bench import ROOT
@@ -29,6 +28,8 @@ from bench.simulator import bounds, other_triton
 from bench.simulator.checkout import ready_to_run
 from bench.simulator.options import chosen, parser
 from bench.simulator.records import RECORD, changes, matching, read, write
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
 
 Table = dict[str, dict[str, dict[str, Any]]]  # case -> launch -> counts and lines
 
@@ -40,8 +41,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     add("--lines", type=int, default=0, metavar="N", help="Show N source lines of each launch.")
     add("--check", action="store_true", help="Compare with the file of --record.")
     about = f"File to compare with. Default: {RECORD.relative_to(ROOT)}."
-    add("--record", type=Path, default=RECORD, help=about)
-    add("--out", type=Path, help="File to write the counts into.")
+    add("--record", type=user_path, default=RECORD, help=about)
+    add("--out", type=user_path, help="File to write the counts into.")
     return result.parse_args(given)
 
 
@@ -58,30 +59,29 @@ def main(given: Sequence[str]) -> int:
     recorded = read(options.record) if options.check else {}
     if options.check and release not in recorded:
         known = ", ".join(recorded) or "none"
-        print(f"nothing is compared: triton {release} is not recorded, only {known}")
-        return 3
+        raise BadInput(f"nothing is compared: triton {release} is not recorded, only {known}")
     only = f"^{re.escape(options.kernel)}$" if options.kernel else options.only
     now = _of_user(options.kernel, gpu.arch) if options.kernel else _of_cases(options, gpu.arch)
     if errors := [
         line for launches in now.values() for e in launches.values() for line in e["errors"]
     ]:
         print("\n".join(errors))
-        return 1
+        return Exit.NO
     if options.out:
         write(options.out, release, gpu.arch, now, only)
     if not options.check:
         _show(now, gpu, options.lines)
-        return 0
+        return Exit.DONE
     before = matching(recorded[release].get(gpu.arch, {}), only)
     if found := changes(before, now):
         print(f"triton {release}, {gpu.arch}: counts differ from {options.record.name}")
         print("\n".join(found))
         command = f"--out {options.record}" if options.kernel else "make record-counters"
         print(f"To accept them: {command}, and commit the file with the kernel.")
-        return 1
+        return Exit.NO
     launches = sum(map(len, now.values()))
     print(f"triton {release}, {gpu.arch}: {len(now)} cases, {launches} launches, as recorded")
-    return 0
+    return Exit.DONE
 
 
 # ---------------------------------------------------------------- counting

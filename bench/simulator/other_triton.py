@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench import ROOT
 from bench.harness.errors import BadInput
+from gaussreg_fast._files import user_path
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def rerun(command: str, given: Sequence[str], triton: str) -> int:
     """Run the command in a process that imports that Triton; return its exit code."""
-    folder = Path(triton)
+    folder = user_path(triton)
     if not (folder / "triton").is_dir():
         folder = ROOT / "build" / f"triton-{triton}"
     if not (folder / "triton").is_dir():

@@ -7,7 +7,7 @@
     python -m bench simulate --kernel module:fn   run launches of your own
 
 Exit codes: 0 no error, 1 a wrong number, a race, an access out of bounds or a read of unwritten
-memory, with its place in the source, 2 nothing could be executed.
+memory, with its place in the source, 2 nothing could be executed, 3 the memory does not suffice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from bench.harness import store
 from bench.harness.progress import Progress
 from bench.simulator import other_triton
 from bench.simulator.options import chosen, parser
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
 
@@ -38,7 +39,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         type=int,
         help="Run one schedule only, with at most so many instructions in a row.",
     )
-    add("--out", type=Path, help="JSON file to write all outcomes to.")
+    add("--out", type=user_path, help="JSON file to write all outcomes to.")
     add("--list", action="store_true", help="List the cases and stop.")
     return result.parse_args(given)
 
@@ -102,4 +103,4 @@ def _report(outcomes: list, release: str, arch: str) -> int:
             print(f"{outcome.case}:")
             for line in outcome.details():
                 print(f"    {line}")
-    return 1 if total["bad"] else 0
+    return Exit.NO if total["bad"] else Exit.DONE

@@ -96,7 +96,7 @@ def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
         return json.loads(run.stdout)
     if "cannot run on this processor" in run.stderr:
         return None
-    sys.exit(run.stderr)
+    raise RuntimeError(f"measuring with {instruction_set} failed: {run.stderr}")
 
 
 def show(instruction_set: str, result: dict[str, Any]) -> None:

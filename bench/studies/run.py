@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from pathlib import Path
 from typing import Any
 
 from bench.harness import machine, store
 from bench.harness.options import number
+from gaussreg_fast._files import user_path
 
 STUDIES = {
     "call_overhead": "the cost of a call beside its arithmetic",
@@ -64,7 +64,7 @@ def _parser(name: str, study: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m bench study {name}", description=study.__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, help="JSON file to write the result to.")
+    parser.add_argument("--out", type=user_path, help="JSON file to write the result to.")
     if hasattr(study, "SECONDS"):
         about = f"Time for each case. Default: {study.SECONDS:g}."
         parser.add_argument("--seconds", type=number, default=study.SECONDS, help=about)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 from bench import ROOT
 from bench.gpu import pages as gpu
+from bench.harness.errors import BadInput
 from bench.harness.text import table
 from bench.report import tables
 from bench.simulator.pages import counts_page
 from bench.studies import path_kl
 from bench.studies.noise_injection import BATCHES
+from gaussreg_fast._exit_codes import Exit
 from gaussreg_fast._files import write_text
 from gaussreg_fast.experiments.checkerboard import report as checkerboard_report
 from gaussreg_fast.experiments.frontier import report as frontier_report
@@ -213,7 +215,7 @@ def marked(page: str, mark: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     page, found = pattern.subn(lambda match: match[1] + content + match[2], page)
     if found != 1:
-        sys.exit(f"the page must have the marks of {mark!r} once, it has them {found} times")
+        raise BadInput(f"the page must have the marks of {mark!r} once, got them {found} times")
     return page
 
 
@@ -225,22 +227,33 @@ def main(given: list[str] | None = None) -> int:
         "--check", action="store_true", help="Compare without writing; exit code 1 if they differ."
     )
     check = parser.parse_args(given).check
+    stale = list(_pages(write=not check))
+    if check:
+        stale += _reports()
+        for line in stale:
+            print(line)
+    return Exit.NO if check and stale else Exit.DONE
+
+
+def _pages(write: bool) -> Iterator[str]:
+    """Yield a line for each page that does not show the results, and write it anew if asked."""
     pages: dict[str, str] = {}
     for (name, mark), content in MARKED.items():
         page = pages.get(name) or (ROOT / name).read_text(encoding="utf-8")
         pages[name] = marked(page, mark, content())
     for name, page in pages.items():
-        if page == (ROOT / name).read_text(encoding="utf-8"):
-            continue
-        if check:
-            sys.exit(f"{name} does not show the results")
-        write_text(ROOT / name, page)
+        if page != (ROOT / name).read_text(encoding="utf-8"):
+            if write:
+                write_text(ROOT / name, page)
+            yield f"{name} does not show the results"
+
+
+def _reports() -> Iterator[str]:
+    """Yield a line for each committed table that differs from its result."""
     for name, text in DEMO.items():
         path = ROOT / f"docs/results/demo/{name}.md"
-        if check and path.read_text(encoding="utf-8") != text():
-            sys.exit(f"docs/results/demo/{name}.md does not show docs/results/demo/{name}.json")
-    if check and (ROOT / REPORT).with_name("report.md").read_text() != tables.markdown(
-        load(REPORT)
-    ):
-        sys.exit(f"docs/results/report/report.md does not show {REPORT}")
-    return 0
+        if path.read_text(encoding="utf-8") != text():
+            yield f"docs/results/demo/{name}.md does not show docs/results/demo/{name}.json"
+    page = (ROOT / REPORT).with_name("report.md")
+    if page.read_text(encoding="utf-8") != tables.markdown(load(REPORT)):
+        yield f"docs/results/report/report.md does not show {REPORT}"

@@ -10,8 +10,10 @@ import os
 
 import torch
 
-from bench.harness.errors import BadInput, Wrong
+from bench.harness.errors import Wrong
 from bench.subjects.every_kernel import DIMENSIONS, every_call
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast.errors import MachineError
 
 
 def _check(dimension: int, results: list[torch.Tensor]) -> None:
@@ -31,7 +33,7 @@ def rehearse(dimensions: list[int]) -> int:
         errors += device.errors()
         print(f"D = {dimension}: {device.launches} launches", flush=True)
     print("\n".join(errors))
-    return 3 if errors else 0
+    return Exit.NO if errors else Exit.DONE
 
 
 def main(given: list[str]) -> int:
@@ -50,7 +52,7 @@ def main(given: list[str]) -> int:
     if options.rehearse:
         return rehearse(options.dimensions)
     if not torch.cuda.is_available():
-        raise BadInput("sanitize needs a GPU, but torch.cuda.is_available() is False")
+        raise MachineError("sanitize needs a GPU, but torch.cuda.is_available() is False")
     for dimension in options.dimensions:
         _check(dimension, every_call(dimension))
         torch.cuda.synchronize()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 from bench import ROOT
+from bench.harness.errors import BadInput
 
 # Without "isa", because all of these tests run for each instruction set.
 TESTS = ("kernels", "runtime", "drift")
@@ -39,7 +40,7 @@ def runtimes() -> str:
         command = [compiler, f"-print-file-name={name}"]
         path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if not os.path.isabs(path):
-            sys.exit(f"{compiler} has no {name}")
+            raise BadInput(f"{compiler} has no {name}")
         found.append(os.path.realpath(path))
     return ":".join(found)
 
@@ -61,7 +62,7 @@ def main(given: list[str]) -> int:
             print(f"{name}: this processor cannot run it", flush=True)
             continue
         if probe.returncode or probe.stdout.strip() != name:
-            sys.exit(probe.stderr or probe.stdout)
+            raise BadInput(f"{name} cannot be tested: {probe.stderr or probe.stdout}")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not memory"]
         command += ["--capture=sys", *given]  # sys lets sanitizers' reports through
         own = [str(ROOT / f"tests/native/test_native_{part}.py") for part in TESTS]

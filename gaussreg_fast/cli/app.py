@@ -1,11 +1,10 @@
 """The command line: `gaussreg-fast demo`, `optimize`, `check`, `backends`.
 
-Exit codes: 0 fine, 1 the latents are not Gaussian (`check`), 2 bad input, 130 interrupted.
+Exit codes are those of `gaussreg_fast._exit_codes`.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,8 @@ import torch
 import typer
 
 import gaussreg_fast
-from gaussreg_fast._files import atomic_path, json_text
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import atomic_path, json_text, user_path
 from gaussreg_fast.cli.demo import demo
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.files import ENDINGS, load_latents
@@ -21,11 +21,12 @@ from gaussreg_fast.latent.files import ENDINGS, load_latents
 app = typer.Typer(
     name="gaussreg-fast",
     help="Check how Gaussian latents are, optimise them, and rerun the experiments.",
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 the machine lacks memory, disk "
+    "or a device, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-BAD_INPUT = 2
 app.command()(demo)
 
 
@@ -48,24 +49,6 @@ def _add_optimize() -> None:
 
 
 _add_optimize()
-
-
-def run() -> None:
-    """Run the command line. An error that a user can mend is one line, not a traceback."""
-    try:
-        app()
-    except InputError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(BAD_INPUT)
 
 
 def _print_version(requested: bool) -> None:
@@ -113,6 +96,7 @@ def check(
         hint = "" if single or latents.dim() != 1 else " (or pass --single)"
         raise InputError(f"{file}: {error}{hint}") from error
     if plot and figure:
+        plot = user_path(plot)
         if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise InputError(f"{plot}: the picture must be a .png, .pdf or .svg file")
         with atomic_path(plot) as temporary:
@@ -121,7 +105,7 @@ def check(
         print(json_text(_diagnosis_json(diagnosis, alpha)))
     else:
         print(diagnosis)
-    raise typer.Exit(0 if diagnosis.gaussian(alpha) else 1)
+    raise typer.Exit(Exit.DONE if diagnosis.gaussian(alpha) else Exit.NO)
 
 
 def _diagnosis_json(d: gaussreg_fast.Diagnosis, alpha: float) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gaussreg_fast.cli.progress import progress_bar, result_table
+from gaussreg_fast._files import user_path
+from gaussreg_fast._progress import plain_console, progress_bar
+from gaussreg_fast.cli.tables import result_table
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.experiments.checkerboard import report, study
 
@@ -81,10 +83,11 @@ def demo(
     # Checked first, because the experiments before would compute for a minute.
     if Experiment.frontier in experiment and full and latents is not None:
         raise InputError(f"--latents must be left out with --full, got {latents}")
+    out = user_path(out)
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"--out must be a writable folder, got {out}")
-    console = Console()
+    console = plain_console()
     if Experiment.checkerboard in experiment:
         _checkerboard(console, out, samples, iterations, shuffles, seed)
     if Experiment.frontier in experiment:
@@ -95,7 +98,7 @@ def demo(
 
 def _print_paths(console: Console, paths: list[Path]) -> None:
     for path in paths:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _checkerboard(
@@ -152,7 +155,7 @@ def _frontier(console: Console, out: Path, latents: int, full: bool) -> None:
     result = frontier_report.as_json(design, arms, curves, tuning)
     console.print(_frontier_table(result))
     for line in frontier_report.statements(result):
-        console.print(line, highlight=False)
+        console.print(line)
     _print_paths(console, frontier_report.save(result, curves, out))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gaussreg_fast.cli.progress import progress_bar, result_table
+from gaussreg_fast._progress import progress_bar
+from gaussreg_fast.cli.tables import result_table
 from gaussreg_fast.experiments.personalisation import report as personalisation_report
 from gaussreg_fast.experiments.personalisation import study as personalisation
 from gaussreg_fast.experiments.reward_tuning import report as reward_tuning_report

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import user_path
+from gaussreg_fast._progress import plain_console, progress_bar
 from gaussreg_fast.cli.options import nested, settings
-from gaussreg_fast.cli.progress import progress_bar
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, MachineError, first_line, out_of_memory
 from gaussreg_fast.latent import config as configs
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ def optimize(
         given["seed"] = list(range(seeds))
     if prompts_file is not None:
         given["prompt"] = [*(given["prompt"] or []), *_lines(prompts_file)]
-    _run(nested(given), config, out)
+    file = None if config is None else user_path(config)
+    _run(nested(given), file, user_path(out))
 
 
 def _with_options(command: Any) -> Any:
@@ -63,28 +67,46 @@ _with_options(optimize)
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in configs.read_text(file).splitlines() if line.strip()]
+    lines = configs.read_text(user_path(file)).split("\n")  # splitlines() cuts at more characters
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _run(given: dict[str, Any], file: Path | None, out: Path) -> None:
     from gaussreg_fast.latent import run  # late, because it imports all of a model's packages
 
-    if file is None and (out / "config.yaml").is_file():  # without settings, resume that run
-        file = out / "config.yaml"
-    base = configs.load_yaml(file) if file else {}
+    stored = out / "config.yaml"
+    base: Mapping[str, Any] = {}
+    if file is not None:
+        base = configs.load_yaml(file)
+    elif stored.is_file():  # without settings, resume that run
+        base = configs.load_stored(stored)
     for option, setting in (("--prompt", "prompts"), ("--reward", "rewards")):
         if setting not in base and setting not in given:
             raise InputError(f"{option} is required if no file of --config names {setting}")
     config = configs.resolve(base, given)
     count = len(run.batches(config))
-    console = Console(stderr=True)
-    with progress_bar(console) as progress:
+    with _advice(), progress_bar(plain_console(stderr=True)) as progress:
         result = run.optimize(config, out=out, callbacks=[_reporter(progress, config, count)])
     if result is None:
         return
-    _print_result(Console(), result)
+    _print_result(plain_console(), result)
     if all(row["status"] == "failed" for row in result.samples):
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.NO)
+
+
+@contextmanager
+def _advice() -> Iterator[None]:
+    """Say what helps if memory runs out."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise MachineError(
+            f"out of memory ({first_line(error)}); a smaller --batch-size, "
+            "--gradient-checkpointing, --vae-slicing, --offload model or a smaller --dtype need "
+            "less; a run that has begun is resumed only with its --batch-size and --dtype"
+        ) from error
 
 
 def _reporter(progress: Progress, config: RunConfig, batches: int) -> Callable[[Record], None]:
@@ -121,7 +143,6 @@ def _print_result(console: Console, result: RunResult) -> None:
             f"{row['sample']:3d} {row['prompt']!r}, seed {row['seed']}: {row['status']}, reward "
             f"{row['start/reward']:.4g} -> {row['best/reward']:.4g} at iteration "
             f"{row['best_iteration']}, p {row['best/p_value']:.2g}",
-            highlight=False,
             soft_wrap=True,
         )
-    console.print(f"wrote {result.folder / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {result.folder / 'report.md'}", soft_wrap=True)

@@ -110,11 +110,12 @@ def _type_of(annotation: Any) -> tuple[Any, tuple[str, ...]]:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _type_of(next(a for a in inner if a is not type(None)))
+    if origin is Annotated:
+        return _type_of(inner[0])
     if origin is Literal:
         return str, inner
     if origin is tuple:
-        element = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
-        return (list[int] if element is int else list[str]), ()
+        return (list[int] if _type_of(inner[0])[0] is int else list[str]), ()
     return annotation, ()
 
 

@@ -22,11 +22,12 @@ import torch
 from torch import nn
 
 from gaussreg_fast._environment import versions
-from gaussreg_fast._files import json_text, write_json
+from gaussreg_fast._exit_codes import exit_code
+from gaussreg_fast._files import json_text, user_path, write_json
 from gaussreg_fast.digits import components, diffusion, measures, stages
 from gaussreg_fast.digits.classifiers import ARCHITECTURES, save_classifiers
 from gaussreg_fast.digits.data import Digits, Split, sklearn_digits, split
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, NoDeviceError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -73,10 +74,10 @@ class Run:
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[stages.Report]:
         """Run a stage with a progress bar and its own random numbers, and note its seconds."""
-        task = self.progress.add_task(name, total=steps, loss="")
+        task = self.progress.add_task(name, total=steps, state="")
 
         def report(loss: float) -> None:
-            self.progress.update(task, advance=1, loss="" if loss != loss else f"{loss:.4f}")
+            self.progress.update(task, advance=1, state="" if loss != loss else f"{loss:.4f}")
 
         began = time.perf_counter()
         # Each stage has its own seed, so that its draws do not depend on the stages before.
@@ -211,13 +212,7 @@ def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
         InputError: `out` exists and is not the folder of a former training, or its parent does
             not exist.
     """
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from gaussreg_fast._progress import plain_console, progress_bar
 
     if out.exists() and not (out / RECORD).is_file():
         raise InputError(
@@ -227,19 +222,11 @@ def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
         raise InputError(
             f"--out must be in an existing folder, got {out} in {out.absolute().parent}"
         )
-    columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     scratch = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
     try:
         fresh = scratch / "fresh"
         fresh.mkdir()
-        with Progress(*columns) as progress:
+        with progress_bar(plain_console()) as progress:
             record = train(fresh, plan, device, progress)
         if out.exists():
             out.rename(scratch / "former")
@@ -250,11 +237,15 @@ def train_into(out: Path, plan: Plan, device: torch.device) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after a one-line error for bad input."""
+    """Run the command; return its exit code."""
+    return exit_code(lambda: _train(arguments))
+
+
+def _train(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gaussreg_fast.digits.train", description=__doc__
     )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument("--out", type=user_path, required=True, help="Folder to write.")
     parser.add_argument("--device", default="cpu", help="Device to train on: cpu or cuda.")
     parser.add_argument("--threads", type=int, default=2, help="Number of CPU threads.")
     for name, value in asdict(Plan()).items():
@@ -264,13 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     torch.set_num_threads(given["threads"])
     plan = Plan(**{name: given[name] for name in asdict(Plan())})
-    try:
-        record = train_into(given["out"], plan, torch.device(given["device"]))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    record = train_into(given["out"], plan, _device(given["device"]))
     print(json_text(record["measures"]))
-    return 0
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device must be cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NoDeviceError(f"--device must be cpu, got {name!r}: PyTorch sees no GPU here")
+    return torch.device(name)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent import strict_yaml
 from gaussreg_fast.latent.guards import kind_of
 from gaussreg_fast.latent.settings import RunConfig
 
@@ -29,18 +29,25 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
         given = overlay(given, _spelled_out(layer))
     guard, model = given["guard"], given["model"]
     if isinstance(guard, Mapping) and isinstance(model, Mapping):
-        given = overlay(_preset(guard.get("name"), model.get("source")), given)
+        try:
+            preset = _preset(guard.get("name"), model.get("source"))
+        except InputError as error:
+            raise InputError(f"{_place(layers, ('guard', 'name'))}{error}") from error
+        given = overlay(preset, given)
     try:
         return RunConfig.model_validate(given)
     except ValidationError as error:
-        raise InputError(_first(error)) from error
+        raise InputError(_located(error, layers)) from error
+
+
+# The groups of settings that a string can stand for, and the setting that it then is.
+_HEADS = {"guard": "name", "model": "source", "optimizer": "name"}
 
 
 def _spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace a guard or model given as a string by settings that name it."""
-    names = {"guard": "name", "model": "source"}
+    """Replace a guard, model or optimiser given as a string by settings that name it."""
     return {
-        key: {names[key]: value} if key in names and isinstance(value, str) else value
+        key: {_HEADS[key]: value} if key in _HEADS and isinstance(value, str) else value
         for key, value in layer.items()
     }
 
@@ -77,6 +84,30 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def _located(error: ValidationError, layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first problem in one line, after the file and line that it comes from."""
+    return _place(layers, error.errors(include_url=False)[0]["loc"]) + _first(error)
+
+
+def _place(layers: Sequence[Mapping[str, Any]], setting: strict_yaml.Place) -> str:
+    """Return "FILE, line N: " for a setting, or "" if no file gave it or what it is in."""
+    for end in range(len(setting), 0, -1):
+        for layer in reversed(layers):
+            if _holds(layer, setting[:end]):
+                named = isinstance(layer, strict_yaml.FromFile)
+                return f"{layer.line(setting[:end])}: " if named else ""
+    return ""
+
+
+def _holds(layer: Any, setting: strict_yaml.Place) -> bool:
+    for part in setting:
+        try:
+            layer = layer[part]
+        except (LookupError, TypeError):
+            return False
+    return True
+
+
 def _first(error: ValidationError) -> str:
     """Return the first problem in one line: the setting, the allowed values, the given value."""
     problem = error.errors(include_url=False)[0]
@@ -92,8 +123,7 @@ def _first(error: ValidationError) -> str:
             allowed = _allowed_values(_schema_of(problem["loc"]))
         except KeyError:  # not a setting but a key, which the schema does not describe
             return f"{where}: {problem['msg']}, {got}"
-        # A string can stand for a guard, a model or a reward.
-        if allowed == _GROUP and (leaf in ("guard", "model") or leaf.isdecimal()):
+        if allowed == _GROUP and (leaf in _HEADS or leaf.isdecimal()):  # a number is a reward's
             allowed = f"a string or {allowed}"
         return f"{where} must be {allowed}, {got}"
     message = problem["msg"].removeprefix("Value error, ")  # written by our own checks
@@ -150,40 +180,45 @@ def _allowed_values(schema: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- YAML
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> strict_yaml.FromFile:
     """Read a mapping from a YAML file.
 
     Raises:
-        InputError: the file is unreadable, not YAML, or not a mapping.
+        InputError: the file is unreadable, not YAML, gives a key twice, or is not a mapping.
     """
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold settings by name, got {type(content).__name__}")
-    return content
+    return strict_yaml.load(read_text(path), path)
+
+
+def load_stored(path: Path) -> strict_yaml.FromFile:
+    """Read the settings that `to_yaml` wrote.
+
+    Raises:
+        InputError: the file is unreadable, cut short, or holds no settings.
+    """
+    if not read_text(path).endswith(strict_yaml.END):
+        raise InputError(
+            f"{path}: is cut short, its last line must be {strict_yaml.END.strip()!r}; choose a "
+            "new folder, or write the run's settings to this file"
+        )
+    return load_yaml(path)
 
 
 def stored(path: Path) -> RunConfig:
     """Read a config that `to_yaml` wrote. It is complete, so that no preset goes under it.
 
     Raises:
-        InputError: the file is unreadable or holds no config.
+        InputError: the file is unreadable, cut short, or holds no config.
     """
+    content = load_stored(path)
     try:
-        return RunConfig.model_validate(load_yaml(path))
+        return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first(error)}") from error
+        raise InputError(_located(error, [content])) from error
 
 
 def to_yaml(config: RunConfig) -> str:
     """Return a config as YAML; `resolve(yaml.safe_load(...))` gives it back."""
-    settings = config.model_dump(mode="json")
-    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    if yaml.safe_load(text) != settings:  # prompts with odd line breaks come back as spaces
-        text = yaml.safe_dump(settings, sort_keys=False)
-    return text
+    return strict_yaml.dump(config.model_dump(mode="json"))
 
 
 def read_text(path: Path) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast._files import user_path
+from gaussreg_fast.errors import InputError, first_line, of_machine
 
 
 class LatentFileError(InputError):
@@ -25,10 +26,11 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
         key: name of the tensor, if the file holds several.
 
     Raises:
+        MemoryError, RuntimeError: the tensor does not fit into memory.
         LatentFileError: the file does not exist, has an unknown ending, is unreadable or
             truncated, holds no tensor, or holds several and no `key` is given.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "no such file"
         raise LatentFileError(f"{path}: {problem}")
@@ -43,6 +45,8 @@ def load_latents(path: str | Path, key: str | None = None) -> Tensor:
             f"{path}: reading it needs {error.name}: pip install 'gaussreg_fast[cli]'"
         ) from error
     except Exception as error:  # each format's reader raises its own types
+        if of_machine(error):
+            raise
         raise LatentFileError(f"{path}: unreadable or truncated ({first_line(error)})") from error
     return _pick(path, content, key)
 

@@ -13,11 +13,10 @@ metrics.csv samples.csv latents.safetensors curves.png report.md   all samples; 
 from __future__ import annotations
 
 import csv
-import fcntl
-import os
+import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,19 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import _environment
-from gaussreg_fast._files import atomic_path, write_json, write_text
+from gaussreg_fast._files import is_partial, locked, naming, write_json, write_text
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config as configs
-from gaussreg_fast.latent.problem import STATUS, Record
+from gaussreg_fast.latent.problem import STATUS, Record, Sample
 from gaussreg_fast.latent.settings import RunConfig
+from gaussreg_fast.latent.storage import (
+    are_whole_tensors,
+    is_whole_image,
+    load_tensors,
+    save_tensors,
+)
+
+KINDS = ("start", "best", "final")
 
 
 class RunFolder:
@@ -46,36 +53,66 @@ class RunFolder:
             raise InputError(f"{path}: is not a folder")
         if stored.exists():
             _check_same(stored, configs.stored(stored), config)
-        elif path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+        elif path.exists() and any(p.name != ".lock" and not is_partial(p) for p in path.iterdir()):
             raise InputError(f"{path}: holds other files; choose a new folder")
 
-    def create(self) -> None:
-        """Create the folder if it does not exist.
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the folder if it does not exist, and lock it against a second run.
+
+        An error before the end of the first iteration removes what was created.
 
         Raises:
+            InputError: another run uses the folder.
             OSError: the folder cannot be written.
         """
-        self._made = not self.path.exists()
-        self._new = not (self.path / "config.yaml").exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self._new:  # written first, because a later call knows a run folder by this file
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._locked(made=bool(missing)):
+                new = not (self.path / "config.yaml").exists()
+                try:
+                    self._prepare(new)
+                    yield
+                except BaseException:
+                    if new and not any(self.path.glob("batches/*/*")):
+                        self._empty()
+                    raise
+        finally:
+            for path in missing:  # from the inside out
+                with suppress(OSError):
+                    path.rmdir()  # does nothing to a folder with files
+
+    @contextmanager
+    def _locked(self, made: bool) -> Iterator[None]:
+        lock = self.path / ".lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(lock))
+            except BlockingIOError:
+                raise InputError(f"{self.path}: another run is at work in this folder") from None
+            except OSError:
+                if made:
+                    lock.unlink(missing_ok=True)
+                raise
+            yield
+
+    def _prepare(self, new: bool) -> None:
+        """Write the settings of a new run, and remove the half-written files of a killed one."""
+        for path in [path for path in self.path.rglob("*") if is_partial(path)]:
+            path.unlink()
+        if new:  # written first, because a later call knows a run folder by this file
             write_text(self.path / "config.yaml", configs.to_yaml(self._config))
         (self.path / "images").mkdir(exist_ok=True)
         (self.path / "batches").mkdir(exist_ok=True)
 
+    def _empty(self) -> None:
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def describe(self, model: Mapping[str, Any]) -> None:
         """Write versions, machine and the model's resolved settings."""
         write_json(self.path / "environment.json", environment(model))
-
-    def discard_if_untouched(self) -> None:
-        """Remove what `create` has just made, if it holds no iteration yet."""
-        if not self._new or any(self.path.glob("batches/*/*")):
-            return
-        if self._made:
-            shutil.rmtree(self.path)
-            return
-        for path in self.path.iterdir():  # an empty folder of the user's own stays
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def batch(self, index: int) -> BatchFolder:
         """Return the folder of a batch."""
@@ -85,31 +122,25 @@ class RunFolder:
         """Return the path of a sample's picture; `kind` is start, best or final."""
         return self.path / "images" / f"{sample:03d}-{kind}.png"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock the folder against a second run, and remove half-written files.
-
-        Raises:
-            InputError: another run uses the folder.
-        """
-        with open(self.path / ".lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.path}: another run is at work in this folder") from None
-            for half_written in self.path.rglob(".*-*"):  # by a run that was killed
-                half_written.unlink()
-            yield
+    def finished(self, index: int, samples: Sequence[Sample]) -> bool:
+        """Return whether a batch has its result and its images, all of them whole."""
+        images = [self.image(sample.index, kind) for sample in samples for kind in KINDS]
+        return are_whole_tensors(self.batch(index).result) and all(map(is_whole_image, images))
 
 
 class BatchFolder:
-    """The files of one batch."""
+    """The files of one batch.
+
+    Checkpoints and the result hold the rows of the metrics, too. So `metrics.csv`, which grows with
+    every iteration, can be written anew whatever happened to it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.csv"
         self.state = path / "state.safetensors"
         self.result = path / "result.safetensors"
+        self._rows = ""
 
     def load(self) -> dict[str, Tensor] | None:
         """Read the last checkpoint and cut the metrics back to it; None if there is none.
@@ -117,31 +148,65 @@ class BatchFolder:
         Raises:
             InputError: the checkpoint cannot be read.
         """
-        if not self.state.exists():
-            self.path.mkdir(exist_ok=True)
-            self.metrics.unlink(missing_ok=True)
-            return None
-        tensors = load_tensors(self.state)
-        os.truncate(self.metrics, int(tensors.pop("metrics.bytes")))
-        return tensors
+        self.path.mkdir(exist_ok=True)
+        if self.state.exists():
+            return self._load(self.state)
+        self.metrics.unlink(missing_ok=True)
+        return None
 
     def append(self, record: Record) -> None:
         """Append the rows of an iterate to the metrics."""
-        new = not self.metrics.exists()
-        with open(self.metrics, "a", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            if new:
-                writer.writerow(["sample", "seed", "iteration", "status", *record.values])
-            columns = [column.tolist() for column in record.values.values()]
-            for row, sample in enumerate(record.samples):
-                values = ["" if column[row] != column[row] else column[row] for column in columns]
-                status = STATUS[record.status[row]]
-                writer.writerow([sample.index, sample.seed, record.iteration, status, *values])
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not self._rows:
+            writer.writerow(["sample", "seed", "iteration", "status", *record.values])
+        columns = [column.tolist() for column in record.values.values()]
+        for row, sample in enumerate(record.samples):
+            values = ["" if column[row] != column[row] else column[row] for column in columns]
+            status = STATUS[record.status[row]]
+            writer.writerow([sample.index, sample.seed, record.iteration, status, *values])
+        self._rows += text.getvalue()
+        with naming(self.metrics), open(self.metrics, "a", newline="", encoding="utf-8") as handle:
+            handle.write(text.getvalue())
 
     def save(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint, which belongs to exactly the metrics written so far."""
-        size = torch.tensor(self.metrics.stat().st_size)
-        save_tensors(self.state, {**tensors, "metrics.bytes": size})
+        """Write a checkpoint."""
+        self._save(self.state, tensors)
+
+    def finish(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the result."""
+        self._save(self.result, tensors)
+
+    def read(self) -> tuple[dict[str, Tensor], list[list[str]]]:
+        """Read the result, and the heading and rows of the metrics.
+
+        Raises:
+            InputError: the result cannot be read.
+        """
+        tensors = self._load(self.result)
+        return tensors, list(csv.reader(io.StringIO(self._rows)))
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        rows = torch.frombuffer(bytearray(self._rows.encode()), dtype=torch.uint8)
+        save_tensors(path, {**tensors, _ROWS: rows})
+
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        """Read tensors and metrics from a file, and write `metrics.csv` anew if it differs."""
+        advice = "remove the file to compute its batch anew"
+        try:
+            tensors = load_tensors(path)
+        except InputError as error:
+            raise InputError(f"{error}; {advice}") from error
+        if _ROWS not in tensors:
+            raise InputError(f"{path}: is not of this version, it holds no {_ROWS!r}; {advice}")
+        rows = tensors.pop(_ROWS).numpy().tobytes()
+        self._rows = rows.decode()
+        if not self.metrics.exists() or self.metrics.read_bytes() != rows:
+            write_text(self.metrics, self._rows)
+        return tensors
+
+
+_ROWS = "metrics"  # name of the tensor with the bytes of the metrics
 
 
 # Settings of the model that may differ when a run is resumed, because they do not change results.
@@ -175,63 +240,3 @@ def environment(model: Mapping[str, Any]) -> dict[str, Any]:
         "model": dict(model),
         "machine": _environment.machine(),
     }
-
-
-def write_image(path: Path, image: Tensor) -> None:
-    """Write a (3, H, W) image in [0, 1] as PNG, whole or not at all; NaN becomes black."""
-    from PIL import Image
-
-    pixels = image.detach().float().cpu().nan_to_num(0.0).clamp(0, 1).mul(255).round()
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels.byte().permute(1, 2, 0).numpy()).save(temporary, format="png")
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a safetensors file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: unreadable ({error})") from error
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name, whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as temporary:
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-        except SafetensorError as error:  # raised instead of OSError when the disk is full
-            raise OSError(None, str(error), str(path)) from error
-
-
-def read_metrics(paths: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
-    """Read the heading and the rows of several metrics files, in their order."""
-    heading: list[str] = []
-    rows: list[list[str]] = []
-    for path in paths:
-        with open(path, newline="", encoding="utf-8") as handle:
-            reader = csv.reader(handle)
-            heading = next(reader)
-            rows += list(reader)
-    return heading, rows
-
-
-def write_csv(path: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(heading)
-        writer.writerows(rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gaussreg_fast import functional
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.number_types import Number
 
 PROJECTIONS = ("none", "gradient", "both")
 _NOT_OPTIONS = {"x", "seed", "generator", "reduction"}
@@ -129,7 +130,7 @@ class Guard:
             f"One of {', '.join(GUARDS)}. By default mpgr."
         },
     )
-    weight: float = field(
+    weight: Number = field(
         default=1.0, metadata={"help": "Weight of the guard's gradient beside the reward's."}
     )
     rescale: bool = field(

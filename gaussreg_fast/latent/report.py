@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,14 @@ from torch import Tensor
 
 from gaussreg_fast import _markdown
 from gaussreg_fast._files import atomic_path, write_text
-from gaussreg_fast.latent import folder as folders
-from gaussreg_fast.latent.folder import RunFolder
+from gaussreg_fast.latent import storage, strict_yaml
+from gaussreg_fast.latent.folder import KINDS, RunFolder
 from gaussreg_fast.latent.problem import STATUS, Sample
 from gaussreg_fast.latent.settings import RunConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("start", "best", "final")
 PICTURES = 12
 _NO_MEASURE = ("sample", "seed", "iteration", "status")
 
@@ -34,15 +32,16 @@ def write(
         A mapping per sample, and the latents by kind, (samples, *latent) float32.
     """
     places = [folder.batch(index) for index in range(len(batches))]
-    heading, rows = folders.read_metrics([place.metrics for place in places])
-    folders.write_csv(folder.path / "metrics.csv", heading, rows)
-    parts = [folders.load_tensors(place.result) for place in places]
+    parts, tables = zip(*(place.read() for place in places), strict=True)
+    heading = tables[0][0]
+    rows = [row for lines in tables for row in lines[1:]]
+    storage.write_csv(folder.path / "metrics.csv", heading, rows)
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     latents = {kind: whole[kind] for kind in KINDS}
-    folders.save_tensors(folder.path / "latents.safetensors", latents)
+    storage.save_tensors(folder.path / "latents.safetensors", latents)
     samples = [sample for batch in batches for sample in batch]
     table = _samples(heading, rows, samples, whole)
-    folders.write_csv(
+    storage.write_csv(
         folder.path / "samples.csv", list(table[0]), [list(row.values()) for row in table]
     )
     with atomic_path(folder.path / "curves.png") as temporary:
@@ -123,14 +122,15 @@ def _curves(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
 
 def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) -> str:
     """Return the report in Markdown: the problem, a summary, pictures and settings."""
-    target = " + ".join(f"{r.weight:g} {r.name}" for r in config.rewards)
-    held = ", ".join(r.name for r in config.held_out) or "none"
+    target = " + ".join(f"{r.weight:g} {_markdown.escape(r.name)}" for r in config.rewards)
+    held = ", ".join(_markdown.escape(r.name) for r in config.held_out) or "none"
     failed = [row for row in table if row["status"] == "failed"]
     lines = [
         "# Latent optimisation",
         "",
-        f"{len(table)} samples of `{config.model.source}`, reward {target}, held out: {held}, "
-        f"guard {config.guard.name}, {config.iterations} iterations of {config.optimizer.name} "
+        f"{len(table)} samples of {_markdown.code(config.model.source)}, reward {target}, "
+        f"held out: {held}, guard {config.guard.name}, {config.iterations} iterations of "
+        f"{config.optimizer.name} "
         f"with learning rate {config.optimizer.lr:g}. The best iterate is "
         f"{_CHOICE[config.selection]}.",
         "",
@@ -142,16 +142,9 @@ def page(folder: RunFolder, config: RunConfig, table: Sequence[dict[str, Any]]) 
             "",
         ]
     lines += [*_summary(table, config), "", "![curves](curves.png)", "", *_pictures(folder, table)]
-    lines += [
-        "",
-        "## Settings",
-        "",
-        "```yaml",
-        (folder.path / "config.yaml").read_text(encoding="utf-8").rstrip(),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    settings = (folder.path / "config.yaml").read_text(encoding="utf-8")
+    block = _markdown.block(settings.removesuffix(strict_yaml.END), "yaml")
+    return "\n".join([*lines, "", "## Settings", "", *block, ""])
 
 
 _CHOICE = {
@@ -167,7 +160,8 @@ def _summary(table: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
     held = config.held_out_columns
     lines = []
     for name in ["reward", *rewards, *held, "guard", "p_value", "cosine", "distance"]:
-        lines.append([name, *(_mean([row[f"{kind}/{name}"] for row in table]) for kind in KINDS)])
+        means = [_mean([row[f"{kind}/{name}"] for row in table]) for kind in KINDS]
+        lines.append([_markdown.escape(name), *means])
     return _markdown.table(["mean over samples", *KINDS], lines)
 
 
@@ -189,7 +183,7 @@ def _pictures(folder: RunFolder, table: Sequence[dict[str, Any]]) -> list[str]:
             f"{row[f'{kind}/reward']:.4g}"
             for kind, iteration in zip(KINDS, iterations, strict=True)
         ]
-        prompt = html.escape(" ".join(row["prompt"].split())).replace("|", "\\|")
+        prompt = _markdown.escape(row["prompt"])
         shown.append([str(number), f"{prompt}, {row['seed']}", *cells])
     lines = _markdown.table(["sample", "prompt, seed", *KINDS], shown)
     if len(table) > PICTURES:

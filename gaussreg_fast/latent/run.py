@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,20 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast._files import user_path
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import files, report
 from gaussreg_fast.latent.config import resolve
-from gaussreg_fast.latent.folder import (
-    BatchFolder,
-    RunFolder,
-    save_tensors,
-    write_image,
-)  # fmt: skip
+from gaussreg_fast.latent.folder import BatchFolder, RunFolder
 from gaussreg_fast.latent.loop import Batch
 from gaussreg_fast.latent.models import load_model
 from gaussreg_fast.latent.problem import Problem, Record, Sample
 from gaussreg_fast.latent.rewards import RewardSpec, RewardSum, load_rewards
 from gaussreg_fast.latent.settings import RunConfig
+from gaussreg_fast.latent.storage import write_image
 
 Callback = Callable[[Record], object]
 
@@ -86,7 +83,7 @@ def optimize(
             f"{', '.join(settings)}"
         )
     ranks = _Ranks()
-    folder = RunFolder(Path(out), config)
+    folder = RunFolder(user_path(out), config)
     given = _given_latents(config)
     every = batches(config)
     _warn_if_idle(ranks, len(every))
@@ -94,7 +91,7 @@ def optimize(
         mine = [
             (index, samples)
             for index, samples in enumerate(every)
-            if index % ranks.count == ranks.index and not folder.batch(index).result.exists()
+            if index % ranks.count == ranks.index and not folder.finished(index, samples)
         ]
         if mine:
             problem = build(config, ranks.device)
@@ -136,22 +133,10 @@ class _Ranks:
 
 @contextmanager
 def _opened(folder: RunFolder, ranks: _Ranks) -> Iterator[None]:
-    """Create the run folder in the first process, and lock it during the run.
-
-    An error before the end of the first iteration removes the folder again.
-    """
-    if ranks.index:
+    """Open the run folder in the first process; the others wait until it is there."""
+    with nullcontext() if ranks.index else folder.opened():
         ranks.wait()
         yield
-        return
-    folder.create()
-    with folder.lock():
-        ranks.wait()
-        try:
-            yield
-        except BaseException:
-            folder.discard_if_untouched()
-            raise
 
 
 def batches(config: RunConfig) -> Sequence[tuple[Sample, ...]]:
@@ -233,10 +218,7 @@ def _finish(folder: RunFolder, place: BatchFolder, batch: Batch) -> None:
     for kind, x in latents.items():
         for sample, image in zip(batch.samples, batch.images(x), strict=True):
             write_image(folder.image(sample.index, kind), image)
-    save_tensors(
-        place.result,
-        {**latents, "best.iteration": batch.selection.iteration, "status": batch.status},
-    )
+    place.finish({**latents, "best.iteration": batch.selection.iteration, "status": batch.status})
 
 
 def _given_latents(config: RunConfig) -> Tensor | None:

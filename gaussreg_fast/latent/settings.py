@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gaussreg_fast.latent.guards import Guard
 from gaussreg_fast.latent.models.options import OFFLOADS, check_option
+from gaussreg_fast.latent.number_types import no_truth_value
 from gaussreg_fast.latent.rewards import RewardSpec, parse_reward, unique_names
 from gaussreg_fast.latent.selection import MODES
 
@@ -27,6 +28,12 @@ _SELECT = ("auto", *MODES)
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        return value if kind is bool else no_truth_value(value)
 
 
 class ModelSettings(_Settings):

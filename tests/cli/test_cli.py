@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, output, files."""
 
+import errno
 import json
 import os
 import re
@@ -146,6 +147,32 @@ def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_atomic_path_writes_to_file_systems_that_know_little(tmp_path, monkeypatch, number):
+    def unknown(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", unknown)
+    monkeypatch.setattr("pathlib.Path.chmod", forbidden)
+    with atomic_path(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "new")]
+
+
+def test_what_does_not_reach_the_disk_replaces_nothing(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "x").write_text("old")
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match=rf"{tmp_path}/x'$"), atomic_path(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
+
+
 def test_check_passes_noise_and_fails_the_rest(cli, tmp_path):
     good = cli("check", write(tmp_path / "good.pt", noise(4, 4, 32, 32)))
     assert good.returncode == 0, good.stderr
@@ -196,6 +223,19 @@ def test_bad_files_are_one_line_and_exit_code_2(cli, tmp_path, name, content, wo
     assert name in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_files_and_pictures_may_be_in_the_home_folder(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    write(tmp_path / "home/x.npy", noise(2, 64))
+    assert cli("check", "~/x.npy", "--plot", "~/plot.png").returncode == 0
+    words = ["--experiment", "checkerboard", "--samples", "1", "--iterations", "1"]
+    assert cli("demo", "--out", "~/demo", *words, "--shuffles", "1").returncode == 0
+    assert (tmp_path / "home/plot.png").exists()
+    assert (tmp_path / "home/demo/demo.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_check_refuses_to_draw_what_is_not_there(cli, tmp_path):

@@ -1,6 +1,7 @@
 """The frontier experiment on the embedded model, at a small size."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -68,6 +69,19 @@ def test_cells_are_kept_and_not_run_again(tmp_path):
     assert len(calls) == 2 * 3
     with pytest.raises(TypeError):  # another design is another cell
         experiment.curves(frontier.Design(latents=10, seeds=(0,), iterations=3), arm)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 300, 0.5, 0.99])
+def test_a_cell_that_is_cut_short_is_run_again(tmp_path, keep):
+    design = frontier.Design(latents=10, seeds=(0,), iterations=1)
+    arm = frontier.arm("mpgr", 1.0, design)
+    experiment = frontier.Experiment(tmp_path, lambda name: None)
+    (first,) = experiment.curves(design, arm)
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, keep if isinstance(keep, int) else int(keep * path.stat().st_size))
+    (second,) = experiment.curves(design, arm)
+    for name in (*frontier.MEASURES, frontier.PICTURES):
+        np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_the_table_says_what_the_curves_say(result):

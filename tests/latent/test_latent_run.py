@@ -2,14 +2,11 @@
 
 import csv
 import errno
-import multiprocessing
+import fcntl
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,35 +15,11 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_runs import SETTINGS, files, run
 
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import config, optimize
 from gaussreg_fast.latent.run import batches
-
-SETTINGS = {
-    "prompts": ["a handwritten three", "a handwritten eight", "a handwritten one"],
-    "rewards": ["digits-ink"],
-    "held_out": ["digits-class-a"],
-    "guard": "mpgr",
-    "optimizer": {"lr": 5.0},
-    "iterations": 12,
-    "batch_size": 2,
-    "checkpoint_every": 3,
-}
-ASIDE = {".lock", "environment.json"}
-
-
-def run(out, **changes):
-    return optimize({**SETTINGS, **changes}, out=out)
-
-
-def files(folder):
-    """Every file of a run that its settings determine, by name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name not in ASIDE
-    }
 
 
 @pytest.fixture(scope="module")
@@ -162,39 +135,6 @@ def test_a_finished_run_is_left_as_it_is(whole):
     assert again.samples == whole.samples
 
 
-def child(out):
-    torch.set_num_threads(1)
-    run(out)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(whole, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gaussreg_fast.latent.run", "diffusers", "transformers"])
-    out, chance, kills = tmp_path / "run", random.Random(3), 0
-    for _ in range(40):
-        process = context.Process(target=child, args=(out,))
-        process.start()
-        written = len(list_metrics(out))
-        goal = written + chance.randint(1, 8) if kills < 6 else 10**9
-        while process.is_alive() and len(list_metrics(out)) < goal:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.05)
-        if process.is_alive() and kills < 6:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.join()
-        if process.exitcode == 0:
-            break
-    assert process.exitcode == 0
-    assert kills >= 3
-    assert files(out) == files(whole.folder)
-
-
-def list_metrics(out):
-    return [line for path in Path(out).glob("batches/*/metrics.csv") for line in open(path)]
-
-
 @pytest.mark.slow
 def test_two_processes_share_the_batches(whole, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
@@ -224,7 +164,7 @@ def test_how_a_run_is_computed_may_change_on_the_way(whole):
 
 def test_what_a_kill_left_half_written_is_swept_away(whole, tmp_path):
     shutil.copytree(whole.folder, tmp_path / "run")
-    for left in (".curves-x1y2z3.png", "batches/0000/.state-ab.safetensors"):
+    for left in (".partial-curves-x1y2z3.png", "batches/0000/.partial-state-ab.safetensors"):
         (tmp_path / "run" / left).write_bytes(b"half")
     run(tmp_path / "run")
     assert files(tmp_path / "run") == files(whole.folder)
@@ -239,12 +179,68 @@ def test_a_config_built_by_hand_can_be_gone_on_with(tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_kept_out(whole):
-    import fcntl
-
     with open(whole.folder / ".lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another run is at work"):
             run(whole.folder)
+
+
+def without_locks(monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gives_a_warning_and_the_run(
+    tmp_path, monkeypatch, whole, number
+):
+    without_locks(monkeypatch, number)
+    said = f"run: its file system has no locks \\({os.strerror(number)}\\), .* do not start one"
+    with pytest.warns(UserWarning, match=said):
+        run(tmp_path / "run")
+    assert files(tmp_path / "run") == files(whole.folder)
+
+
+def test_a_lock_that_fails_for_another_reason_names_its_file_and_leaves_no_folder(
+    tmp_path, monkeypatch
+):
+    without_locks(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match=r"run/\.lock"):
+        run(tmp_path / "parent" / "run")
+    assert not (tmp_path / "parent").exists()
+
+
+def test_a_run_that_is_kept_out_leaves_the_other_ones_folder_alone(tmp_path, whole):
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run/.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is at work"):
+            run(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+# ---------------------------------------------------------------- paths
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, whole):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    save_file({"latents": whole.latents["start"]}, tmp_path / "home/noise.safetensors")
+    result = run("~/runs/a", latents="~/noise.safetensors", iterations=1)
+    assert result.folder == tmp_path / "home/runs/a"
+    assert torch.equal(result.latents["start"], whole.latents["start"])
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_home_folder_that_does_not_exist_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for changes in ({"out": "~nobody-of-this-name/a"}, {"model": "~nobody-of-this-name/model"}):
+        with pytest.raises(InputError, match=r"~nobody-of-this-name/.*: no such home folder"):
+            run(**{"out": "run", **changes})
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- bad input

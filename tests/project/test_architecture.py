@@ -49,10 +49,12 @@ ALLOWED = {
     "_noise_tests": {"functional", "reference"},
     "diagnostics": {"_noise_tests", "checks", "reference"},
     "errors": set(),
-    "_files": set(),
+    "_exit_codes": {"errors"},
+    "_files": {"errors"},
     "_markdown": set(),
+    "_progress": set(),
     "_environment": {""},
-    "digits": {"_environment", "_files", "digits", "errors"},
+    "digits": {"_environment", "_exit_codes", "_files", "_progress", "digits", "errors"},
     "latent": {
         "", "_environment", "_files", "_markdown", "diagnostics", "digits", "errors", "functional",
         "latent",
@@ -61,8 +63,8 @@ ALLOWED = {
         "", "_environment", "_files", "_markdown", "diagnostics", "digits", "errors",
         "experiments", "functional", "latent",
     },
-    "cli": {"", "_files", "cli", "errors", "experiments", "latent"},
-    "__main__": {"cli"},
+    "cli": {"", "_exit_codes", "_files", "_progress", "cli", "errors", "experiments", "latent"},
+    "__main__": {"_exit_codes", "cli", "errors"},
     "kernels": {"kernels"},
 }  # fmt: skip
 

@@ -9,6 +9,8 @@ so guards differ in direction alone.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,12 +125,10 @@ class Experiment:
         if self._folder is not None:
             name = f"{arm.guard.name}-{arm.guard.project}-{arm.guard.weight:g}-{seed}.npz"
             path = self._folder / name
-            if path.exists():
-                with np.load(path, allow_pickle=False) as stored:
-                    if str(stored["design"]) == key:
-                        for _ in range(iterations_of(replace(design, seeds=(seed,)), 1)):
-                            self._advance(arm.name)
-                        return {name: stored[name] for name in (*MEASURES, PICTURES)}
+            if (stored := _stored(path, key)) is not None:
+                for _ in range(iterations_of(replace(design, seeds=(seed,)), 1)):
+                    self._advance(arm.name)
+                return stored
         result = self._run(design, arm, design.samples(seed))
         if path is not None:
             with atomic_path(path) as temporary, open(temporary, "wb") as handle:
@@ -186,6 +186,17 @@ class Experiment:
             }
             for name in TUNED
         }
+
+
+def _stored(path: Path, design: str) -> dict[str, np.ndarray] | None:
+    """Read a cell; None if there is none of this design, or if its file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["design"]) != design:
+                return None
+            return {name: stored[name] for name in (*MEASURES, PICTURES)}
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def best_weights(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast._files import user_path
+from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent import hub
 from gaussreg_fast.latent.models.base import PipelineModel
 from gaussreg_fast.latent.models.flux import Flux
@@ -69,7 +70,7 @@ def _locate(source: str) -> str | Path:
     """Return an existing folder, or the id of a hub's repository."""
     if source == "digits":
         return Path(importlib.import_module("gaussreg_fast.digits").PIPELINE)
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if folder.is_dir():
         if not (folder / INDEX).is_file():
             raise InputError(f"model {source!r} is no pipeline folder: it has no {INDEX}")
@@ -155,9 +156,9 @@ def _load_pipeline(
             pipe = replaying(pipeline_class).from_pretrained(
                 str(place), torch_dtype=dtype, revision=revision, **kwargs
             )
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if of_machine(error):
+            raise
         hint = "" if isinstance(place, Path) else f"; {_INSTEAD}"
         raise InputError(
             f"model {str(place)!r} could not be loaded ({first_line(error)}){hint}"

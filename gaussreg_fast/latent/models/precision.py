@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, NoDeviceError
 
 DTYPES = {
     "float32": torch.float32,
@@ -25,7 +25,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device of that name; "auto" is the GPU if there is one.
 
     Raises:
-        InputError: the name is none, or this machine has no such device.
+        InputError: the name is none.
+        NoDeviceError: this machine has no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,10 +35,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device must be auto or cpu, got {device!r}: PyTorch sees no GPU here")
+        raise NoDeviceError(f"device must be auto or cpu, got {device!r}: PyTorch sees no GPU here")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
-        raise InputError(f"device must be at most cuda:{last} on this machine, got {device!r}")
+        raise NoDeviceError(f"device must be at most cuda:{last} on this machine, got {device!r}")
     return resolved
 
 

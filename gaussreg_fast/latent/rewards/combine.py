@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent.number_types import Number
 from gaussreg_fast.latent.rewards.batch import Reward, check_batch
 
 
@@ -23,7 +24,7 @@ class RewardSpec:
     """
 
     name: str
-    weight: float = 1.0
+    weight: Number = 1.0
     source: str | None = None
 
     def __post_init__(self) -> None:

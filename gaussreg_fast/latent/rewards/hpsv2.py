@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gaussreg_fast._files import user_path
 from gaussreg_fast.latent.rewards import sources
 from gaussreg_fast.latent.rewards.batch import freeze
 from gaussreg_fast.latent.rewards.clip import CLIP_H, CosineReward, preprocessing
@@ -116,7 +116,7 @@ def load_hpsv2(source: str | None, device: torch.device | str, dtype: torch.dtyp
 
 
 def _is_open_clip(source: str) -> bool:
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists():
         return path.is_file() or not (path / "config.json").is_file()
     return source == HPSV2 or source.count("/") > 1

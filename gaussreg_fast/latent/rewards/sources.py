@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast._files import user_path
+from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent import hub
 
 _REPOSITORY = re.compile(r"[\w.-]*\w/[\w.-]+")
@@ -83,7 +84,7 @@ def folder(reward: str, source: str) -> Folder:
     Raises:
         InputError: the source is neither a folder nor of the form owner/name.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         return Folder(reward, str(path), local=True)
     if path.exists() or not _REPOSITORY.fullmatch(source):
@@ -107,7 +108,7 @@ def checkpoint(reward: str, source: str, filename: str) -> Path:
     Raises:
         InputError: there is no such file or several, or the hub cannot be reached.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         return path
     if path.is_dir():
@@ -163,6 +164,8 @@ def read_state(reward: str, path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise
     except Exception as error:  # each format's reader raises its own types
+        if of_machine(error):
+            raise
         why = first_line(error)
         raise InputError(f"reward {reward!r}: {path}: unreadable or truncated ({why})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -230,6 +233,8 @@ def load_model(
     except ImportError:
         raise
     except Exception as error:  # OSError, ValueError or SafetensorError, by the file's format
+        if of_machine(error):
+            raise
         why = first_line(error)
         hint = "" if source.local else f"; {source.hint}"
         raise InputError(

@@ -1,6 +1,8 @@
 """The staged GPU run, on the device that is not there: clock, failures, cuts, going on."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -63,7 +65,7 @@ def test_each_part_is_a_row_and_a_failure_does_not_end_the_run(planted):
     states = {name: stage["state"] for name, stage in content["stages"].items()}
     assert states["good"] == states["last"] == "done"
     assert states["bad"] == "FAILED: raises, leaves"
-    assert states["unmakeable"] == "FAILED: exit code 1, before its first part"
+    assert states["unmakeable"] == "FAILED: exit code 70, before its first part"
     assert states["long"].startswith("not started: ")
     assert states["long"].endswith("s left, 5000 s expected")
     good = rows(content, "good")
@@ -206,7 +208,7 @@ def test_a_long_table_is_cut_to_sixty_lines(tmp_path):
 
 def test_time_that_is_up_is_kept_to(tmp_path):
     begin = time.monotonic()
-    run("--plan", "planted_stages:SLOW", "--out", tmp_path, "--seconds", 13, code=3)
+    run("--plan", "planted_stages:SLOW", "--out", tmp_path, "--seconds", 13, code=1)
     assert time.monotonic() - begin < 25  # with the imports of a busy machine
     states = {name: stage["state"] for name, stage in read(tmp_path)["stages"].items()}
     assert states["slow"].startswith(("out of time for", "not started"))
@@ -222,6 +224,17 @@ def test_a_run_that_is_there_is_not_overwritten(planted, refused):
         told = refused([*words, "--resume"])
     assert told == f"error: {out / 'rehearsal' / 'run.json'}: another run writes this file\n"
     assert read(out) == before
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    place = record.Record(tmp_path / "run.json", {})
+    with pytest.warns(UserWarning, match="has no locks"), place.locked():
+        place.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_rows_stay_until_there_are_new_ones(planted, tmp_path):
@@ -284,7 +297,7 @@ def test_without_a_gpu_it_says_so(refused, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert refused(["gpu"]) == (
+    assert refused(["gpu"], code=3) == (
         "error: gpu needs a GPU, but torch.cuda.is_available() is False; "
         "--rehearse goes through the run without one\n"
     )

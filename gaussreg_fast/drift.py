@@ -15,14 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, functional, tensor_lists
+from gaussreg_fast import _wrappers, checks, functional, tensor_lists
 from gaussreg_fast.functional import Pairs, Tensors
 
 
 class ParameterDrift(nn.Module):
     """`parameter_drift` from a frozen copy of parameters, made at construction.
 
-    The copy is kept in buffers: `state_dict` holds it, and `.to()` moves it.
+    The copy is kept in buffers: `.to()` moves it, and `state_dict` holds it by the parameters'
+    names (`base/0/weight` for 0.weight). So a state is loaded by name whatever the order of the
+    parameters, and a model with other names or shapes is refused. The parts that wrappers like
+    torch.compile and DDP add to names are left out. Parameters without names are saved by position
+    (`base_0`), and then only shapes are compared.
 
     Args:
         params: see `parameter_drift`; the base is a copy of them. Calls must pass the same list of
@@ -60,18 +64,19 @@ class ParameterDrift(nn.Module):
             raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
         names, listed = tensor_lists.tensors("params", params)
         self.names = None if names is None else tuple(names)
+        self.count = len(listed)
+        self._buffer_names = _buffer_names(names, self.count)
         for i, p in enumerate(listed):
             checks.floating(f"params[{i}]", p)
             copy = p.detach().to(device=device, dtype=dtype, copy=True)
             if p.device.type == "cuda" and copy.device.type == "cpu":
                 copy = copy.pin_memory()  # a GPU copies pinned memory without the host
-            self.register_buffer(f"base_{i}", copy, persistent=persistent)
-        self.count = len(listed)
+            self.register_buffer(self._buffer_names[i], copy, persistent=persistent)
 
     @property
     def base(self) -> dict[str, Tensor] | list[Tensor]:
         """The base: a mapping by name if the parameters had names, else a list."""
-        listed = [self.get_buffer(f"base_{i}") for i in range(self.count)]
+        listed = list(map(self.get_buffer, self._buffer_names))
         return listed if self.names is None else dict(zip(self.names, listed, strict=True))
 
     def forward(self, params: Tensors) -> Tensor:
@@ -93,6 +98,18 @@ class ParameterDrift(nn.Module):
         """Return the options and the number of tensors."""
         options = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
         return f"{self.count} tensors, {options}"
+
+
+def _buffer_names(names: list[str] | None, count: int) -> list[str]:
+    """Return names of buffers, which may hold no dot: JSON pointers (RFC 6901) made of the names.
+
+    Without names, or if they would not be unique, return positions.
+    """
+    plain = [str(name) for name in _wrappers.unwrapped(names or ())]
+    pointers = [n.replace("~", "~0").replace("/", "~1").replace(".", "/") for n in plain]
+    if len(set(pointers)) != count:
+        return [f"base_{i}" for i in range(count)]
+    return [f"base/{pointer}" for pointer in pointers]
 
 
 class LoraDrift(nn.Module):

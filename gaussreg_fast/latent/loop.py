@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -212,6 +214,7 @@ class Batch:
         """Return the tensors, by name, from which `load_state` resumes to the same numbers."""
         s = self.selection
         tensors = {
+            "identity": _as_tensor(self._identity()),
             "iteration": torch.tensor(self.iteration),
             "latents": self.latents,
             "start": self.start,
@@ -226,17 +229,32 @@ class Batch:
                 tensors[f"optimizer.{key}"] = torch.as_tensor(value)
         return {key: value.detach().cpu().clone() for key, value in tensors.items()}
 
+    def _identity(self) -> dict[str, Any]:
+        """Return what a state belongs to: its rows stand for samples by their position."""
+        return {
+            "samples": [[s.index, s.prompt, s.seed] for s in self.samples],
+            "optimizer": type(self.optimizer).__name__,
+            "selection": self.problem.select,
+        }
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a `state()`.
 
         Raises:
-            InputError: the state's latents have another shape than this batch's.
+            InputError: the state is that of other samples, of another optimiser or selection, or
+                its latents have another shape.
         """
         if tensors["latents"].shape != self.latents.shape:
             raise InputError(
                 f"the saved state must hold latents of shape {tuple(self.latents.shape)}, got "
                 f"{tuple(tensors['latents'].shape)}"
             )
+        if "identity" not in tensors:
+            raise InputError("the saved state must say which samples it holds, got one without")
+        saved_identity = _from_tensor(tensors["identity"])
+        for name, own in self._identity().items():
+            if (other := saved_identity.get(name)) != own:
+                raise InputError(f"the saved state must be of the {name} {own!r}, got {other!r}")
         device = self.latents.device
         self.iteration = int(tensors["iteration"])
         self.status = tensors["status"].clone()
@@ -252,6 +270,15 @@ class Batch:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "state": {0: dict(saved)}}
             )
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """Return JSON as bytes in a tensor, because a state holds tensors only."""
+    return torch.from_numpy(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy())
+
+
+def _from_tensor(stored: Tensor) -> Any:
+    return json.loads(stored.numpy().tobytes())
 
 
 def p_values(x: Tensor) -> Tensor:

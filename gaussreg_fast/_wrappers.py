@@ -1,4 +1,8 @@
-"""What libraries wrap around models: names of parameters without the parts that wrappers add."""
+"""What libraries wrap around models and optimisers, and how to see through it.
+
+Wrappers of models add parts to the names of parameters. Wrappers of optimisers decide when the
+optimiser inside makes a step: not while gradients accumulate, nor after an overflow.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
 
 # Parts of names by torch.compile, FSDP1, activation checkpointing, DataParallel (also DDP and
 # AveragedModel) and, for a layer with an adapter, PEFT.
@@ -51,3 +58,30 @@ def _common_parts(names: Sequence[str]) -> list[str]:
     parts = sorted(name.split(".")[:-1] for name in names)
     ends = zip(parts[0], parts[-1], strict=False)  # the lists between them begin as these two do
     return [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends)]
+
+
+# ---------------------------------------------------------------- optimisers
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return the optimiser that makes the steps: the last one along attributes `optimizer`."""
+    while True:
+        inner = getattr(optimizer, "optimizer", None)
+        if not isinstance(inner, Optimizer) or inner is optimizer:
+            return optimizer
+        optimizer = inner
+
+
+def step_is_skipped(optimizer: Optimizer) -> bool:
+    """Return whether the step that runs now changes nothing, because gradients have overflowed.
+
+    A gradient scaler calls fused optimisers all the same, and leaves the skipping to their kernel.
+    """
+    overflow = getattr(optimizer, "found_inf", None)
+    return overflow is not None and bool(overflow)
+
+
+def not_held(optimizer: Optimizer, params: Sequence[Tensor]) -> int | None:
+    """Return the position of the first of params that is in no group of the optimiser, or None."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return next((i for i, p in enumerate(params) if id(p) not in held), None)

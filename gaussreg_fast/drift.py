@@ -147,14 +147,16 @@ class DriftDecay:
     parameter's group at that step: see `parameter_drift_decay_`. Adaptive optimisers rescale
     gradients element by element, and the gradient of a penalty with them, so its weight has another
     effect on each element. A decoupled decay pulls all elements alike: AdamW's towards 0, this one
-    towards the base. It runs after the step (a proximal step), and is skipped if the step is, for
-    example by a gradient scaler.
+    towards the base. It runs after the step (a proximal step), and is skipped if the step is: by a
+    gradient scaler, or while a wrapper like accelerate's accumulates gradients.
 
     The optimiser is used as before: a hook is added to its `step`, until `remove()` or the end of
     a `with` block. It keeps references to the tensors, no copies.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`.
+        optimizer: any `torch.optim.Optimizer`, or a wrapper that has one as its `optimizer`, such
+            as those of `Accelerator.prepare` and `WhiteNoiseProjection`. Make DriftDecay after
+            `prepare`, which may replace the parameters.
         params: see `parameter_drift`; the parameters to decay, all of them in the optimiser.
         base: see `parameter_drift`.
         weight: see `parameter_drift`.
@@ -162,7 +164,8 @@ class DriftDecay:
         backend: see `parameter_drift`.
 
     Raises:
-        TypeError: `optimizer` is no `torch.optim.Optimizer`, or see `parameter_drift`.
+        TypeError: `optimizer` is no `torch.optim.Optimizer` with step hooks, or see
+            `parameter_drift`.
         ValueError: a parameter is not in the optimiser, or see `parameter_drift`.
     """
 
@@ -176,32 +179,46 @@ class DriftDecay:
         reduction: str = "sum",
         backend: str = "auto",
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
+        inner = _wrappers.innermost(optimizer)
+        if not isinstance(inner, torch.optim.Optimizer):
             kind = type(optimizer).__name__
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
         self.weight = checks.weight("weight", weight)
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
-        names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
-        known = {
-            id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
-        }
-        for i, p in enumerate(self.params):
-            if id(p) not in known:
-                name = tensor_lists.label("params", i, names)
-                raise ValueError(
-                    f"{name} must be a parameter of the optimiser, got a tensor that is in none of "
-                    f"its groups"
-                )
-        self._groups = [known[id(p)] for p in self.params]
-        self._hook = optimizer.register_step_post_hook(self._decay)
+        self._names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
+        if (i := _wrappers.not_held(inner, self.params)) is not None:
+            raise ValueError(
+                f"{self._label(i)} must be a parameter of the optimiser, got a tensor that is in "
+                f"none of its groups"
+            )
+        try:
+            self._hook = inner.register_step_post_hook(self._decay)
+        except AttributeError:  # its class has not called the constructor of Optimizer
+            raise TypeError(
+                f"optimizer must have step hooks, got {type(inner).__name__} without; pass the "
+                f"optimiser that it wraps"
+            ) from None
+
+    def _label(self, i: int) -> str:
+        return tensor_lists.label("params", i, self._names)
 
     def _decay(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        if _wrappers.step_is_skipped(optimizer):
+            return
+        if (i := _wrappers.not_held(optimizer, self.params)) is not None:
+            raise RuntimeError(
+                f"{self._label(i)} is no longer a parameter of the optimiser, so that its decay "
+                f"would do nothing: make DriftDecay after calls that replace parameters, such as "
+                f"accelerate's prepare"
+            )
+        rates: dict[int, float] = {}
+        for group in optimizer.param_groups:
+            rates.update(dict.fromkeys(map(id, group["params"]), float(group["lr"])))
         functional.parameter_drift_decay_(
             self.params,
             self.base,
-            rate=[rates[g] for g in self._groups],
+            rate=[rates[id(p)] for p in self.params],
             weight=self.weight,
             reduction=self.reduction,
             backend=self.backend,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import _wrappers, checks, functional, tensor_lists
+from gaussreg_fast import _ambient, _wrappers, checks, functional, tensor_lists
 from gaussreg_fast.functional import Pairs, Tensors
 
 
@@ -68,7 +68,8 @@ class ParameterDrift(nn.Module):
         self._buffer_names = _buffer_names(names, self.count)
         for i, p in enumerate(listed):
             checks.floating(f"params[{i}]", p)
-            copy = p.detach().to(device=device, dtype=dtype, copy=True)
+            with _ambient.recordable():
+                copy = p.detach().to(device=device, dtype=dtype, copy=True)
             if p.device.type == "cuda" and copy.device.type == "cpu":
                 copy = copy.pin_memory()  # a GPU copies pinned memory without the host
             self.register_buffer(self._buffer_names[i], copy, persistent=persistent)

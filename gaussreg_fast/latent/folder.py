@@ -140,7 +140,7 @@ class BatchFolder:
 
     def save(self, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint, which belongs to exactly the metrics written so far."""
-        size = torch.tensor(self.metrics.stat().st_size)
+        size = torch.tensor(self.metrics.stat().st_size, dtype=torch.int64, device="cpu")
         save_tensors(self.state, {**tensors, "metrics.bytes": size})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast import diagnostics
+from gaussreg_fast import _ambient, diagnostics
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import clip, norms
 from gaussreg_fast.latent.problem import (
@@ -43,6 +43,7 @@ class Batch:
         InputError: `latents` has another shape, is not floating or not finite.
     """
 
+    @_ambient.usual()
     def __init__(
         self, problem: Problem, samples: Sequence[Sample], latents: Tensor | None = None
     ) -> None:
@@ -61,7 +62,7 @@ class Batch:
         self.latents = self.start.clone().requires_grad_()
         self.optimizer = problem.optimizer([self.latents])
         self.selection = Selection.start(problem.select, problem.p_value, self.start)
-        self.status = torch.full((len(self.samples),), RUNNING)
+        self.status = torch.full((len(self.samples),), RUNNING, dtype=torch.int64, device="cpu")
         self.iteration = 0
         self._conditioning: tuple[tuple[int, ...], Any] | None = None
 
@@ -71,6 +72,7 @@ class Batch:
         finished = self.iteration > self.problem.iterations
         return finished or not bool((self.status == RUNNING).any())
 
+    @_ambient.usual()
     def step(self) -> Record:
         """Evaluate the current iterate of every running sample, then take a step from it."""
         rows = (self.status == RUNNING).nonzero()[:, 0]
@@ -87,7 +89,7 @@ class Batch:
             **self._distances(x, self.start[where]),
         }
         values |= self._evaluate(rows, x, images)
-        columns = {name: value.detach().double().cpu() for name, value in values.items()}
+        columns = {name: value.detach().cpu().double() for name, value in values.items()}
         self._judge(rows, x, columns, gradient)
         record = Record(
             self.iteration,
@@ -104,6 +106,7 @@ class Batch:
 
     # ------------------------------------------------------------ parts of a step
 
+    @_ambient.usual()
     def images(self, latents: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Generate images from latents without gradient, one per sample of `rows` (default: all).
 
@@ -148,7 +151,7 @@ class Batch:
 
     def _evaluate(self, rows: Tensor, x: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return held-out rewards and p-values; NaN between the evaluations."""
-        missing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+        missing = torch.full((len(rows),), torch.nan, dtype=torch.float64, device="cpu")
         held_out = self.problem.held_out
         own = held_out.names if held_out else ()
         names = ["held_out", *(f"held_out/{name}" for name in own)]
@@ -210,12 +213,13 @@ class Batch:
 
     # ------------------------------------------------------------ saving and resuming
 
+    @_ambient.usual()
     def state(self) -> dict[str, Tensor]:
         """Return the tensors, by name, from which `load_state` resumes to the same numbers."""
         s = self.selection
         tensors = {
             "identity": _as_tensor(self._identity()),
-            "iteration": torch.tensor(self.iteration),
+            "iteration": torch.tensor(self.iteration, dtype=torch.int64, device="cpu"),
             "latents": self.latents,
             "start": self.start,
             "status": self.status,
@@ -226,7 +230,9 @@ class Batch:
         }
         for key, value in self.optimizer.state.get(self.latents, {}).items():
             if value is not None:
-                tensors[f"optimizer.{key}"] = torch.as_tensor(value)
+                if not isinstance(value, Tensor):
+                    value = torch.tensor(value, dtype=torch.float64, device="cpu")
+                tensors[f"optimizer.{key}"] = value
         return {key: value.detach().cpu().clone() for key, value in tensors.items()}
 
     def _identity(self) -> dict[str, Any]:
@@ -237,6 +243,7 @@ class Batch:
             "selection": self.problem.select,
         }
 
+    @_ambient.usual()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a `state()`.
 
@@ -258,14 +265,17 @@ class Batch:
         device = self.latents.device
         self.iteration = int(tensors["iteration"])
         self.status = tensors["status"].clone()
-        self.start = tensors["start"].to(device)
+        self.start = tensors["start"].to(device, copy=True)
         with torch.no_grad():
             self.latents.copy_(tensors["latents"])
         s = self.selection
         s.score, s.iteration = tensors["best.score"].clone(), tensors["best.iteration"].clone()
-        s.stale, s.latents = tensors["best.stale"].clone(), tensors["best.latents"].to(device)
+        s.stale, s.latents = (
+            tensors["best.stale"].clone(),
+            tensors["best.latents"].to(device, copy=True),
+        )
         prefix = "optimizer."
-        saved = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        saved = {k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
         if saved:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "state": {0: dict(saved)}}
@@ -283,7 +293,7 @@ def _from_tensor(stored: Tensor) -> Any:
 
 def p_values(x: Tensor) -> Tensor:
     """Return each sample's p-value as white Gaussian noise, (B,) float64; NaN if not finite."""
-    result = torch.full((len(x),), torch.nan, dtype=torch.float64)
+    result = torch.full((len(x),), torch.nan, dtype=torch.float64, device="cpu")
     finite = x.flatten(1).isfinite().all(1)
     if finite.any():
         result[finite.cpu()] = torch.from_numpy(diagnostics.diagnose(x[finite]).p_value)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _ambient
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import files, report
 from gaussreg_fast.latent.config import resolve
@@ -51,6 +52,7 @@ class RunResult:
         return self.folder / "images" / f"{sample:03d}-{kind}.png"
 
 
+@_ambient.usual()
 def optimize(
     config: RunConfig | Mapping[str, Any] | None = None,
     *,
@@ -62,7 +64,8 @@ def optimize(
 
     An existing run with the same settings is resumed; on the same machine the result equals that
     of an uninterrupted run. `torchrun` or `accelerate launch` distribute the batches over their
-    processes.
+    processes. The result does not depend on torch's defaults or modes around the call, such as
+    `inference_mode`; only the precision of products (TF32) and deterministic mode are the caller's.
 
     Args:
         config: settings as a `RunConfig`, or as a mapping over which `settings` win.
@@ -114,7 +117,7 @@ def _warn_if_idle(ranks: _Ranks, batches_in_all: int) -> None:
         warnings.warn(
             f"{ranks.count} processes share {batches_in_all} batches, so that some processes are "
             "idle; a smaller batch_size makes more batches",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

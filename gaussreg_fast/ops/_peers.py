@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import reference
+from gaussreg_fast import _precision, reference
 from gaussreg_fast.backends.torch import as_rows
 from gaussreg_fast.ops._operator import first_order
-
-
-def _no_autocast(x: Tensor) -> torch.autocast:
-    """Return a context without autocast, which would multiply matrices in half precision."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 class _Covariance(Function):
@@ -25,8 +20,7 @@ class _Covariance(Function):
 
     @staticmethod
     def forward(xp: Tensor) -> tuple[Tensor, Tensor]:
-        with _no_autocast(xp):
-            return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
+        return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -36,7 +30,7 @@ class _Covariance(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         xp, grad_c = ctx.saved_tensors
-        with torch.no_grad(), _no_autocast(xp):
+        with torch.no_grad():
             grad = reference.autocovariance_pullback(xp, grad_c * upstream[0][:, None])
         return first_order(grad, xp)
 
@@ -54,5 +48,6 @@ def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
-    with _no_autocast(x):
-        return reference.prno_loss(rows, shuffles, factor)
+    exact = rows.to(_precision.product_dtype(rows.dtype, x.device))
+    with torch.autocast(x.device.type, enabled=False):  # it would multiply in half precision
+        return reference.prno_loss(exact, shuffles, factor).to(rows.dtype)

@@ -65,3 +65,16 @@ def test_a_state_that_does_not_say_whose_it_is_is_refused():
     del state["identity"]
     with pytest.raises(InputError, match="must say which samples it holds"):
         Batch(problem(), samples(3)).load_state(state)
+
+
+def test_a_state_that_was_loaded_stays_as_it_was():
+    """A batch goes on with copies, so that the same state can be loaded again."""
+    first = Batch(problem(optimizer=OPTIMIZERS["adam"]), samples(3))
+    for _ in range(3):
+        first.step()
+    state = first.state()
+    before = {key: value.clone() for key, value in state.items()}
+    second = Batch(problem(optimizer=OPTIMIZERS["adam"]), samples(3))
+    second.load_state(state)
+    run(second)
+    assert all(torch.equal(state[key], value) for key, value in before.items())

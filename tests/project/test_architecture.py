@@ -26,6 +26,7 @@ ALLOWED = {
     "spec": set(),
     "_wrappers": set(),
     "_ambient": set(),
+    "_numpy": set(),
     "_precision": set(),
     "tensor_lists": {"_wrappers", "checks"},
     "backends": {
@@ -49,7 +50,7 @@ ALLOWED = {
     "modules": {"checks", "functional"},
     "drift": {"_ambient", "_wrappers", "checks", "functional", "tensor_lists"},
     "optim": {"_wrappers", "checks", "functional"},
-    "arrays": {"functional"},
+    "arrays": {"_numpy", "functional"},
     "path": {"_path_checks", "_precision", "checks", "functional"},
     "_noise_tests": {"functional", "reference"},
     "diagnostics": {"_noise_tests", "checks", "reference"},
@@ -59,8 +60,8 @@ ALLOWED = {
     "_environment": {""},
     "digits": {"_environment", "_files", "digits", "errors"},
     "latent": {
-        "", "_ambient", "_environment", "_files", "_markdown", "diagnostics", "digits", "errors",
-        "functional", "latent",
+        "", "_ambient", "_environment", "_files", "_markdown", "_numpy", "diagnostics", "digits",
+        "errors", "functional", "latent",
     },
     "experiments": {
         "", "_environment", "_files", "_markdown", "diagnostics", "digits", "errors",

@@ -7,14 +7,23 @@ import numpy as np
 import pytest
 import torch
 from ambient_states import ROUNDING, STATES, WITHOUT_GRAPH
-from backends_here import NEEDS
+from backends_here import NEEDS, quiet_interpreter
 from public_calls import CALLS, GRADIENTS, NO_NUMBERS, Inputs, numbers
 
 import gaussreg_fast as gf
+from gaussreg_fast.backends import choice
 
 # Gradients of products that autograd differentiates, for which autocast must have ended.
 PRODUCTS = ("gradient of prno", "gradient of parameter_drift")
 BACKENDS = ["torch", pytest.param("native", marks=NEEDS["native"])]
+INTERPRETED = pytest.param(
+    "triton",
+    marks=[
+        NEEDS["triton"],
+        pytest.mark.slow,
+        pytest.mark.skipif(not choice.interpreted(), reason="its tensors are on a GPU"),
+    ],
+)
 
 
 def in_both(call, state, backend):
@@ -25,7 +34,8 @@ def in_both(call, state, backend):
         return numbers(call(inputs, backend)), want
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@quiet_interpreter
+@pytest.mark.parametrize("backend", [*BACKENDS, INTERPRETED])
 @pytest.mark.parametrize("name", [*CALLS, *GRADIENTS])
 def test_results_keep_their_bits(name, backend):
     call = {**CALLS, **GRADIENTS}[name]

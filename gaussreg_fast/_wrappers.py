@@ -35,7 +35,7 @@ def unwrapped(names: Sequence[Any]) -> list[Any]:
 
 def _unwrapped(name: str) -> str:
     kept = ".".join(part for part in name.split(".") if part not in _PARTS)
-    return _PEFT.sub(r"\1", kept)
+    return _PEFT.sub(r"\1", kept) if "base_model" in kept else kept
 
 
 def differing_prefixes(names: Sequence[Any], others: Sequence[Any]) -> tuple[str, str] | None:

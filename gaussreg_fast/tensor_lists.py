@@ -93,7 +93,9 @@ def pair_with_base(
 
 def _in_order(names: list[str], base_names: list[str], base: list[Any]) -> list[Any]:
     """Return the base's tensors in the order of the parameters' names."""
-    wanted, found = _wrappers.unwrapped(names), _wrappers.unwrapped(base_names)
+    wanted, found = names, base_names
+    if set(names) != set(base_names):
+        wanted, found = _wrappers.unwrapped(names), _wrappers.unwrapped(base_names)
     known, by_name = set(wanted), dict(zip(found, base, strict=True))
     if known != by_name.keys() and (prefixes := _wrappers.differing_prefixes(wanted, found)):
         raise ValueError(

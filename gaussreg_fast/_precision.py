@@ -24,9 +24,10 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Return a dtype in which products of float32 or float64 matrices keep all their digits.
 
     torch can be told to round the factors of products of float32 matrices to 10 bits or fewer, for
-    speed. Then it is float64.
+    speed. Then it is float64, and in compiled code always.
     """
-    rounded = torch.compiler.is_compiling() or _products_are_rounded()  # its tracer cannot ask
+    # A tracer cannot read the settings, and torch's way to let it do so imports triton.
+    rounded = torch.compiler.is_compiling() or _products_are_rounded()
     return exact_dtype(device) if rounded and dtype == torch.float32 else dtype
 
 

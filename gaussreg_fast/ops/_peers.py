@@ -13,6 +13,16 @@ from gaussreg_fast.backends.torch import as_rows
 from gaussreg_fast.ops._operator import first_order
 
 
+def _no_autocast(x: Tensor) -> torch.autocast:
+    """Return a context without autocast, which would multiply matrices in half precision."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _exact(rows: Tensor) -> Tensor:
+    """Return rows in a dtype in which their products keep all digits."""
+    return rows.to(_precision.product_dtype(rows.dtype, rows.device))
+
+
 class _Covariance(Function):
     """The covariance loss with a gradient by hand, because autograd would keep O(D^2) numbers."""
 
@@ -20,7 +30,8 @@ class _Covariance(Function):
 
     @staticmethod
     def forward(xp: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
+        with _no_autocast(xp):
+            return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -30,7 +41,7 @@ class _Covariance(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         xp, grad_c = ctx.saved_tensors
-        with torch.no_grad():
+        with torch.no_grad(), _no_autocast(xp):
             grad = reference.autocovariance_pullback(xp, grad_c * upstream[0][:, None])
         return first_order(grad, xp)
 
@@ -40,7 +51,7 @@ def covariance(x: Tensor, index: Tensor | None) -> Tensor:
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
-    return _Covariance.apply(reference.gather(rows, index))[0]
+    return _Covariance.apply(_exact(reference.gather(rows, index)))[0].to(rows.dtype)
 
 
 def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
@@ -48,6 +59,5 @@ def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
-    exact = rows.to(_precision.product_dtype(rows.dtype, x.device))
-    with torch.autocast(x.device.type, enabled=False):  # it would multiply in half precision
-        return reference.prno_loss(exact, shuffles, factor).to(rows.dtype)
+    with _no_autocast(x):
+        return reference.prno_loss(_exact(rows), shuffles, factor).to(rows.dtype)

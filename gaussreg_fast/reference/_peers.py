@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# Bounds the memory of a product to 128 D numbers per sample. It is no product of matrices, whose
-# factors torch may be told to round.
-LAGS_AT_ONCE = 128
+LAGS_AT_ONCE = 128  # bounds the memory of a product to 128 D numbers per sample
 
 
 def circular_windows(xp: Tensor, first: int, last: int) -> Tensor:
@@ -25,7 +23,7 @@ def autocovariance(xp: Tensor) -> Tensor:
     """
     half = xp.shape[-1] // 2 + 1
     parts = [
-        (circular_windows(xp, t, min(t + LAGS_AT_ONCE, half)) * xp[:, None]).sum(-1)
+        (circular_windows(xp, t, min(t + LAGS_AT_ONCE, half)) @ xp[..., None])[..., 0]
         for t in range(0, half, LAGS_AT_ONCE)
     ]
     return torch.cat(parts, -1) / xp.shape[-1]
@@ -56,9 +54,9 @@ def autocovariance_pullback(xp: Tensor, grad_c: Tensor) -> Tensor:
     forward = backward = torch.zeros_like(xp)
     for t in range(0, half, LAGS_AT_ONCE):
         last = min(t + LAGS_AT_ONCE, half)
-        g = grad_c[:, t:last, None]
-        forward = forward + (g * circular_windows(xp, t, last)).sum(1)
-        backward = backward + (g * circular_windows(mirrored, t, last)).sum(1)
+        g = grad_c[:, None, t:last]
+        forward = forward + (g @ circular_windows(xp, t, last))[:, 0]
+        backward = backward + (g @ circular_windows(mirrored, t, last))[:, 0]
     return (forward + backward.flip(-1)) / xp.shape[-1]
 
 

@@ -139,10 +139,15 @@ class WhiteNoiseProjection(Optimizer):
                 yield
             self._project_parameters(inner)
             return
-        # The wrapper between may unscale gradients before the step, or leave the step out.
+
+        def after(*_: Any) -> None:
+            self._project_parameters(inner)
+            exchange.__exit__()
+
+        # The wrapper between may unscale gradients before a step, leave it out, or make several.
         hooks = (
             inner.register_step_pre_hook(lambda *_: exchange.__enter__()),
-            inner.register_step_post_hook(lambda *_: self._project_parameters(inner)),
+            inner.register_step_post_hook(after),
         )
         try:
             yield

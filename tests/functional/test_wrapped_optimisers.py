@@ -240,6 +240,23 @@ def test_closures_pass_through_wrappers(wrap, make):
     assert torch.equal(x, y)
 
 
+def test_each_step_of_a_wrapper_that_makes_several_is_projected(make):
+    class Twice(Wrapper):
+        def step(self, closure=None):
+            for step in range(2):
+                x.grad = gradient(step)
+                self.optimizer.step()
+
+    x, y = leaf(), leaf()
+    gf.WhiteNoiseProjection(Twice(make([x])), [x]).step()
+    plain = make([y])
+    for step in range(2):
+        y.grad = gf.project_white_noise(gradient(step))
+        plain.step()
+    assert torch.equal(x, y)
+    assert torch.equal(x.grad, gradient(1))
+
+
 def test_gradients_are_put_back_when_a_wrapped_step_fails(wrap):
     x = leaf()
 

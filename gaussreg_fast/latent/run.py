@@ -215,7 +215,10 @@ def run_batch(
     batch = Batch(problem, samples, own)
     saved = place.load()
     if saved is not None:
-        batch.load_state(saved)
+        try:
+            batch.load_state(saved)
+        except InputError as error:
+            raise InputError(f"{place.state}: {error}") from error
     while not batch.done:
         record = batch.step()
         place.append(record)

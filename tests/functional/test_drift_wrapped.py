@@ -107,6 +107,20 @@ def test_a_model_under_ddp(one_process):
     check_wrapped(net, nn.parallel.DistributedDataParallel(copy.deepcopy(net)))
 
 
+def test_a_model_under_fsdp1(one_process):
+    """Layer by layer, so that its names have the wrapper's part twice."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def wrap(part):
+        cpu = torch.device("cpu")
+        return FullyShardedDataParallel(part, use_orig_params=True, device_id=cpu)
+
+    net = model()
+    sharded = copy.deepcopy(net)
+    sharded[2] = wrap(sharded[2])
+    check_wrapped(net, wrap(sharded))
+
+
 def test_a_model_under_fully_shard_has_its_own_names(one_process):
     from torch.distributed.fsdp import fully_shard
 

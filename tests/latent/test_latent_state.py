@@ -1,10 +1,13 @@
 """The saved state of a batch: resuming from it, and states that do not belong to the batch."""
 
+import shutil
+
 import pytest
 import torch
 from toy_latents import OPTIMIZERS, problem, run, samples
 
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent import optimize
 from gaussreg_fast.latent.guards import Guard
 from gaussreg_fast.latent.loop import Batch
 from gaussreg_fast.latent.problem import Sample
@@ -78,3 +81,19 @@ def test_a_state_that_was_loaded_stays_as_it_was():
     second.load_state(state)
     run(second)
     assert all(torch.equal(state[key], value) for key, value in before.items())
+
+
+def test_a_checkpoint_in_another_batchs_folder_is_refused_by_name(tmp_path):
+    settings = {
+        "prompts": ["a handwritten three", "a handwritten one"],
+        "rewards": ["digits-ink"],
+        "guard": "norm",
+        "iterations": 1,
+        "batch_size": 1,
+    }
+    optimize(settings, out=tmp_path / "run")
+    first, second = (tmp_path / "run" / "batches" / name for name in ("0000", "0001"))
+    shutil.copy(second / "state.safetensors", first / "state.safetensors")
+    (first / "result.safetensors").unlink()
+    with pytest.raises(InputError, match=r"0000/state.safetensors: the saved state must be of the"):
+        optimize(settings, out=tmp_path / "run")

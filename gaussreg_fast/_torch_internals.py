@@ -72,7 +72,9 @@ def _real(x: Tensor) -> bool:
         x.data_ptr()  # a transform's wrapper has none
     except RuntimeError:
         return False
-    return type(torch.empty(0, device="cpu")) is Tensor  # in fake mode this makes a fake tensor
+    return (
+        type(torch.empty(0, dtype=torch.float32, device="cpu")) is Tensor
+    )  # in fake mode this makes a fake tensor
 
 
 direct: Callable[[Tensor], bool] = _direct if _COMPLETE else lambda x: False

@@ -117,7 +117,7 @@ def diagnose(x: Tensor) -> Diagnosis:
     if x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got a batch of 0")
     stats = _scipy_stats()
-    values = x.detach().to("cpu", torch.float64, copy=True)
+    values = x.detach().to("cpu", copy=True).to(torch.float64)
     bad = (~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad:
         raise ValueError(

@@ -15,14 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, functional, tensor_lists
+from gaussreg_fast import _ambient, _wrappers, checks, functional, tensor_lists
 from gaussreg_fast.functional import Pairs, Tensors
 
 
 class ParameterDrift(nn.Module):
     """`parameter_drift` from a frozen copy of parameters, made at construction.
 
-    The copy is kept in buffers: `state_dict` holds it, and `.to()` moves it.
+    The copy is kept in buffers: `.to()` moves it, and `state_dict` holds it by the parameters'
+    names (`base/0/weight` for 0.weight). So a state is loaded by name whatever the order of the
+    parameters, and a model with other names or shapes is refused. The parts that wrappers like
+    torch.compile and DDP add to names are left out. Parameters without names are saved by position
+    (`base_0`), and then only shapes are compared.
 
     Args:
         params: see `parameter_drift`; the base is a copy of them. Calls must pass the same list of
@@ -60,18 +64,20 @@ class ParameterDrift(nn.Module):
             raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
         names, listed = tensor_lists.tensors("params", params)
         self.names = None if names is None else tuple(names)
+        self.count = len(listed)
+        self._buffer_names = _buffer_names(names, self.count)
         for i, p in enumerate(listed):
             checks.floating(f"params[{i}]", p)
-            copy = p.detach().to(device=device, dtype=dtype, copy=True)
+            with _ambient.recordable():
+                copy = p.detach().to(device=device, dtype=dtype, copy=True)
             if p.device.type == "cuda" and copy.device.type == "cpu":
                 copy = copy.pin_memory()  # a GPU copies pinned memory without the host
-            self.register_buffer(f"base_{i}", copy, persistent=persistent)
-        self.count = len(listed)
+            self.register_buffer(self._buffer_names[i], copy, persistent=persistent)
 
     @property
     def base(self) -> dict[str, Tensor] | list[Tensor]:
         """The base: a mapping by name if the parameters had names, else a list."""
-        listed = [self.get_buffer(f"base_{i}") for i in range(self.count)]
+        listed = list(map(self.get_buffer, self._buffer_names))
         return listed if self.names is None else dict(zip(self.names, listed, strict=True))
 
     def forward(self, params: Tensors) -> Tensor:
@@ -93,6 +99,18 @@ class ParameterDrift(nn.Module):
         """Return the options and the number of tensors."""
         options = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
         return f"{self.count} tensors, {options}"
+
+
+def _buffer_names(names: list[str] | None, count: int) -> list[str]:
+    """Return names of buffers, which may hold no dot: JSON pointers (RFC 6901) made of the names.
+
+    Without names, or if they would not be unique, return positions.
+    """
+    plain = [str(name) for name in _wrappers.unwrapped(names or ())]
+    pointers = [n.replace("~", "~0").replace("/", "~1").replace(".", "/") for n in plain]
+    if len(set(pointers)) != count:
+        return [f"base_{i}" for i in range(count)]
+    return [f"base/{pointer}" for pointer in pointers]
 
 
 class LoraDrift(nn.Module):
@@ -130,14 +148,16 @@ class DriftDecay:
     parameter's group at that step: see `parameter_drift_decay_`. Adaptive optimisers rescale
     gradients element by element, and the gradient of a penalty with them, so its weight has another
     effect on each element. A decoupled decay pulls all elements alike: AdamW's towards 0, this one
-    towards the base. It runs after the step (a proximal step), and is skipped if the step is, for
-    example by a gradient scaler.
+    towards the base. It runs after the step (a proximal step), and is skipped if the step is: by a
+    gradient scaler, or while a wrapper like accelerate's accumulates gradients.
 
     The optimiser is used as before: a hook is added to its `step`, until `remove()` or the end of
     a `with` block. It keeps references to the tensors, no copies.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`.
+        optimizer: any `torch.optim.Optimizer`, or a wrapper that has one as its `optimizer`, such
+            as those of `Accelerator.prepare` and `WhiteNoiseProjection`. Make DriftDecay after
+            `prepare`, which may replace the parameters.
         params: see `parameter_drift`; the parameters to decay, all of them in the optimiser.
         base: see `parameter_drift`.
         weight: see `parameter_drift`.
@@ -145,7 +165,8 @@ class DriftDecay:
         backend: see `parameter_drift`.
 
     Raises:
-        TypeError: `optimizer` is no `torch.optim.Optimizer`, or see `parameter_drift`.
+        TypeError: `optimizer` is no `torch.optim.Optimizer` with step hooks, or see
+            `parameter_drift`.
         ValueError: a parameter is not in the optimiser, or see `parameter_drift`.
     """
 
@@ -159,32 +180,46 @@ class DriftDecay:
         reduction: str = "sum",
         backend: str = "auto",
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
+        inner = _wrappers.innermost(optimizer)
+        if not isinstance(inner, torch.optim.Optimizer):
             kind = type(optimizer).__name__
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {kind}")
         self.weight = checks.weight("weight", weight)
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
-        names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
-        known = {
-            id(p): g for g, group in enumerate(optimizer.param_groups) for p in group["params"]
-        }
-        for i, p in enumerate(self.params):
-            if id(p) not in known:
-                name = tensor_lists.label("params", i, names)
-                raise ValueError(
-                    f"{name} must be a parameter of the optimiser, got a tensor that is in none of "
-                    f"its groups"
-                )
-        self._groups = [known[id(p)] for p in self.params]
-        self._hook = optimizer.register_step_post_hook(self._decay)
+        self._names, self.params, self.base, _ = tensor_lists.pair_with_base(params, base)
+        if (i := _wrappers.not_held(inner, self.params)) is not None:
+            raise ValueError(
+                f"{self._label(i)} must be a parameter of the optimiser, got a tensor that is in "
+                f"none of its groups"
+            )
+        try:
+            self._hook = inner.register_step_post_hook(self._decay)
+        except AttributeError:  # its class has not called the constructor of Optimizer
+            raise TypeError(
+                f"optimizer must have step hooks, got {type(inner).__name__} without; pass the "
+                f"optimiser that it wraps"
+            ) from None
+
+    def _label(self, i: int) -> str:
+        return tensor_lists.label("params", i, self._names)
 
     def _decay(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        if _wrappers.step_is_skipped(optimizer):
+            return
+        if (i := _wrappers.not_held(optimizer, self.params)) is not None:
+            raise RuntimeError(
+                f"{self._label(i)} is no longer a parameter of the optimiser, so that its decay "
+                f"would do nothing: make DriftDecay after calls that replace parameters, such as "
+                f"accelerate's prepare"
+            )
+        rates: dict[int, float] = {}
+        for group in optimizer.param_groups:
+            rates.update(dict.fromkeys(map(id, group["params"]), float(group["lr"])))
         functional.parameter_drift_decay_(
             self.params,
             self.base,
-            rate=[rates[g] for g in self._groups],
+            rate=[rates[id(p)] for p in self.params],
             weight=self.weight,
             reduction=self.reduction,
             backend=self.backend,

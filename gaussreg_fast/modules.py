@@ -57,7 +57,7 @@ class _Loss(nn.Module):
         length = 2
         for name, default in (("block_size", 16), ("factor", 4)):
             length *= checks.integer(name, options.get(name, default))
-        type(self).function(torch.zeros(0, length, device="cpu"), **options)
+        type(self).function(torch.zeros(0, length, dtype=torch.float32, device="cpu"), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:
         """Return the loss of x, `(B, *latent)`; `overrides` replace options for this call."""

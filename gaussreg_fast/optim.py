@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from gaussreg_fast import checks
+from gaussreg_fast import _wrappers, checks
 from gaussreg_fast.functional import project_white_noise
 
 PROJECTS = ("gradient", "both")
@@ -38,6 +39,10 @@ class WhiteNoiseProjection(Optimizer):
     run within the step and see projected gradients. LBFGS is refused, because it fits curvature to
     gradients, and a projected gradient is not the gradient of any function.
 
+    `Accelerator.prepare` may come before or after. An optimiser that it has prepared is projected
+    only when it really makes a step, not while gradients accumulate or after an overflow; hooks
+    that were registered on the optimiser inside it then see gradients before their projection.
+
     Args:
         optimizer: the optimiser to wrap, of any kind but LBFGS and with any flags.
         params: the tensors to project, batches `(B, *latent)` that are parameters of `optimizer`;
@@ -51,6 +56,7 @@ class WhiteNoiseProjection(Optimizer):
         TypeError: `optimizer` is no Optimizer or is LBFGS, or params are not float tensors.
         ValueError: params are empty, repeated, not in the optimiser or of a size that cannot be
             projected; `project`, `block_size` or `backend` is not an allowed value.
+        RuntimeError: at a step, `params` have been replaced in the optimiser.
     """
 
     # A fused optimiser that unscales by itself would divide the projected gradient.
@@ -69,7 +75,7 @@ class WhiteNoiseProjection(Optimizer):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
             )
-        if isinstance(optimizer, LBFGS):
+        if isinstance(_wrappers.innermost(optimizer), LBFGS):
             raise TypeError(
                 "optimizer must not be LBFGS, got one: it fits curvature to gradients, and a "
                 "projected gradient is not the gradient of any function"
@@ -88,10 +94,10 @@ class WhiteNoiseProjection(Optimizer):
         found = list(params)
         if not found:
             raise ValueError("params must hold at least one tensor, got none")
-        held = {id(p) for group in self.param_groups for p in group["params"]}
+        not_held = _wrappers.not_held(self, found)
         for i, p in enumerate(found):
             checks.latents(p, f"params[{i}]")
-            if id(p) not in held:
+            if i == not_held:
                 raise ValueError(
                     f"params[{i}] must be a parameter of optimizer, got another tensor"
                 )
@@ -113,19 +119,51 @@ class WhiteNoiseProjection(Optimizer):
         Returns:
             The result of the wrapped optimiser's step: the closure's loss, or None.
         """
+        if (i := _wrappers.not_held(self, self.params)) is not None:
+            raise RuntimeError(
+                f"params[{i}] is no longer a parameter of the optimiser: make WhiteNoiseProjection "
+                f"after calls that replace parameters, such as accelerate's prepare"
+            )
         exchange = _Exchange(self.params, self._project_gradient)
-        if closure is None:
+        with self._steps(exchange):
+            if closure is None:
+                return self.optimizer.step()
+            return self.optimizer.step(exchange.around(closure))
+
+    @contextmanager
+    def _steps(self, exchange: _Exchange) -> Iterator[None]:
+        """Exchange gradients, and project parameters afterwards, for the steps made inside."""
+        inner = _wrappers.innermost(self.optimizer)
+        if inner is self.optimizer:
             with exchange:
-                loss = self.optimizer.step()
-        else:
-            with exchange:
-                loss = self.optimizer.step(exchange.around(closure))
-        if self.project == "both":
-            with torch.no_grad():
-                for p in self.params:
-                    if p.grad is not None:
-                        p.copy_(self._projection(p))
-        return loss
+                yield
+            self._project_parameters(inner)
+            return
+
+        def after(*_: Any) -> None:
+            self._project_parameters(inner)
+            exchange.__exit__()
+
+        # The wrapper between may unscale gradients before a step, leave it out, or make several.
+        hooks = (
+            inner.register_step_pre_hook(lambda *_: exchange.__enter__()),
+            inner.register_step_post_hook(after),
+        )
+        try:
+            yield
+        finally:
+            exchange.__exit__()
+            for hook in hooks:
+                hook.remove()
+
+    def _project_parameters(self, inner: Optimizer) -> None:
+        """Project the parameters if they are to be projected and have made a step."""
+        if self.project != "both" or _wrappers.step_is_skipped(inner):
+            return
+        with torch.no_grad():
+            for p in self.params:
+                if p.grad is not None:
+                    p.copy_(self._projection(p))
 
     def _projection(self, x: Tensor) -> Tensor:
         return project_white_noise(x, block_size=self.block_size, backend=self.backend)
@@ -136,6 +174,9 @@ class WhiteNoiseProjection(Optimizer):
             projection = self._projection(grad.detach())
             nonzero = grad.flatten(1).any(1).view(-1, *[1] * (grad.dim() - 1))
             projection.mul_(nonzero)  # a zero gradient has no direction: the step must not have one
+            scale = getattr(_wrappers.innermost(self.optimizer), "grad_scale", None)
+            if scale is not None:  # a fused optimiser divides by it what it takes for a gradient
+                projection.mul_(scale)
             # Fused optimisers read gradients in the order in which parameters lie in memory.
             same_layout = projection.stride() == grad.stride()
             return projection if same_layout else torch.empty_like(grad).copy_(projection)

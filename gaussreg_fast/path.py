@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaussreg_fast import _path_checks, checks
+from gaussreg_fast import _path_checks, _precision, checks
 from gaussreg_fast.functional import path_kl
 
 
@@ -74,8 +74,7 @@ class PathKL:
             )
         cost = path_kl(dmu.unsqueeze(0), sigma.unsqueeze(0), backend=self.backend)
         added = cost if self.keep_graph else cost.detach()
-        if cost.device.type != "mps":
-            added = added.double()
+        added = added.to(_precision.exact_dtype(cost.device))
         self._total = added if self._total is None else self._total + added
         self._dtype = cost.dtype
         self.steps += 1

@@ -162,4 +162,4 @@ def seed_tensor(seed: Any, generator: torch.Generator | None, device: torch.devi
         return seed
     if seed is not None:
         return torch.full((1,), int(seed), dtype=torch.int64, device=device)
-    return torch.randint(_LOW, _HIGH, (1,), device=device, generator=generator)
+    return torch.randint(_LOW, _HIGH, (1,), dtype=torch.int64, device=device, generator=generator)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks
+from gaussreg_fast import _wrappers, checks
 
 DRIFT_REDUCTIONS = ("sum", "tensor_mean")
 LORA_FORMS = ("factors", "product")
@@ -65,6 +65,7 @@ def pair_with_base(
 ) -> Paired:
     """Check `params` and `base` and pair them: by name if both have names, else by position.
 
+    Names are compared without the parts that wrappers of models add, see `_wrappers`.
     Tensors of a pair must match in shape and be floating-point and dense; `params` must be on one
     device, `base` on that or on the CPU, without gradient. `uniform` is `checks.uniform`, or a
     function that does the same faster: if it holds of the lists, no tensor is checked by itself.
@@ -72,14 +73,7 @@ def pair_with_base(
     names, left = tensors("params", params)
     base_names, right = tensors("base", base)
     if names is not None and base_names is not None and names != base_names:
-        known, by_name = set(names), dict(zip(base_names, right, strict=True))
-        for i, key in enumerate(names):
-            if key not in by_name:
-                raise ValueError(f"base has no tensor for params[{i}], {key!r}")
-        for i, key in enumerate(base_names):
-            if key not in known:
-                raise ValueError(f"params has no tensor for base[{i}], {key!r}")
-        right = [by_name[key] for key in names]
+        right = _in_order(names, base_names, right)
     if len(left) == len(right) and uniform(left, right):
         return Paired(names, left, right, True)
     device = getattr(left[0], "device", None)
@@ -95,6 +89,28 @@ def pair_with_base(
             f"has no partner"
         )
     return Paired(names, left, right, False)
+
+
+def _in_order(names: list[str], base_names: list[str], base: list[Any]) -> list[Any]:
+    """Return the base's tensors in the order of the parameters' names."""
+    wanted, found = names, base_names
+    if set(names) != set(base_names):
+        wanted, found = _wrappers.unwrapped(names), _wrappers.unwrapped(base_names)
+    known, by_name = set(wanted), dict(zip(found, base, strict=True))
+    if known != by_name.keys() and (prefixes := _wrappers.differing_prefixes(wanted, found)):
+        raise ValueError(
+            f"base must have the names of params, got names that begin with {prefixes[1]!r} where "
+            f"those of params begin with {prefixes[0]!r}: {base_names[0]!r} and {names[0]!r}"
+        )
+    for i, key in enumerate(wanted):
+        if key not in by_name:
+            adapter = ".lora_" in str(key) or ".modules_to_save." in str(key)
+            advice = "; list params without adapters, and see lora_drift" if adapter else ""
+            raise ValueError(f"base has no tensor for params[{i}], {names[i]!r}{advice}")
+    for i, key in enumerate(found):
+        if key not in known:
+            raise ValueError(f"params has no tensor for base[{i}], {base_names[i]!r}")
+    return [by_name[key] for key in wanted]
 
 
 def _fits(p: Any, b: Any, device: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, reference
+from gaussreg_fast import _precision, checks, reference
 from gaussreg_fast.backends._lists import flattened, is_dense, value_dtype
 from gaussreg_fast.spec import Draw, DriftTask, LossSpec, StatisticsSpec
 
@@ -146,7 +146,7 @@ def _drift(
     task: DriftTask, param: Tensor, base: Tensor | None, grad: Tensor | None, factor: float | Tensor
 ) -> Tensor:
     """Do the task for one tensor, piece by piece; return its ||param - base||^2."""
-    exact = torch.float32 if param.device.type == "mps" else torch.float64
+    exact = _precision.exact_dtype(param.device)
     total = torch.zeros((), dtype=exact, device=param.device)
     for p, b, g in pieces(param, base, grad):
         d = reference.drift(p, b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ def split(labels: Tensor, seed: int, test_share: float = 0.2) -> Split:
     parts: dict[str, list[Tensor]] = {name: [] for name in ("test", "first", "second", "mixed")}
     for label in labels.unique().tolist():
         index = (labels == label).nonzero()[:, 0]
-        index = index[torch.randperm(len(index), generator=generator)]
+        index = index[torch.randperm(len(index), generator=generator, device="cpu")]
         tests = round(test_share * len(index))
         first, second = index[tests:].chunk(2)
         parts["test"].append(index[:tests])
@@ -116,7 +117,7 @@ def deform(images: Tensor, generator: torch.Generator, strength: float = 1.0) ->
     """
 
     def uniform(limit: float) -> Tensor:
-        draws = torch.rand(len(images), generator=generator)
+        draws = torch.rand(len(images), generator=generator, dtype=torch.float32, device="cpu")
         return ((2 * draws - 1) * limit * strength).to(images)
 
     angle, shear = uniform(0.175), uniform(0.15)
@@ -136,7 +137,8 @@ def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
     `images` are (B, 1, H, W).
     """
     shape = (len(images), 1, 1, 1)
-    contrast = 0.6 + 0.6 * torch.rand(shape, generator=generator)
-    level = 0.1 * torch.rand(shape, generator=generator)
-    noise = torch.randn(images.shape, generator=generator)
+    new: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    contrast = 0.6 + 0.6 * torch.rand(shape, **new)
+    level = 0.1 * torch.rand(shape, **new)
+    noise = torch.randn(images.shape, **new)
     return (images * contrast.to(images) + (level * noise).to(images)).clamp(0, 1)

@@ -97,10 +97,15 @@ def train_teacher(
     def loss() -> Tensor:
         chosen = pick(len(means), batch, generator)
         times = pick(scheduler.config.num_train_timesteps, batch, generator)
-        noise = torch.randn(2, batch, *means.shape[1:], generator=generator)
+        noise = torch.randn(
+            2, batch, *means.shape[1:], generator=generator, dtype=torch.float32, device="cpu"
+        )
         clean = (means[chosen] + deviations[chosen] * noise[0]).to(device)
         texts = prompts.draw(digits.labels[chosen % len(digits.labels)], generator)
-        dropped = torch.rand(batch, generator=generator) < _DROPPED_PROMPTS
+        dropped = (
+            torch.rand(batch, generator=generator, dtype=torch.float32, device="cpu")
+            < _DROPPED_PROMPTS
+        )
         texts[dropped] = len(prompts.ids) - 1
         hidden = text_encoder(prompts.ids[texts].to(device)).last_hidden_state
         noise, times = noise[1].to(device), times.to(device)
@@ -151,9 +156,11 @@ def make_pairs(
     scheduler = components.build_scheduler()
     shape = (components.LATENT_CHANNELS, components.LATENT_SIZE, components.LATENT_SIZE)
     noises, latents = [], []
-    labels = torch.arange(count) % 10
+    labels = torch.arange(count, dtype=torch.int64, device="cpu") % 10
     for part in labels.split(batch):
-        noise = torch.randn(len(part), *shape, generator=generator)
+        noise = torch.randn(
+            len(part), *shape, generator=generator, dtype=torch.float32, device="cpu"
+        )
         texts = prompts.draw(part, generator)
         embedded = torch.cat([hidden[texts], hidden[-1:].expand(len(part), -1, -1)])
         x = noise.to(unet.device)
@@ -190,7 +197,9 @@ def distil(
     generator = torch.Generator().manual_seed(torch.initial_seed())
     student = copy.deepcopy(teacher).train().requires_grad_(True)
     average = _averaged(student, 0.998)
-    last = torch.tensor(components.build_scheduler().config.num_train_timesteps - 1)
+    last = torch.tensor(
+        components.build_scheduler().config.num_train_timesteps - 1, dtype=torch.int64, device="cpu"
+    )
     with torch.no_grad():
         images = torch.cat([vae.decode(x.to(device)).sample for x in pairs.latents.split(batch)])
 

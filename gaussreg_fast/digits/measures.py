@@ -36,7 +36,7 @@ def draw(pipeline: Path, per_prompt: int, seed: int) -> tuple[Tensor, Tensor]:
         ).images
         for prompt in PROMPTS
     ]
-    labels = torch.arange(10).repeat_interleave(per_prompt)
+    labels = torch.arange(10, dtype=torch.int64, device="cpu").repeat_interleave(per_prompt)
     return torch.cat(images).float().cpu(), labels
 
 
@@ -53,7 +53,11 @@ def spread(grey: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     flat = grey.flatten(1)
     distances = torch.cdist(flat, flat) / SIZE
-    w = torch.ones(len(grey)) if weights is None else weights.float()
+    w = (
+        torch.ones(len(grey), dtype=torch.float32, device=grey.device)
+        if weights is None
+        else weights.float()
+    )
     pairs = (w[:, None] * w).fill_diagonal_(0)
     return (pairs * distances).sum() / pairs.sum()
 
@@ -79,13 +83,13 @@ def measure(weights: Path, test: Tensor, per_prompt: int, seed: int) -> dict[str
     grey = images.mean(dim=1, keepdim=True)
     digits = Digits.load(weights / "digits.safetensors")
     real, real_labels = digits.images(), digits.labels
-    known = torch.ones(len(real_labels), dtype=torch.bool)
+    known = torch.ones(len(real_labels), dtype=torch.bool, device="cpu")
     known[test] = False
     result: dict[str, Any] = {"images": len(images)}
     for name in ("a", "b", "target"):
         classifier = load_classifier(name, weights / "classifiers.safetensors")
         right = log_probabilities(classifier, grey).argmax(dim=1) == labels
-        result[f"prompt_accuracy_{name}"] = right.double().mean().item()
+        result[f"prompt_accuracy_{name}"] = right.cpu().double().mean().item()
     ours, theirs = diversity(grey, labels), diversity(real, real_labels)
     result["diversity"] = ours
     result["diversity_of_real_digits"] = theirs

@@ -107,7 +107,7 @@ def thickness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def _digits_of(prompts: Sequence[str], device: torch.device) -> Tensor:
-    return torch.tensor([digit_of(prompt) for prompt in prompts], device=device)
+    return torch.tensor([digit_of(prompt) for prompt in prompts], dtype=torch.int64, device=device)
 
 
 @functools.lru_cache(maxsize=16)

@@ -71,7 +71,7 @@ def fit(
 
 def pick(count: int, batch: int, generator: torch.Generator) -> Tensor:
     """Draw (batch,) random indices below `count`."""
-    return torch.randint(count, (batch,), generator=generator)
+    return torch.randint(count, (batch,), generator=generator, device="cpu")
 
 
 # ---------------------------------------------------------------- classifiers
@@ -101,7 +101,7 @@ def train_classifier(
 def accuracy(classifier: nn.Module, grey: Tensor, labels: Tensor) -> float:
     """Return the share of (B, 1, 16, 16) images whose most probable digit is their label."""
     guess = log_probabilities(classifier, grey).argmax(dim=1)
-    return (guess == labels.to(guess.device)).double().mean().item()
+    return (guess == labels.to(guess.device)).cpu().double().mean().item()
 
 
 # ---------------------------------------------------------------- autoencoder
@@ -123,7 +123,9 @@ def train_vae(
         chosen = deform(images[pick(len(images), batch, generator)], generator)
         x = (2 * chosen - 1).expand(-1, 3, -1, -1).to(device)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        noise = torch.randn(
+            posterior.mean.shape, generator=generator, dtype=torch.float32, device="cpu"
+        ).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         # In [0, 1] a deviation is half as large as in [-1, 1].
         misfit = F.mse_loss(decoded, x, reduction="sum") / (8 * _PIXEL_DEVIATION**2)

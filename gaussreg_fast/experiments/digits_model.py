@@ -66,9 +66,9 @@ class DigitsModel:
         """
         schedule = self._scheduler
         times = torch.randint(
-            schedule.config.num_train_timesteps, (len(clean),), generator=generator
+            schedule.config.num_train_timesteps, (len(clean),), generator=generator, device="cpu"
         )
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device="cpu")
         noisy = schedule.add_noise(clean, noise, times)
         target = schedule.get_velocity(clean, noise, times)
         misfit = F.mse_loss(unet(noisy, times, hidden).sample, target, reduction="none")
@@ -103,7 +103,13 @@ class DigitsModel:
         scheduler, kl = self._scheduler, PathKL(keep_graph=False)
         scheduler.set_timesteps(steps)
         stride = scheduler.config.num_train_timesteps // steps
-        x = torch.randn(len(hidden), *_latent_shape(self._pipe), generator=generator)
+        x = torch.randn(
+            len(hidden),
+            *_latent_shape(self._pipe),
+            generator=generator,
+            dtype=torch.float32,
+            device="cpu",
+        )
         for t in scheduler.timesteps.tolist():
             v = unet(x, t, hidden).sample
             if base is not None and t >= stride:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gaussreg_fast import _path_checks, checks, ops, reference
+from gaussreg_fast import _path_checks, _precision, checks, ops, reference
 from gaussreg_fast.functional._common import reduce
 
 
@@ -38,7 +38,8 @@ def f_divergence(
     Args:
         log_ratio: log q/p of samples, any shape. It is computed in float64 and in logarithms:
             values of +-500 lose no digits, and a result beyond the dtype's range is inf. For -inf,
-            a sample of probability 0 under q, the term is its limit.
+            a sample of probability 0 under q, the term is its limit. A device without float64
+            computes in float32, with fewer digits near 0, where terms cancel.
         kind: a kind of the table above.
         gamma: g of the kind "gamma". For g -> 0 it becomes "kl" (t log t - t + 1 term by term),
             for g -> 1 "forward_kl" (t - 1 - log t).
@@ -58,7 +59,7 @@ def f_divergence(
     checks.one_of("samples", samples, checks.SAMPLES)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     gamma = checks.strictly_between("gamma", gamma, 0, 1)
-    log_t = log_ratio.double()
+    log_t = log_ratio.to(_precision.exact_dtype(log_ratio.device))
     if samples == "q":
         kind, gamma = reference.dual(kind, gamma)
         log_t = -log_t
@@ -100,7 +101,8 @@ def surrogate_reward(
 
     Args:
         reward: `(N,)`, rewards of samples drawn from p, the pretrained model. They are computed in
-            float64. A reward that is not finite makes its group NaN.
+            float64, or in float32 on a device without float64. A reward that is not finite makes
+            its group NaN.
         kind: a kind of the table above.
         alpha: temperature, above 0.
         gamma: g of the kind "gamma".
@@ -125,4 +127,5 @@ def surrogate_reward(
     checks.one_of("kind", kind, checks.KINDS[:-1])
     alpha = checks.strictly_between("alpha", alpha, 0, float("inf"))
     gamma = checks.strictly_between("gamma", gamma, 0, 1)
-    return (alpha * ops.tilt(reward, group, kind, alpha, gamma)).to(reward.dtype)
+    exact = reward.to(_precision.exact_dtype(reward.device))
+    return (alpha * ops.tilt(exact, group, kind, alpha, gamma)).to(reward.dtype)

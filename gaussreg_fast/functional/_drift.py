@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, ops, tensor_lists
+from gaussreg_fast import _ambient, checks, ops, tensor_lists
 from gaussreg_fast.backends import require_for_lists
 from gaussreg_fast.spec import DriftTask
 
@@ -130,7 +130,8 @@ def accumulate_parameter_drift(
                 tasks.append(DriftTask.VALUE)
             elif grads[i] is None:
                 tasks.append(DriftTask.GRADIENT)
-                grads[i] = torch.empty_like(p)
+                with _ambient.recordable():  # it will be added to by autograd
+                    grads[i] = torch.empty_like(p)
             else:
                 tasks.append(DriftTask.ACCUMULATE)
         written = grads
@@ -210,7 +211,8 @@ def lora_drift(
 
     Returns:
         The value, shape (), float32 (float64 if a factor is float64), differentiable by all
-        factors; "factors" has no double backward.
+        factors; "factors" has no double backward. Autograd differentiates "product": call
+        backward outside of autocast, which would round its products of matrices.
 
     Raises:
         TypeError: a factor is not a dense floating-point tensor, or pairs are not pairs.

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from gaussreg_fast import _path_checks, checks, ops, reference
+from gaussreg_fast import _path_checks, _precision, checks, ops, reference
 from gaussreg_fast.functional._common import check_backend
 
 NO_NOISE = ": a step without noise has no finite path KL"
@@ -200,12 +200,19 @@ def flow_step_kl_terms(
 
 
 def _numbers(*values: float | Tensor) -> list[Tensor]:
-    """Return schedule values as float64 tensors, since differences near 1 lose digits."""
-    device = next((v.device for v in values if isinstance(v, Tensor)), "cpu")
+    """Return schedule values as float64 tensors, since differences near 1 lose digits.
+
+    Values from a device without float64 are computed on the CPU.
+    """
+    cpu = torch.device("cpu")
+    device = next((v.device for v in values if isinstance(v, Tensor)), cpu)
+    if _precision.exact_dtype(device) != torch.float64:
+        device = cpu
+    dtype = _precision.exact_dtype(device)
     return [
-        v.to(device, torch.float64)
+        v.to(device).to(dtype)
         if isinstance(v, Tensor)
-        else torch.tensor(float(v), dtype=torch.float64, device=device)
+        else torch.tensor(float(v), dtype=dtype, device=device)
         for v in values
     ]
 
@@ -233,6 +240,6 @@ def _terms(difference: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
         )
     # Not in half precision: rounding the factor would bias every cost by up to 1%.
     dtype = checks.result_dtype(difference)
-    mean, sigma = (v.to(difference.device, dtype) for v in (mean, sigma))
+    mean, sigma = (v.to(dtype).to(difference.device) for v in (mean, sigma))
     rest = [1] * (difference.dim() - mean.dim())
     return difference.to(dtype) * mean.reshape(*mean.shape, *rest), sigma

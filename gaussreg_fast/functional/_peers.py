@@ -44,7 +44,8 @@ def prno_loss(
     The flat sample is cut into m vectors of length k = `factor`. Concentration bounds on their
     mean and on their covariance give two log-probabilities. The loss is minus their sum for the
     sample as it is, minus the mean of their sum over random `shuffles` of the sample. It needs
-    O(B * shuffles * D) memory.
+    O(B * shuffles * D) memory. Autograd differentiates it: call backward outside of autocast, which
+    would round its products of matrices.
 
     Args:
         x: `(B, *latent)`, D divisible by `factor`.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _numpy
 from gaussreg_fast._files import user_path
 from gaussreg_fast.errors import InputError, first_line, of_machine
 
@@ -97,7 +98,6 @@ def _pick(path: Path, content: Any, key: str | None) -> Tensor:
             raise LatentFileError(f"{path}: {key!r} is a meta or nested tensor, without numbers")
         return value
     try:
-        native = value.astype(value.dtype.newbyteorder("="), order="C")
-        return torch.from_numpy(native)
-    except TypeError as error:  # strings, objects, dates, long doubles
-        raise LatentFileError(f"{path}: {key!r} is not numeric ({value.dtype})") from error
+        return _numpy.tensor(value)
+    except TypeError as error:
+        raise LatentFileError(f"{path}: {key!r} cannot be read: {error}") from error

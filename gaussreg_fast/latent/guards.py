@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import functional
+from gaussreg_fast import _ambient, functional
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.number_types import Number
 
@@ -167,7 +167,9 @@ class Guard:
             raise InputError(f"guard.options of {self.name!r} may hold {known}, got {unknown[0]!r}")
         if self.options:
             try:
-                self.loss_and_gradient(torch.linspace(-2, 2, 4096).view(1, -1), 0)
+                self.loss_and_gradient(
+                    torch.linspace(-2, 2, 4096, dtype=torch.float32, device="cpu").view(1, -1), 0
+                )
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"guard.options: {' '.join(str(error).split())}") from error
 
@@ -195,8 +197,8 @@ class Guard:
         options = {**self.options, **({"seed": seed} if kind.random else {})}
         if kind.value_and_grad is not None:
             return kind.value_and_grad(x, reduction="none", **options)
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+        with _ambient.recordable(), torch.enable_grad():
+            leaf = (x.clone() if x.is_inference() else x).detach().requires_grad_()
             values = kind.loss(leaf, reduction="none", **options)
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), gradient

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gaussreg_fast import diagnostics
+from gaussreg_fast import _ambient, diagnostics
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import clip, norms
 from gaussreg_fast.latent.problem import (
@@ -41,6 +43,7 @@ class Batch:
         InputError: `latents` has another shape, is not floating or not finite.
     """
 
+    @_ambient.usual()
     def __init__(
         self, problem: Problem, samples: Sequence[Sample], latents: Tensor | None = None
     ) -> None:
@@ -59,7 +62,7 @@ class Batch:
         self.latents = self.start.clone().requires_grad_()
         self.optimizer = problem.optimizer([self.latents])
         self.selection = Selection.start(problem.select, problem.p_value, self.start)
-        self.status = torch.full((len(self.samples),), RUNNING)
+        self.status = torch.full((len(self.samples),), RUNNING, dtype=torch.int64, device="cpu")
         self.iteration = 0
         self._conditioning: tuple[tuple[int, ...], Any] | None = None
 
@@ -69,6 +72,7 @@ class Batch:
         finished = self.iteration > self.problem.iterations
         return finished or not bool((self.status == RUNNING).any())
 
+    @_ambient.usual()
     def step(self) -> Record:
         """Evaluate the current iterate of every running sample, then take a step from it."""
         rows = (self.status == RUNNING).nonzero()[:, 0]
@@ -85,7 +89,7 @@ class Batch:
             **self._distances(x, self.start[where]),
         }
         values |= self._evaluate(rows, x, images)
-        columns = {name: value.detach().double().cpu() for name, value in values.items()}
+        columns = {name: value.detach().cpu().double() for name, value in values.items()}
         self._judge(rows, x, columns, gradient)
         record = Record(
             self.iteration,
@@ -102,6 +106,7 @@ class Batch:
 
     # ------------------------------------------------------------ parts of a step
 
+    @_ambient.usual()
     def images(self, latents: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Generate images from latents without gradient, one per sample of `rows` (default: all).
 
@@ -146,7 +151,7 @@ class Batch:
 
     def _evaluate(self, rows: Tensor, x: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return held-out rewards and p-values; NaN between the evaluations."""
-        missing = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+        missing = torch.full((len(rows),), torch.nan, dtype=torch.float64, device="cpu")
         held_out = self.problem.held_out
         own = held_out.names if held_out else ()
         names = ["held_out", *(f"held_out/{name}" for name in own)]
@@ -208,11 +213,13 @@ class Batch:
 
     # ------------------------------------------------------------ saving and resuming
 
+    @_ambient.usual()
     def state(self) -> dict[str, Tensor]:
         """Return the tensors, by name, from which `load_state` resumes to the same numbers."""
         s = self.selection
         tensors = {
-            "iteration": torch.tensor(self.iteration),
+            "identity": _as_tensor(self._identity()),
+            "iteration": torch.tensor(self.iteration, dtype=torch.int64, device="cpu"),
             "latents": self.latents,
             "start": self.start,
             "status": self.status,
@@ -223,40 +230,70 @@ class Batch:
         }
         for key, value in self.optimizer.state.get(self.latents, {}).items():
             if value is not None:
-                tensors[f"optimizer.{key}"] = torch.as_tensor(value)
+                if not isinstance(value, Tensor):
+                    value = torch.tensor(value, dtype=torch.float64, device="cpu")
+                tensors[f"optimizer.{key}"] = value
         return {key: value.detach().cpu().clone() for key, value in tensors.items()}
 
+    def _identity(self) -> dict[str, Any]:
+        """Return what a state belongs to: its rows stand for samples by their position."""
+        return {
+            "samples": [[s.index, s.prompt, s.seed] for s in self.samples],
+            "optimizer": type(self.optimizer).__name__,
+            "selection": self.problem.select,
+        }
+
+    @_ambient.usual()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a `state()`.
 
         Raises:
-            InputError: the state's latents have another shape than this batch's.
+            InputError: the state is that of other samples, of another optimiser or selection, or
+                its latents have another shape.
         """
         if tensors["latents"].shape != self.latents.shape:
             raise InputError(
                 f"the saved state must hold latents of shape {tuple(self.latents.shape)}, got "
                 f"{tuple(tensors['latents'].shape)}"
             )
+        if "identity" not in tensors:
+            raise InputError("the saved state must say which samples it holds, got one without")
+        saved_identity = _from_tensor(tensors["identity"])
+        for name, own in self._identity().items():
+            if (other := saved_identity.get(name)) != own:
+                raise InputError(f"the saved state must be of the {name} {own!r}, got {other!r}")
         device = self.latents.device
         self.iteration = int(tensors["iteration"])
         self.status = tensors["status"].clone()
-        self.start = tensors["start"].to(device)
+        self.start = tensors["start"].to(device, copy=True)
         with torch.no_grad():
             self.latents.copy_(tensors["latents"])
         s = self.selection
         s.score, s.iteration = tensors["best.score"].clone(), tensors["best.iteration"].clone()
-        s.stale, s.latents = tensors["best.stale"].clone(), tensors["best.latents"].to(device)
+        s.stale, s.latents = (
+            tensors["best.stale"].clone(),
+            tensors["best.latents"].to(device, copy=True),
+        )
         prefix = "optimizer."
-        saved = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        saved = {k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
         if saved:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "state": {0: dict(saved)}}
             )
 
 
+def _as_tensor(value: Any) -> Tensor:
+    """Return JSON as bytes in a tensor, because a state holds tensors only."""
+    return torch.from_numpy(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy())
+
+
+def _from_tensor(stored: Tensor) -> Any:
+    return json.loads(stored.numpy().tobytes())
+
+
 def p_values(x: Tensor) -> Tensor:
     """Return each sample's p-value as white Gaussian noise, (B,) float64; NaN if not finite."""
-    result = torch.full((len(x),), torch.nan, dtype=torch.float64)
+    result = torch.full((len(x),), torch.nan, dtype=torch.float64, device="cpu")
     finite = x.flatten(1).isfinite().all(1)
     if finite.any():
         result[finite.cpu()] = torch.from_numpy(diagnostics.diagnose(x[finite]).p_value)

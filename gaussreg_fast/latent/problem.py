@@ -86,7 +86,12 @@ class Record:
 def starting_noise(samples: Sequence[Sample], shape: Sequence[int]) -> Tensor:
     """Draw N(0, 1) noise, (B, *shape) float32 on the CPU, from each sample's seed alone."""
     draws = [
-        torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(sample.seed))
+        torch.randn(
+            *shape,
+            generator=torch.Generator("cpu").manual_seed(sample.seed),
+            dtype=torch.float32,
+            device="cpu",
+        )
         for sample in samples
     ]
     return torch.stack(draws)

@@ -108,7 +108,7 @@ def _curves(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
             axis.plot(*zip(*curve, strict=True), color="tab:blue", lw=0.5, alpha=0.4)
             for iteration, value in curve:
                 at.setdefault(iteration, []).append(value)
-        middle = [float(torch.tensor(at[t]).nanmedian()) for t in sorted(at)]
+        middle = [float(_tensor(at[t]).nanmedian()) for t in sorted(at)]
         axis.plot(sorted(at), middle, color="tab:blue", lw=2)
         axis.set_title(name, fontsize="medium")
         if name == "p_value":
@@ -165,8 +165,12 @@ def _summary(table: Sequence[dict[str, Any]], config: RunConfig) -> list[str]:
     return _markdown.table(["mean over samples", *KINDS], lines)
 
 
+def _tensor(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
 def _mean(values: Sequence[float]) -> str:
-    finite = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
+    finite = _tensor([v for v in values if math.isfinite(v)])
     if not len(finite):
         return ""
     error = f" ± {finite.std() / len(finite) ** 0.5:.2g}" if len(finite) > 1 else ""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _ambient
 from gaussreg_fast._files import user_path
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent import files, report
@@ -48,6 +49,7 @@ class RunResult:
         return self.folder / "images" / f"{sample:03d}-{kind}.png"
 
 
+@_ambient.usual()
 def optimize(
     config: RunConfig | Mapping[str, Any] | None = None,
     *,
@@ -59,7 +61,8 @@ def optimize(
 
     An existing run with the same settings is resumed; on the same machine the result equals that
     of an uninterrupted run. `torchrun` or `accelerate launch` distribute the batches over their
-    processes.
+    processes. The result does not depend on torch's defaults or modes around the call, such as
+    `inference_mode`; only the precision of products (TF32) and deterministic mode are the caller's.
 
     Args:
         config: settings as a `RunConfig`, or as a mapping over which `settings` win.
@@ -111,7 +114,7 @@ def _warn_if_idle(ranks: _Ranks, batches_in_all: int) -> None:
         warnings.warn(
             f"{ranks.count} processes share {batches_in_all} batches, so that some processes are "
             "idle; a smaller batch_size makes more batches",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -197,7 +200,10 @@ def run_batch(
     batch = Batch(problem, samples, own)
     saved = place.load()
     if saved is not None:
-        batch.load_state(saved)
+        try:
+            batch.load_state(saved)
+        except InputError as error:
+            raise InputError(f"{place.state}: {error}") from error
     while not batch.done:
         record = batch.step()
         place.append(record)

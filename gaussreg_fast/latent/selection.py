@@ -40,9 +40,9 @@ class Selection:
         return Selection(
             mode,
             p_value,
-            torch.full((batch,), -torch.inf, dtype=torch.float64),
-            torch.zeros(batch, dtype=torch.int64),
-            torch.zeros(batch, dtype=torch.int64),
+            torch.full((batch,), -torch.inf, dtype=torch.float64, device="cpu"),
+            torch.zeros(batch, dtype=torch.int64, device="cpu"),
+            torch.zeros(batch, dtype=torch.int64, device="cpu"),
             latents.clone(),
         )
 
@@ -59,7 +59,8 @@ class Selection:
             passed = torch.ones_like(rows, dtype=torch.bool)
             if self.mode == "gaussianity":
                 passed = p_value >= self.p_value
-            score = torch.where(passed, float(iteration), -torch.inf).double()
+            score = torch.full_like(self.score[rows], -torch.inf)
+            score[passed] = iteration
         better = score > self.score[rows]
         chosen = rows[better]
         self.score[chosen] = score[better]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import checks, reference
+from gaussreg_fast import _precision, checks, reference
 from gaussreg_fast._torch_internals import direct, writable
 from gaussreg_fast.backends.lists import uniform, value_dtype
 from gaussreg_fast.ops._drift_run import drift_in_place, new_like
@@ -178,10 +178,10 @@ def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """Return the sum of ||B A||_F^2 over factors A (r, ...) and B (m, r, ...), in plain torch."""
     dtype = value_dtype(left, right)
     device = left[0].device
+    exact = _precision.product_dtype(dtype, device)
     with torch.autocast(device.type, enabled=False):  # else it would multiply in half precision
-        return torch.stack(
-            [
-                reference.lora_product(a.flatten(1).to(dtype), b.flatten(1).to(dtype))
-                for a, b in zip(left, right, strict=True)
-            ]
-        ).sum()
+        parts = [
+            reference.lora_product(a.flatten(1).to(exact), b.flatten(1).to(exact))
+            for a, b in zip(left, right, strict=True)
+        ]
+        return torch.stack(parts).sum().to(dtype)

@@ -37,7 +37,11 @@ def eager(tensors: Sequence[Tensor], checked: bool) -> bool:
     if checked:
         return writable(tensors[0])
     local_tensors = [t for t in tensors if not is_sharded(t)]
-    return ordinary(local_tensors) if local_tensors else writable(torch.empty(0, device="cpu"))
+    return (
+        ordinary(local_tensors)
+        if local_tensors
+        else writable(torch.empty(0, dtype=torch.float32, device="cpu"))
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gaussreg_fast import reference
+from gaussreg_fast import _precision, reference
 from gaussreg_fast.backends.torch import as_rows
 from gaussreg_fast.ops._operator import first_order
 
@@ -16,6 +16,11 @@ from gaussreg_fast.ops._operator import first_order
 def _no_autocast(x: Tensor) -> torch.autocast:
     """Return a context without autocast, which would multiply matrices in half precision."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _exact(rows: Tensor) -> Tensor:
+    """Return rows in a dtype in which their products keep all digits."""
+    return rows.to(_precision.product_dtype(rows.dtype, rows.device))
 
 
 class _Covariance(Function):
@@ -46,7 +51,7 @@ def covariance(x: Tensor, index: Tensor | None) -> Tensor:
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
-    return _Covariance.apply(reference.gather(rows, index))[0]
+    return _Covariance.apply(_exact(reference.gather(rows, index)))[0].to(rows.dtype)
 
 
 def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
@@ -55,4 +60,4 @@ def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
     if x.shape[0] == 0:
         return rows.sum(-1)
     with _no_autocast(x):
-        return reference.prno_loss(rows, shuffles, factor)
+        return reference.prno_loss(_exact(rows), shuffles, factor).to(rows.dtype)

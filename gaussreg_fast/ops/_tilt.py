@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gaussreg_fast import reference
@@ -41,17 +40,16 @@ _group_sum_op = Operator(
 
 
 def _tilt(reward: Tensor, group: Tensor | None, kind: str, alpha: float, gamma: float) -> Tensor:
-    """Return the logarithms of the tilted weights, float64 (N,); see `reference.tilt`."""
+    """Return the logarithms of the tilted weights, (N,), in reward's type; see `reference.tilt`."""
     if len(reward) == 0:
-        return reward.new_empty(0, dtype=torch.float64)
+        return reward.new_empty(0)
     groups = reference.Groups(group, len(reward), reward.device)
-    return reference.tilt(reward.detach().double(), groups, kind, alpha, gamma)
+    return reference.tilt(reward.detach(), groups, kind, alpha, gamma)
 
 
 def _save(ctx: Any, args: tuple, output: Tensor) -> None:
-    reward, group, *ctx.options = args
+    _, group, *ctx.options = args
     ctx.save_for_backward(output, group)
-    ctx.dtype = reward.dtype
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
@@ -66,14 +64,14 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor]:
     pulled = slope * upstream
     share = weight * slope
     grad = pulled - share / _group_sum_op(share, group) * _group_sum_op(pulled, group)
-    return ((grad / alpha).to(ctx.dtype),)
+    return (grad / alpha,)
 
 
 tilt = Operator(
     "tilt",
     "(Tensor reward, Tensor? group, str kind, float alpha, float gamma) -> Tensor",
     _tilt,
-    lambda reward, *rest: reward.new_empty(len(reward), dtype=torch.float64),
+    lambda reward, *rest: reward.new_empty(len(reward)),
     backward=_backward,
     save=_save,
 )

@@ -15,16 +15,15 @@ from torch.nn.functional import softplus
 
 LOG_2 = math.log(2)
 _ZERO = -1e4  # a finite stand-in for log 0: its exponential is 0, and 0 times it is 0, not NaN
-_OVERFLOW = 700.0  # exp(709) is the largest that float64 holds
 _STEPS = 200  # far more than bisection needs for 53 bits of float64
 
 
 def f_of_log(log_t: Tensor, kind: str, gamma: float) -> Tensor:
-    """Return f(t) for each log t, with its limits at t = 0 and infinity; float64 for its range."""
+    """Return f(t) for each log t, with its limits at t = 0 and infinity; best in float64."""
     if kind == "forward_kl":
         return -log_t
     # The other kinds grow at least like t, some of them as a difference that would be inf - inf.
-    beyond = log_t > _OVERFLOW
+    beyond = log_t > 0.986 * math.log(torch.finfo(log_t.dtype).max)  # 700 for float64
     value = _FUNCTIONS[kind](torch.where(beyond, 0, log_t), gamma)
     # exp(2 log t) is inf there. Elsewhere it is exp(0): a gradient of 0 times inf would be NaN.
     return torch.where(beyond, (torch.where(beyond, log_t, 0) * 2).exp(), value)
@@ -101,7 +100,7 @@ def tilt(reward: Tensor, groups: Groups, kind: str, alpha: float, gamma: float) 
     """Return the logarithms (N,) of weights whose mean over each group is 1.
 
     Args:
-        reward: (N,) float64; a reward that is not finite makes its group NaN.
+        reward: (N,), best in float64; a reward that is not finite makes its group NaN.
         groups: the groups of the samples.
         kind: "kl", "forward_kl", "gamma", "chi2" or "js".
         alpha: temperature.
@@ -158,7 +157,7 @@ class Groups:
     def __init__(self, group: Tensor | None, samples: int, device: torch.device) -> None:
         self.order: Tensor | None = None
         if group is None:
-            self.lengths = torch.tensor([samples], device=device)
+            self.lengths = torch.tensor([samples], dtype=torch.int64, device=device)
         else:
             ordered, self.order = torch.sort(group, stable=True)
             self.lengths = torch.unique_consecutive(ordered, return_counts=True)[1]

@@ -43,7 +43,7 @@ def permutation(
     low = bits // 2
     high = bits - low
     rounds = 12 if bits > 5 else 24
-    number = torch.arange(samples or 1, device=seed.device)
+    number = torch.arange(samples or 1, dtype=torch.int64, device=seed.device)
     state = _mix64(seed.reshape(()) + _signed(GOLDEN)) + number * _signed(STREAM)
     words = [_mix64(state + _signed((r + 1) * GOLDEN))[:, None] for r in range(rounds)]
 
@@ -57,7 +57,9 @@ def permutation(
                 right = right ^ (((left * factor + addend) & MASK32) >> (32 - low))
         return (left << low) | right
 
-    value = network(torch.arange(size, device=seed.device).expand(len(number), size))
+    value = network(
+        torch.arange(size, dtype=torch.int64, device=seed.device).expand(len(number), size)
+    )
     if size != 1 << bits:
         while bool((outside := value >= size).any()):
             value = torch.where(outside, network(value), value)

@@ -66,6 +66,16 @@ def test_byte_order(tmp_path, dtype):
         torch.testing.assert_close(got, x, rtol=1e-3, atol=1e-3)
 
 
+def test_npy_files_of_bfloat16(tmp_path):
+    """NumPy saves ml_dtypes.bfloat16 as raw bytes, which could be anything."""
+    np.save(tmp_path / "x.npy", np.zeros((2, 64), "V2"))
+    np.save(tmp_path / "long.npy", np.zeros((2, 64), np.longdouble))
+    with pytest.raises(files.LatentFileError, match=r"dtype \|V2, which .*bfloat16: convert them"):
+        files.load_latents(tmp_path / "x.npy")
+    with pytest.raises(files.LatentFileError, match=r"which torch does not have$"):
+        files.load_latents(tmp_path / "long.npy")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -90,3 +90,54 @@ def test_errors_of_the_function_for_tensors_come_through():
         arrays.gaussianity_value_and_grad(np.array([["a", "b"]]))
     with pytest.raises(TypeError, match="meta"):
         arrays.gaussianity_value_and_grad(torch.zeros(2, 64, device="meta"))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_bfloat16_gives_a_float32_gradient(reduction):
+    """NumPy has no bfloat16: the gradient holds the same numbers in float32."""
+    x = torch.from_numpy(noise_array(3, 4, 64, dtype=np.float32)).bfloat16()
+    options = {"seed": 5, "reduction": reduction}
+    want, want_grad = gf.gaussianity_value_and_grad(x, **options)
+    for given in (Exporter(x), x):
+        loss, grad = arrays.gaussianity_value_and_grad(given, **options)
+        assert grad.dtype == np.float32
+        np.testing.assert_array_equal(loss, want.numpy())
+        np.testing.assert_array_equal(grad, want_grad.float().numpy())
+
+
+def test_bfloat16_of_numpy_keeps_its_dtype():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for x in (noise_array(4, 64), noise_array(8, 64)[::2, ::-1], noise_array(64, 4).T):
+        x = x.astype(bfloat16)
+        x.flags.writeable = x.flags.c_contiguous
+        loss, grad = arrays.gaussianity_value_and_grad(x, seed=5)
+        tensor = torch.from_numpy(x.astype(np.float32)).bfloat16()
+        want, want_grad = gf.gaussianity_value_and_grad(tensor, seed=5)
+        assert grad.dtype == x.dtype
+        np.testing.assert_array_equal(loss, want.numpy())
+        np.testing.assert_array_equal(grad.astype(np.float32), want_grad.float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (
+            np.zeros((2, 64), "V2"),
+            "raw bytes NumPy saves .* like bfloat16: convert them to float32",
+        ),
+        (np.zeros((2, 64), np.longdouble), "which torch does not have$"),
+        (np.zeros((2, 64), [("a", "f4")]), "not numeric"),
+        (np.zeros((2, 64), "M8[s]"), "not numeric"),
+        (np.ma.masked_array(np.zeros((2, 64)), mask=True), "mask"),
+    ],
+)
+def test_dtypes_and_masks_that_tensors_do_not_have(x, said):
+    with pytest.raises(TypeError, match=f"x .*{said}"):
+        arrays.gaussianity_value_and_grad(x)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_refused_before_anything_is_computed(name):
+    x = torch.zeros(2, 64).to(getattr(torch, name))
+    with pytest.raises(TypeError, match=f"x must be float32, .*, got torch.{name}"):
+        arrays.gaussianity_value_and_grad(Exporter(x))

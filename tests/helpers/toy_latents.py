@@ -47,6 +47,14 @@ def sgd(lr, momentum=0.0):
     return lambda x: torch.optim.SGD(x, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
+OPTIMIZERS = {
+    "sgd": sgd(50.0),
+    "nesterov": sgd(5.0, 0.9),
+    "adam": lambda x: torch.optim.Adam(x, lr=0.05),
+    "adamw": lambda x: torch.optim.AdamW(x, lr=0.05, weight_decay=0),
+}
+
+
 def problem(**changes):
     settings = {
         "model": ToyModel(),
@@ -65,3 +73,11 @@ def problem(**changes):
 
 def samples(count, prompt="a prompt"):
     return [Sample(k, f"{prompt} {k}", 10 + k) for k in range(count)]
+
+
+def run(batch):
+    """Steps until a batch is done; returns its records."""
+    records = []
+    while not batch.done:
+        records.append(batch.step())
+    return records

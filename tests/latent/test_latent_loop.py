@@ -4,7 +4,18 @@ import math
 
 import pytest
 import torch
-from toy_latents import SHAPE, ToyModel, brightness, contrast, problem, red, samples, sgd
+from toy_latents import (
+    OPTIMIZERS,
+    SHAPE,
+    ToyModel,
+    brightness,
+    contrast,
+    problem,
+    red,
+    run,
+    samples,
+    sgd,
+)
 
 import gaussreg_fast
 from gaussreg_fast.errors import InputError
@@ -16,19 +27,6 @@ EVERY_GUARD = [Guard(name) for name in GUARDS if name != "projection"]
 EVERY_GUARD += [Guard("projection", project="gradient"), Guard("projection", project="both")]
 EVERY_GUARD += [Guard("mpgr", rescale=True)]
 GUARD_NAMES = [f"{g.name}-{g.project}-{g.rescale}" for g in EVERY_GUARD]
-OPTIMIZERS = {
-    "sgd": sgd(50.0),
-    "nesterov": sgd(5.0, 0.9),
-    "adam": lambda x: torch.optim.Adam(x, lr=0.05),
-    "adamw": lambda x: torch.optim.AdamW(x, lr=0.05, weight_decay=0),
-}
-
-
-def run(batch):
-    records = []
-    while not batch.done:
-        records.append(batch.step())
-    return records
 
 
 def rows(batch):
@@ -332,40 +330,6 @@ def test_evaluations_can_be_rarer():
     assert len(held_calls) == 4
     assert [r.iteration for r in records if not r.values["p_value"].isnan().any()] == seen
     assert int(batch.selection.iteration) in seen
-
-
-# ---------------------------------------------------------------- going on another day
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("at", [0, 1, 5, 9])
-def test_a_saved_state_goes_on_to_the_same_bits(name, at):
-    options = {"guard": Guard("mpgr", rescale=True), "optimizer": OPTIMIZERS[name], "patience": 4}
-    whole = Batch(problem(**options), samples(3))
-    records = run(whole)
-    first = Batch(problem(**options), samples(3))
-    for _ in range(at):
-        if not first.done:
-            first.step()
-    second = Batch(problem(**options), samples(3))
-    second.load_state(first.state())
-    rest = run(second)
-    assert len(rest) == max(len(records) - at, 0)
-    for old, new in zip(records[at:], rest, strict=True):
-        assert old.samples == new.samples
-        for column in old.values:
-            assert torch.equal(
-                old.values[column].nan_to_num(7), new.values[column].nan_to_num(7)
-            ), column
-    for one, two in zip(whole.state().items(), second.state().items(), strict=True):
-        assert one[0] == two[0]
-        assert torch.equal(one[1], two[1]), one[0]
-
-
-def test_a_state_of_other_latents_is_refused():
-    state = Batch(problem(), samples(3)).state()
-    with pytest.raises(InputError, match=r"\(3, 4, 8, 8\)"):
-        Batch(problem(), samples(2)).load_state(state)
 
 
 def test_the_samplers_own_noise_is_not_the_starting_noise():

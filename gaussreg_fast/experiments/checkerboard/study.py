@@ -25,14 +25,14 @@ AMPLITUDE = 0.8
 
 def pattern() -> Tensor:
     """Return the checkerboard, (4, 64, 64) of +-1 in cells of 8 x 8."""
-    rows, columns = (torch.arange(n, device="cpu") // CELL for n in SHAPE[1:])
-    return ((rows[:, None] + columns) % 2 * 2.0 - 1).expand(SHAPE)
+    rows, columns = (torch.arange(n, dtype=torch.int64, device="cpu") // CELL for n in SHAPE[1:])
+    return ((rows[:, None] + columns) % 2 * 2 - 1).float().expand(SHAPE)
 
 
 def start(samples: int, seed: int) -> Tensor:
     """Draw 0.8 checkerboard + 0.6 noise, (samples, 4, 64, 64), of mean 0 and variance 1."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(samples, *SHAPE, generator=generator, device="cpu")
+    noise = torch.randn(samples, *SHAPE, generator=generator, dtype=torch.float32, device="cpu")
     return AMPLITUDE * pattern() + math.sqrt(1 - AMPLITUDE**2) * noise
 
 

@@ -109,7 +109,9 @@ class Course:
     spread: list[float] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
     drift: list[float] = field(default_factory=list)
-    pictures: Tensor = field(default_factory=lambda: torch.empty(0))
+    pictures: Tensor = field(
+        default_factory=lambda: torch.empty(0, dtype=torch.float32, device="cpu")
+    )
     seconds: float = 0.0
 
 
@@ -127,7 +129,7 @@ class Personalisation:
         digits = Digits.load(WEIGHTS / "digits.safetensors")
         mirrored = digits.images()[digits.labels == SEVEN].flip(-1)
         generator = torch.Generator().manual_seed(design.seed)
-        order = torch.randperm(len(mirrored), generator=generator)
+        order = torch.randperm(len(mirrored), generator=generator, device="cpu")
         self.shown, self.held_out = mirrored[order].tensor_split([design.images])
         self._latents = self.model.encode(self.shown)
         concept = self.model.embed([design.prompt])
@@ -170,9 +172,11 @@ class Personalisation:
 
     def _loss(self, unet: UNet2DConditionModel, generator: torch.Generator) -> Tensor:
         batch = self.design.batch
-        chosen = torch.arange(batch) % len(self.shown)
+        chosen = torch.arange(batch, dtype=torch.int64, device="cpu") % len(self.shown)
         mean, deviation = (part[chosen] for part in self._latents)
-        clean = mean + deviation * torch.randn(mean.shape, generator=generator)
+        clean = mean + deviation * torch.randn(
+            mean.shape, generator=generator, dtype=torch.float32, device="cpu"
+        )
         return self.model.denoising_loss(unet, clean, self._concept, generator).mean()
 
     def _draw(self, unet: nn.Module) -> Tensor:

@@ -120,7 +120,9 @@ class RewardTuning:
         self._hidden = self.model.embed(PROMPTS)
         self._latents, self.pool = self._sample(self.model.pretrained, design.pool, design.seed)
         self.before = self.draw(self.model.pretrained)
-        self._group = torch.arange(len(PROMPTS)).repeat_interleave(design.pool)
+        self._group = torch.arange(len(PROMPTS), dtype=torch.int64, device="cpu").repeat_interleave(
+            design.pool
+        )
 
     @property
     def scale(self) -> float:
@@ -178,5 +180,5 @@ class RewardTuning:
         prompts = every_prompt(each)
         reward = REWARDS[self.design.reward]()(images.expand(-1, 3, -1, -1), prompts)
         if kl is None:
-            kl = torch.zeros(len(images))
+            kl = torch.zeros(len(images), dtype=torch.float32, device="cpu")
         return latents, Sampled(images, reward, agreement(images, prompts), kl)

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _ambient
+
 __all__ = ["LatentModel", "load_model"]
 
 
@@ -38,6 +40,7 @@ class LatentModel(Protocol):
         ...
 
 
+@_ambient.usual()
 def load_model(
     source: str,
     *,

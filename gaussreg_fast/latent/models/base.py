@@ -99,7 +99,9 @@ class PipelineModel:
         texts = tuple(prompts)
         if isinstance(prompts, str) or not texts or not all(isinstance(t, str) for t in texts):
             raise InputError(f"prompts must be a sequence of at least one string, got {prompts!r}")
-        latents = torch.zeros(len(texts), *self.latent_shape, device=self.device)
+        latents = torch.zeros(
+            len(texts), *self.latent_shape, dtype=torch.float32, device=self.device
+        )
         self.residency.bring("text")
         try:
             recording = self.pipe.record(

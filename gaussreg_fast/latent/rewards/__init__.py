@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from gaussreg_fast import _ambient
 from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.rewards.aesthetic import load_aesthetic
 from gaussreg_fast.latent.rewards.batch import Reward
@@ -53,6 +54,7 @@ def known_rewards() -> tuple[str, ...]:
     return (*_PUBLISHED, *_digits())
 
 
+@_ambient.usual()
 def load_reward(
     name: str,
     *,

@@ -1,6 +1,7 @@
 """The first and the last of three launches, for samples of D = 65536 numbers and more.
 
-Samples that share a permutation have five launches instead: see loss_large_groups.
+From four samples of one permutation on, up to D = 2^21, there are five launches instead: see
+loss_large_groups.
 
 The D numbers of the permuted sample are N1 x N2, transformed in two steps through a workspace z
 that stays in the L2 cache: `columns` of N1 numbers, then `rows` of N2.

@@ -27,12 +27,19 @@ def _interleave_work(args):
 
 
 def _columns_work(args):
-    return args["D"] * (8 + 4 / args["G"]), transform(args["N1"], args["N2"] / 2)
+    moved = 8 + args["table"].element_size() / args["G"]
+    return args["D"] * moved, transform(args["N1"], args["N2"] / 2) + 3 * args["D"]
+
+
+def _columns_back_work(args):
+    moved = 8 + args["table"].element_size() / args["G"]
+    return args["D"] * moved, transform(args["N1"], args["N2"] / 2)
 
 
 def _deinterleave_work(args):
-    read = args["x"].element_size() * (args["ORDERS"] > 0) + 4
-    return args["D"] * (read + args["grad"].element_size()), 3 * args["D"]
+    moments = args["ORDERS"] > 0
+    moved = args["x"].element_size() * moments + 4 + args["grad"].element_size()
+    return args["D"] * moved, 3 * args["D"] * moments
 
 
 @triton.jit
@@ -64,11 +71,14 @@ def mixed_places(
     table, column, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr,
     G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Return where `mixed` holds [n1, (n2, n3), s] of a column: (R1, N1 / R1, G)."""
+    """Return where `mixed` holds [n1, (n2, n3), s] of a column: (R1, N1 / R1, G).
+
+    V is the number of samples, side by side, that a thread is to access at once.
+    """
     start = column + tl.arange(0, N1 // R1) * N2
     number = source(start, 0, table, 0, table, "columns", D, 0, R1)
     s = tl.expand_dims(tl.expand_dims(tl.arange(0, G), 0), 0)
-    # Without the hint a thread would read four neighbours, and exchange them for its own numbers.
+    # Without the hint it would be four, and threads would then exchange them for their own.
     return tl.max_contiguous(tl.expand_dims(number * G, 2) + s, [1, 1, V])
 
 
@@ -78,7 +88,8 @@ def group_column_rows(
 ):
     """Return `column_rows` of a packed column of G samples.
 
-    The columns of the next sample are counted on from those of the last one, as z and `edges` are.
+    A sample takes as much of z and of `edges` as D / 32 columns do, so that column m of sample s
+    lies where column m + s D / 32 of the first sample would.
     """
     low, high, w = column_rows(0, N1, R1, R3, G)
     return low, high, tl.program_id(0) + w * (D // 32)
@@ -98,7 +109,7 @@ def group_columns(
 ):  # fmt: skip
     """Gather a packed column of each of G permuted samples and transform them.
 
-    A thread holds V samples. Partial power sums and the plain sum are written to `sums`
+    A thread reads V samples at once. Partial power sums and the plain sum are written to `sums`
     (B, columns, K + 1).
     """
     row = tl.program_id(1).to(tl.int64) * G
@@ -119,7 +130,9 @@ def group_columns(
     store_columns(z + row * D, edges + row * (D // 16), re, im, low, high, m, N1, N2)
 
 
-@triton.jit(launch_metadata=work(_samples, _columns_work), do_not_specialize=["sample0", "samples"])
+@triton.jit(
+    launch_metadata=work(_samples, _columns_back_work), do_not_specialize=["sample0", "samples"]
+)
 def group_columns_back(
     mixed, z, edges, sums, gaps, loss, slopes, table, roots, power_weight, scale, sample0, samples,
     TASK: tl.constexpr, ORDERS: tl.constexpr, FORM: tl.constexpr, TILES: tl.constexpr,

@@ -125,13 +125,16 @@ def flat(z):
 
 @triton.jit
 def in_threads(a, P: tl.constexpr):
-    """Return the rows of P blocks of a, (R, C 16), as columns, each in one thread: (16, P)."""
+    """Return the 16 numbers of each of P blocks, which lie one after the other in a, (16, P).
+
+    A column is a block, shuffled, and in one thread (see `shuffle`).
+    """
     return tl.reshape(tl.gather(flat(a), shuffled_index(P, BLOCK), 0), (BLOCK, P))
 
 
 @triton.jit
 def respread(weight, first, like):
-    """Repeat the numbers of the blocks from `first` on, as `like` holds one or more of each."""
+    """Give each number of `like` the weight of its block; its blocks are those from `first` on."""
     R: tl.constexpr = 2 * like.numel // weight.numel
     each = tl.gather(weight, first + tl.arange(0, like.numel) // R, 0)
     return tl.reshape(each, like.shape)

@@ -33,7 +33,7 @@ def target_root(n, root):
 
 @triton.jit
 def power_sums(x, ORDERS: tl.constexpr):
-    """Return sum_i x_i^n for each order, a tuple of scalars."""
+    """Return sums of x^n over the first dimension for each order, a tuple."""
     sums = ()
     power = x
     for n in tl.static_range(1, 9):

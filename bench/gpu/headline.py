@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,8 +39,8 @@ def jobs(small: bool) -> list[list[str]]:
 
 
 def _kernels(case: Case) -> None:
-    """Launch a case's kernels on a small batch: they depend only on whether it has one sample."""
-    prepare.ours(replace(case, batch=min(2, case.batch)))
+    """Launch a case's kernels on a small batch."""
+    prepare.ours(prepare.small(case))
 
 
 def _row(case: Case, compiling: bool, seconds: float, allowed: float) -> Row:

@@ -15,6 +15,7 @@ from bench.gpu.stage import Part, Row
 from bench.harness.errors import Wrong
 from bench.harness.timing import GpuClock
 from bench.subjects.correctness import same_bits
+from gaussreg_fast.backends.triton.parameters import FEW
 
 DIMENSIONS = (16384, 65536, 1024, 36864)
 BATCH = 40  # more than one piece of a batch of large samples
@@ -33,15 +34,15 @@ def parts(small: bool) -> list[Part]:
     for d in sizes:
         for kind in ("shared", "per_sample"):
             call = partial(_value_and_grad, d, kind)
-            add(f"runs D={d} {kind}", partial(_runs, call, batch, runs), partial(call, 2))
+            add(f"runs D={d} {kind}", partial(_runs, call, batch, runs), partial(call, FEW))
         add(f"graph D={d}", partial(_replays, d), partial(_with_drawn_permutation, d))
     for d in sizes[:2]:
         call = partial(_projected, d)
-        add(f"runs D={d} projection", partial(_runs, call, batch, runs), partial(call, 2))
+        add(f"runs D={d} projection", partial(_runs, call, batch, runs), partial(call, FEW))
     for d in sizes[:2]:
         call = partial(_value_and_grad, d, "shared")
-        add(f"streams D={d}", partial(_streams, d, batch), partial(call, 2))
-        add(f"threads D={d}", partial(_threads, d, batch, min(runs, 20)), partial(call, 2))
+        add(f"streams D={d}", partial(_streams, d, batch), partial(call, FEW))
+        add(f"threads D={d}", partial(_threads, d, batch, min(runs, 20)), partial(call, FEW))
     return [Part(n, lambda _, c=call: c(), 1.0, {n: kernels[n]}) for n, call in found.items()]
 
 
@@ -57,7 +58,7 @@ def _projected(dimension: int, batch: int) -> tuple[Tensor, ...]:
 
 
 def _with_drawn_permutation(dimension: int) -> tuple[Tensor, ...]:
-    return gf.gaussianity_value_and_grad(torch.randn(2, dimension, device="cuda"))
+    return gf.gaussianity_value_and_grad(torch.randn(FEW, dimension, device="cuda"))
 
 
 def _runs(call: Callable[[int], tuple[Tensor, ...]], batch: int, runs: int) -> Row:
@@ -69,7 +70,7 @@ def _runs(call: Callable[[int], tuple[Tensor, ...]], batch: int, runs: int) -> R
 
 def _replays(dimension: int) -> Row:
     """Check that each replay draws a permutation of its own, and that its loss is that of noise."""
-    x = torch.randn(2, dimension, device="cuda")
+    x = torch.randn(FEW, dimension, device="cuda")
     graph = GpuClock.captured(lambda _: gf.gaussianity_value_and_grad(x))
     value, grad = graph.result
     values, grads = [], []

@@ -20,6 +20,9 @@ from bench.subjects.correctness import same_bits
 CASES = (
     *(Case(d) for d in (16384, 1024, 64, 32768, 65536, 262144, 36864, 1000)),
     Case(65536, batch=33),  # two pieces of the batch
+    *(Case(65536, task=task, batch=5) for task in ("value", "statistics", "pullback")),
+    Case(65536, dtype="bfloat16", batch=5),
+    Case(262144, batch=8),
     *(Case(d, permutation="per_sample") for d in (16384, 65536)),
     Case(1024, permutation="indices", layout="rows"),
     *(Case(d, dtype="bfloat16") for d in (16384, 65536)),

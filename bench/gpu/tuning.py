@@ -138,7 +138,7 @@ def architecture() -> str:
 
 def _launch(dimension: int, p: Parameters) -> None:
     with using(dimension, p, architecture()):
-        gaussianity_value_and_grad(torch.randn(2, dimension, device="cuda"), seed=1)
+        gaussianity_value_and_grad(torch.randn(parameters.FEW, dimension, device="cuda"), seed=1)
 
 
 # ---------------------------------------------------------------- the sweep

@@ -56,15 +56,18 @@ def _losses() -> list[Case]:
 
 
 def _groups() -> list[Case]:
-    """Return batches that are large enough to be interleaved, and some that are not permuted so."""
+    """Return batches large enough for groups, and some of them without a shared permutation."""
     tasks = ("gradient", "value", "statistics", "pullback")
     cases = [Case(65536, task=task, batch=5) for task in tasks]
     cases += [Case(65536, permutation=kind, batch=4) for kind in ("index", "per_sample", "none")]
     cases += [Case(65536, dtype=dtype, batch=5) for dtype in ("bfloat16", "float16")]
-    cases += [Case(65536, orders=ALL_ORDERS, batch=5), Case(65536, layout="rows", batch=5)]
+    cases += [Case(65536, orders=orders, batch=5) for orders in (ALL_ORDERS, (1,), (2,))]
+    cases += [Case(65536, layout=layout, batch=5) for layout in ("rows", "expanded")]
+    cases += [Case(65536, task="spectrum", batch=5)]
     cases += [Case(65536, task=task, batch=9, pieces=True) for task in ("gradient", "pullback")]
     cases += [Case(65536, batch=5, fill=fill) for fill in FILLS]
-    cases += [Case(65536, batch=33), Case(131072, batch=4), Case(2**20, batch=4)]
+    cases += [Case(65536, batch=33), Case(2**20, batch=4)]
+    cases += [Case(d, batch=4) for d in (131072, 524288)]
     cases += [Case(262144, task=task, batch=8) for task in ("gradient", "statistics", "pullback")]
     return cases
 
@@ -131,6 +134,7 @@ QUICK = (
     Case(64),
     Case(1024, permutation="per_sample", layout="rows"),
     Case(65536, batch=1),
+    Case(65536, batch=4),
     Case(1000, task="pullback"),
     Case(1001),
     Case(64, task="projection"),
@@ -140,7 +144,7 @@ QUICK = (
     Case(37, task="permutation"),
     Case(1000, task="kl"),
 )
-# One sample of each kind of call, at the tuned sizes.
+# Each kind of call, at the tuned sizes: one sample, or a group of large ones.
 COUNTED = (
     *(Case(d, batch=1) for d in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
     *(Case(d, batch=1) for d in (65536, 262144, 36864)),

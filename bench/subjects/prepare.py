@@ -33,10 +33,17 @@ def ours(case: cases.Case) -> None:
             peers.with_backward(guard.loss, xs[0])()
 
 
+def small(case: cases.Case) -> cases.Case:
+    """Return a case with the same kernels and the smallest batch that has them."""
+    from gaussreg_fast.backends.triton import parameters
+
+    return replace(case, batch=min(parameters.FEW, case.batch))
+
+
 def case(name: str, compiling: bool) -> int:
-    """Compile the kernels of a case in this process; they do not depend on the batch size."""
+    """Compile the kernels of a case in this process."""
     parsed = cases.parse(name)
-    ours(replace(parsed, batch=min(2, parsed.batch)))
+    ours(small(parsed))
     if compiling:
         peers.compiled(parsed, peers.inputs(parsed, "cuda", 1), COMPILE_SECONDS)
     torch.cuda.synchronize()
@@ -51,7 +58,9 @@ def jobs(names: Sequence[str], quick: bool) -> list[list[str]]:
             parsed = cases.parse(name)
         except BadInput:  # a part of a report that is no case
             continue
-        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, parsed.topic == "guards")
+        batch = small(parsed).batch
+        guards = parsed.topic == "guards"
+        key: object = (parsed.dimension, parsed.dtype, parsed.permutation, batch, guards)
         compiling = cases.compiled("cuda", quick, parsed)
         job = ["prepare", name, *(["--compile"] if compiling else [])]
         found.setdefault(name if compiling else key, job)

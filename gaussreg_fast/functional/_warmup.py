@@ -22,23 +22,26 @@ def warmup(
 ) -> None:
     """Make what the first call of a loss makes: compiled kernels and tables.
 
-    On a GPU the first call with a shape, a dtype and options compiles its kernels, which takes
-    seconds each unless an earlier process left them in Triton's cache. On the CPU it starts
-    threads. Call this before a loop that is timed, and before the capture of a CUDA graph:
+    On a GPU the first call with a dtype, a D and options compiles its kernels, which takes seconds
+    each unless an earlier process left them in Triton's cache. Call this before a loop that is
+    timed, and before the capture of a CUDA graph:
 
         warmup((8, 4, 64, 64), torch.bfloat16, "cuda")
 
-    The function is called once, on zeros, so that device memory must suffice for x, its gradient
-    and what the function needs. The state of torch's own generators is left as it was.
+    The function is called once, on zeros, so that memory must suffice for x, its gradient and what
+    the function needs. The state of torch's own generators is left as it was. A function under
+    `torch.compile` is compiled, too.
 
     Args:
-        shape: the shape of x, `(B, *latent)`. Batches of 1 to 3 and larger ones of more than 32768
-            numbers a sample have kernels of their own.
+        shape: the shape of x, `(B, *latent)`. Samples of 65536 numbers and more have other kernels
+            in batches of 1 to 3 than in larger ones, and samples whose D is no power of two have
+            an FFT plan for each batch size. So prepare the last, smaller batch of a loader as well.
         dtype: the dtype of x.
-        device: the device of x; None is torch's default device.
-        function: what is called with x and the options: a function or a module of this package.
-        backward: call it with an x that requires gradients, and make these too. False prepares a
-            call for the value alone.
+        device: the device of x; None is torch's default device, the CPU unless it was changed.
+        function: what is called with x and the options: a function of x, or a module.
+        backward: call it with an x that requires gradients, and make these as well. With False the
+            call for the value alone is prepared, which has kernels of its own (a validation loop),
+            or a function without a gradient, such as `project_white_noise`.
         **options: the function's keyword arguments, as in the calls to come.
 
     Raises:
@@ -46,18 +49,22 @@ def warmup(
         TypeError, ValueError: as the function does.
     """
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
-        x = torch.zeros(tuple(shape), dtype=dtype, device=device, requires_grad=backward)
+        x = torch.empty(tuple(shape), dtype=dtype, device=device)
         on_gpu = x.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("warmup must be called before the capture of a CUDA graph begins")
+        x.zero_()
+        if backward and x.is_floating_point():  # of others the function says what is wrong
+            x.requires_grad_()
         with torch.random.fork_rng([x.device] if on_gpu else []):
-            for result in _tensors(function(x, **options)):
-                if result.requires_grad:
-                    result.sum().backward(retain_graph=True)
+            sums = [t.sum() for t in _tensors(function(x, **options)) if t.requires_grad]
+            if sums:
+                torch.autograd.backward(sums)
         if on_gpu:
             torch.cuda.synchronize(x.device)
 
 
 def _tensors(result: Any) -> list[Tensor]:
     """Return the tensors of a result: of one, or of a tuple."""
-    return [t for t in (result if isinstance(result, tuple) else (result,)) if t is not None]
+    found = result if isinstance(result, tuple) else (result,)
+    return [t for t in found if isinstance(t, Tensor)]

@@ -16,15 +16,15 @@ import torch
 import gaussreg_fast as gf
 from bench.simulator import simulated
 
-function, backward = getattr(gf, sys.argv[1]), sys.argv[2] == "backward"
+function, backward, shape = getattr(gf, sys.argv[1]), sys.argv[2] == "backward", eval(sys.argv[3])
 options = {"orders": (1, 2)} if sys.argv[1] == "permuted_statistics" else {}
 options["backend"] = "triton"
 seen = []
 with simulated() as simulation:
-    gf.warmup((3, 4, 4, 4), device="cpu", function=function, backward=backward, **options)
+    gf.warmup(shape, device="cpu", function=function, backward=backward, **options)
     seen.append([(l.kernel.text("ptx"), l.constants.get("TASK")) for l in simulation.launches])
     simulation.launches.clear()
-    x = torch.randn(3, 4, 4, 4, requires_grad=backward)
+    x = torch.randn(shape, requires_grad=backward)
     result = function(x, **options)
     if backward:
         total = sum(t.sum() for t in (result if isinstance(result, tuple) else (result,)))
@@ -34,6 +34,11 @@ print(json.dumps(seen))
 """
 
 
+def called(name, mode, shape):
+    """Returns (PTX, task) of the launches of a warm-up, and of the call after it."""
+    return json.loads(python(CALLED, name, mode, repr(shape)))
+
+
 @needs_compiler
 @pytest.mark.parametrize("backward", [True, False])
 @pytest.mark.parametrize("name", ["gaussianity_loss", "permuted_statistics", "project_white_noise"])
@@ -41,10 +46,24 @@ def test_the_kernels_of_a_call_are_ready_after_it(name, backward):
     pytest.importorskip("triton", reason="there is no triton here")
     if name == "project_white_noise" and backward:
         pytest.skip("the projection has no gradient")
-    made, used = json.loads(python(CALLED, name, "backward" if backward else "value"))
+    made, used = called(name, "backward" if backward else "value", (3, 4, 4, 4))
     assert used
     assert {text for text, _ in used} <= {text for text, _ in made}
     assert backward or not {task for _, task in made} & {"gradient", "pullback"}
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_large_samples_have_kernels_for_a_few_of_them_and_for_more():
+    """As the documentation of `shape` says."""
+    pytest.importorskip("triton", reason="there is no triton here")
+    few, three, more, five = (
+        {text for text, _ in called("gaussianity_loss", "backward", (batch, 65536))[1]}
+        for batch in (1, 3, 4, 5)
+    )
+    assert few == three
+    assert more == five
+    assert few != more
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -68,7 +87,7 @@ def test_modules_and_options_are_taken():
     ("error", "options"),
     [
         (ValueError, {"orders": (0,)}),
-        (TypeError, {"dtype": torch.int64, "backward": False}),
+        (TypeError, {"dtype": torch.int64}),
         (TypeError, {"colour": 1}),
     ],
 )

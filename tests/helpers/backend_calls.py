@@ -57,6 +57,11 @@ class Calls:
         assert all(t.isfinite().all() for t in results)
         return results
 
+    def fewest(self, size):
+        """Returns how many samples of one permutation take the way of more of them."""
+        large = self.backend == "triton" and size in parameters.LARGE
+        return parameters.FEW if large else 1
+
     def take_small_pieces(self, monkeypatch, samples):
         """Lets batches that are computed in pieces go through a few samples at a time."""
         if self.backend == "native":

@@ -192,6 +192,7 @@ POSITIONAL = {
     "parameter_drift_value_and_grad": ["params", "base"],
     "parameter_drift_decay_": ["params", "base"],
     "accumulate_parameter_drift": ["params", "base"],
+    "warmup": ["shape", "dtype", "device"],
 }
 
 

@@ -210,7 +210,6 @@ def test_parameters_of_three_launches_fit_together():
             assert p.n1 % 32 == 0
             assert p.n1 // p.column_radices[2] % 16 == 0  # rows by which a tile's pieces differ
             assert p.n2 // 2 % p.width == 0
-            assert p.width <= p.n2 // 2  # a program for the loss of each sample of a group
             numbers = (*p.column_radices, *p.row_radices, p.width, p.column_warps, p.row_warps)
             assert all(parameters.is_power_of_two(n) for n in (*numbers, p.edge_radix))
             # Halves of a row are halves of these.
@@ -218,7 +217,7 @@ def test_parameters_of_three_launches_fit_together():
             assert p.row_radices[2] >= 2
             assert max(p.column_warps, p.row_warps) <= 32
             assert 2 <= p.edge_radix <= p.row_radices[0] * p.row_radices[1]
-            assert p.copies * p.n2 // p.edge_radix >= 32 * p.row_warps
+            assert p.width % p.neighbours == 0  # a thread's samples lie side by side
             # A program's complex tile goes through shared memory: 64 KiB is what every GPU has.
             assert 8 * max(p.n1 * p.width, 16 * p.n2) <= 64 * 1024
 
@@ -228,6 +227,8 @@ def test_pieces_of_a_batch_stay_within_the_workspace():
         samples = parameters.large_chunk(dimension)
         assert samples >= 1
         assert samples == 1 or 8 * samples * dimension <= parameters.LARGE_WORKSPACE
+        group = parameters.LARGE[dimension].width  # whole groups, even where they take more
+        assert group == 1 or 8 * group * dimension <= 2 * parameters.LARGE_WORKSPACE
     for dimension in parameters.FUSED:
         assert 1 <= parameters.table_rows(dimension) <= 2**24 // (4 * dimension)
     for dimension in (32, 1001, 65537, 10**7):

@@ -32,46 +32,69 @@ def launch(
     """Run a task, as `_loss_fused.launch` does, for block_size 16 and a shared permutation."""
     batch, dimension = x.shape
     p = parameters.large(dimension, arch(x.device))
-    tile = min(parameters.INTERLEAVED, dimension)
-    orders, tiles, columns = order_mask(spec.orders), dimension // tile, p.n2 // 2
     chunk = max(1, parameters.large_chunk(dimension) // p.width) * p.width
-    groups = -(-min(batch, chunk) // p.width)
-    # One workspace for all pieces: launches of one stream follow one another.
-    new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
-    mixed, z = torch.empty((2, groups * p.width, dimension), **new)
-    edges = torch.empty((groups * p.width, dimension // 16), **new)
-    sums = torch.empty((groups * p.width, columns, orders.bit_count() + 1), **new)
-    gaps = torch.empty((groups * p.width, p.n1 // 32), **new)
-    slopes = outputs.get("moments", sums)
-    if task is Task.GRADIENT:
-        slopes = torch.empty((batch, orders.bit_count()), **new)
+    orders = order_mask(spec.orders)
+    w = _workspace(x, p, -(-min(batch, chunk) // p.width) * p.width, orders.bit_count())
     r1, r2, r3 = p.column_radices
     _, table, _ = source_of(permutation, x, r1)
-    w = roots(dimension, x.device)
     straight: dict[str, Any] = {
-        "x": x, "mixed": mixed, "x_stride": x.stride(0), "samples": batch, "D": dimension,
-        "G": p.width, "TILE": tile, **compiler(4),
+        "x": x, "mixed": w["mixed"], "x_stride": x.stride(0), "samples": batch, "D": dimension,
+        "G": p.width, "TILE": min(parameters.INTERLEAVED, dimension), **compiler(4),
     }  # fmt: skip
     column: dict[str, Any] = {
-        "mixed": mixed, "z": z, "edges": edges, "sums": sums, "table": table, "roots": w,
-        "ORDERS": orders, "D": dimension, "N1": p.n1, "N2": p.n2, "R1": r1, "R2": r2, "R3": r3,
-        "G": p.width, **compiler(p.column_warps),
+        "table": table, "roots": roots(dimension, x.device), "ORDERS": orders, "D": dimension,
+        "N1": p.n1, "N2": p.n2, "R1": r1, "R2": r2, "R3": r3, "G": p.width,
+        **{name: w[name] for name in ("mixed", "z", "edges", "sums")}, **compiler(p.column_warps),
     }  # fmt: skip
+    slopes = outputs.get("moments", w["sums"])  # by the moments, which a pullback is given
+    if task is Task.GRADIENT:
+        slopes = x.new_empty((batch, orders.bit_count()), dtype=torch.float32)
     for start in range(0, batch, chunk):
         size = min(chunk, batch - start)
         groups = -(-size // p.width)
         with launching(x.device, f"large {task.value}"):
-            interleave[(tiles, groups)](sample0=start, **straight)
-            group_columns[(columns, groups)](V=p.neighbours, **column)
-            launch_rows(p, z, edges, gaps, w, task, outputs, spec, scale, start, size)
-            if not task.differentiates:
-                launch_finish(p, sums, gaps, task, outputs, spec, start, size)
-                continue
-            group_columns_back[(columns, groups)](
-                gaps=gaps, loss=outputs.get("loss", x), slopes=slopes,
-                power_weight=spec.power_weight, scale=scale, sample0=start, samples=batch,
-                TASK=task.value, FORM=spec.form, TILES=columns, **column,
-            )  # fmt: skip
-            deinterleave[(tiles, groups)](
-                grad=outputs["grad"], slopes=slopes, sample0=start, ORDERS=orders, **straight
-            )
+            interleave[(dimension // straight["TILE"], groups)](sample0=start, **straight)
+            group_columns[(p.n2 // 2, groups)](V=p.neighbours, **column)
+            launch_rows(p, w, column["roots"], task, outputs, spec, scale, start, size)
+            if task.differentiates:
+                _launch_back(groups, start, w, slopes, column, straight, task, outputs, spec, scale)
+            else:
+                launch_finish(p, w["sums"], w["gaps"], task, outputs, spec, start, size)
+
+
+def _workspace(x: Tensor, p: parameters.Large, samples: int, orders: int) -> dict[str, Tensor]:
+    """Return the workspaces of all pieces: launches of one stream follow one another."""
+    dimension = x.shape[1]
+    shapes = {
+        "mixed": (samples, dimension),
+        "z": (samples, dimension),
+        "edges": (samples, dimension // 16),
+        "sums": (samples, p.n2 // 2, orders + 1),
+        "gaps": (samples, p.n1 // 32),
+    }
+    new: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
+    return {name: torch.empty(shape, **new) for name, shape in shapes.items()}
+
+
+def _launch_back(
+    groups: int,
+    start: int,
+    w: dict[str, Tensor],
+    slopes: Tensor,
+    column: dict[str, Any],
+    straight: dict[str, Any],
+    task: Task,
+    outputs: dict[str, Tensor],
+    spec: LossSpec,
+    scale: float,
+) -> None:
+    """Launch the last two kernels of a task with a gradient; gaps stand in for a lacking loss."""
+    columns, tiles = column["N2"] // 2, straight["D"] // straight["TILE"]
+    group_columns_back[(columns, groups)](
+        gaps=w["gaps"], loss=outputs.get("loss", w["gaps"]), slopes=slopes,
+        power_weight=spec.power_weight, scale=scale, sample0=start, samples=straight["samples"],
+        TASK=task.value, FORM=spec.form, TILES=columns, **column,
+    )  # fmt: skip
+    deinterleave[(tiles, groups)](
+        grad=outputs["grad"], slopes=slopes, sample0=start, ORDERS=column["ORDERS"], **straight
+    )

@@ -46,7 +46,8 @@ def launch(
                 x=x, xp=xp, z=z, edges=edges, sums=sums, x_stride=x.stride(0), sample0=start,
                 SAVE=save, **column,
             )  # fmt: skip
-            launch_rows(p, z, edges, gaps, w, task, outputs, spec, scale, start, size)
+            spaces = {"z": z, "edges": edges, "gaps": gaps}
+            launch_rows(p, spaces, w, task, outputs, spec, scale, start, size)
             if back:
                 grid = (tiles, size)
                 _launch_columns_back(x, start, grid, work, column, task, outputs, spec, scale)
@@ -56,9 +57,7 @@ def launch(
 
 def launch_rows(
     p: parameters.Large,
-    z: Tensor,
-    edges: Tensor,
-    gaps: Tensor,
+    w: dict[str, Tensor],
     roots_of_d: Tensor,
     task: Task,
     outputs: dict[str, Tensor],
@@ -67,7 +66,11 @@ def launch_rows(
     start: int,
     size: int,
 ) -> None:
-    """Launch the second kernel for `size` samples from `start`; z stands in for lacking outputs."""
+    """Launch the second kernel for `size` samples from `start`, in the workspaces w.
+
+    z stands in for a lacking output.
+    """
+    z, edges, gaps = w["z"], w["edges"], w["gaps"]
     c1, c2, c3 = p.row_radices
     rows[(p.n1 // 32, size)](
         z=z, edges=edges, z_back=z, edges_back=edges, gaps=gaps, roots=roots_of_d,

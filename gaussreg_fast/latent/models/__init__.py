@@ -51,6 +51,7 @@ def load_model(
     vae_slicing: bool = False,
     offload: str = "none",
     revision: str | None = None,
+    variant: str | None = None,
 ) -> LatentModel:
     """Load a diffusers pipeline, frozen, as a differentiable function of its noise.
 
@@ -79,10 +80,13 @@ def load_model(
             that is computing. "model" costs, per gradient, a second forward pass of denoiser and
             VAE and one transfer of their weights to the device and back.
         revision: revision of the hub's repository.
+        variant: variant of the weights' files, such as "fp16". None takes the files without a
+            variant, or if there are none, the only variant.
 
     Raises:
-        InputError: the source is unknown or unreadable, the hub cannot be reached, the pipeline
-            cannot start from given latents, an argument is out of range, or a package is missing.
+        InputError: the source is unknown, incomplete or unreadable, the hub cannot be reached, the
+            pipeline cannot start from given latents, an argument is out of range, or a package is
+            missing.
     """
     from gaussreg_fast.latent.models.loading import load
 
@@ -98,4 +102,5 @@ def load_model(
         vae_slicing=vae_slicing,
         offload=offload,
         revision=revision,
+        variant=variant,
     )

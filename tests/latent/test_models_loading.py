@@ -211,8 +211,44 @@ def test_latents_prompts_and_seeds_that_do_not_fit():
 # ---------------------------------------------------------------- any other pipeline
 
 
+def renamed(path, target, **index):
+    """Copy a pipeline's folder, with other entries in its index."""
+    shutil.copytree(path, target)
+    before = json.loads((target / "model_index.json").read_text())
+    (target / "model_index.json").write_text(json.dumps(before | index))
+    return str(target)
+
+
 def test_pipelines_of_many_steps_must_be_told_theirs():
     assert "steps must be given" in refusal(load_model, str(folder("sana")), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "published"),
+    [("sd", "sd-turbo"), ("sdxl", "sdxl-turbo"), ("flux", "FLUX.1-schnell")],
+)
+def test_a_model_of_one_step_is_known_by_its_name_alone(tmp_path, family, published):
+    """Models of many steps have the same pipeline, scheduler and configuration."""
+    unknown = renamed(folder(family), tmp_path / "my-model", _name_or_path="me/my-turbo-sdxl")
+    size = {"device": "cpu", "height": 32, "width": 32}
+    message = refusal(load_model, unknown, **size)
+    assert f"steps must be given for {type(loaded(family, steps=1).pipe).__name__}" in message
+    assert unknown in message
+    assert "guidance 0" in message
+    model = load_model(unknown, steps=30, **size)
+    assert model.settings["guidance"] is None  # the pipeline's own
+    names = [published, f"models--somebody--{published}/snapshots/0a1b2c"]
+    for name in names:
+        shutil.copytree(unknown, tmp_path / name)
+        model = load_model(str(tmp_path / name), **size)
+        assert (model.settings["steps"], model.settings["guidance"]) == (1, 0.0)
+
+
+def test_a_turbo_whose_scheduler_was_exchanged_is_asked_for_its_steps(tmp_path):
+    """Without trailing timesteps, a single step would not start at the noise."""
+    scheduler = diffusers.EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)
+    path = tiny_pipelines.build("sd", tmp_path, scheduler=scheduler)
+    assert "trailing timesteps" in refusal(load_model, str(path), device="cpu")
 
 
 def test_a_pipeline_without_an_adapter_takes_its_own_defaults():
@@ -245,14 +281,6 @@ def test_a_transformer_without_an_adapter():
     assert relative(alone[1][0], gradient[1]) < 1e-4
 
 
-def renamed(path, target, name):
-    shutil.copytree(path, target)
-    index = json.loads((target / "model_index.json").read_text())
-    index["_class_name"] = name
-    (target / "model_index.json").write_text(json.dumps(index))
-    return str(target)
-
-
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -262,7 +290,9 @@ def renamed(path, target, name):
     ],
 )
 def test_pipelines_that_cannot_be_driven_by_noise(tmp_path, name, why):
-    message = refusal(load_model, renamed(folder("sd"), tmp_path / "p", name), device="cpu")
+    message = refusal(
+        load_model, renamed(folder("sd"), tmp_path / "p", _class_name=name), device="cpu"
+    )
     assert name in message
     assert why in message
 

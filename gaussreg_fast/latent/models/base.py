@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +41,12 @@ class PipelineModel:
     """
 
     denoiser_name = "unet"
+    few_steps = ""
+    """The models of few steps in the family and their settings, for the error that asks."""
 
     def __init__(self, pipe: Any, name: str, options: Options) -> None:
         self.pipe, self.name, self.device = pipe, name, options.device
+        self.names = options.names
         self.dtype = options.dtype
         self.denoiser, self.vae = getattr(pipe, self.denoiser_name), pipe.vae
         self._refuse_global_noise()
@@ -55,7 +59,11 @@ class PipelineModel:
     # ------------------------------------------------------------ hooks of the families
 
     def _published(self) -> tuple[int | None, float | None]:
-        """Return the published steps and guidance; steps of None must be given by the user."""
+        """Return the published steps and guidance; steps of None must be given by the user.
+
+        The same pipeline and configuration serve models of one step and of fifty. Therefore only
+        names tell, see `_is_known`.
+        """
         raise NotImplementedError
 
     def _default_size(self) -> tuple[int, int]:
@@ -176,13 +184,23 @@ class PipelineModel:
                 "that no seed determines; set it to false in scheduler/scheduler_config.json"
             )
 
+    def _is_known(self, *published: str) -> bool:
+        """Return whether the model is one of these, by a part of one of its names.
+
+        So its repository, a clone of it, its folder in the hub's cache and a copy that
+        save_pretrained made are all known.
+        """
+        parts = {part.lower() for name in self.names for part in re.split(r"[/\\]|--", name)}
+        return not parts.isdisjoint(published)
+
     def _resolve_sampling(self, options: Options) -> tuple[int, float | None]:
         steps, guidance = self._published()
         steps = options.steps if options.steps is not None else steps
         if steps is None:
+            examples = f" ({self.few_steps})" if self.few_steps else ""
             raise InputError(
-                f"steps must be given for {type(self.pipe).__name__}: it has no published default "
-                f"of {MOST_DEFAULT_STEPS} or fewer"
+                f"steps must be given for {type(self.pipe).__name__}: nothing says that "
+                f"{self.name!r} was published for {MOST_DEFAULT_STEPS} steps or fewer{examples}"
             )
         return steps, options.guidance if options.guidance is not None else guidance
 

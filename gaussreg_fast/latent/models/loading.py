@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def load(
             f"model {source!r} needs packages that are not installed ({first_line(error)}): "
             "pip install 'gaussreg_fast[latent]'"
         ) from error
+    names = tuple(str(name) for name in (source, index.get("_name_or_path")) if name)
     adapter = ADAPTERS.get(type(pipe).__name__, Generic)
-    model = adapter(pipe, str(source), resolved)
+    model = adapter(pipe, str(source), replace(resolved, names=names))
     model.settings |= {"revision": revision, "variant": variant}
     return model
 

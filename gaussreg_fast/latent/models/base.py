@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class PipelineModel:
         self.names = options.names
         self.dtype = options.dtype
         self.denoiser, self.vae = getattr(pipe, self.denoiser_name), pipe.vae
-        self._refuse_global_noise()
+        self._watches_noise = True  # until the first images
         self.steps, self.guidance = self._resolve_sampling(options)
         self.height, self.width = self._resolve_size(options)
         self.latent_shape = self._latent_shape()
@@ -126,7 +127,8 @@ class PipelineModel:
 
         Raises:
             InputError: the latents have another shape or dtype, there is another number of
-                seeds, or the pipeline returns no differentiable images.
+                seeds, the pipeline returns no differentiable images, or it draws noise that no
+                seed determines.
         """
         self._check(latents, conditioning, seeds)
         noise = latents.to(self.device)
@@ -134,7 +136,8 @@ class PipelineModel:
         if scale is not None:
             noise = scale.at_noise(noise)
         arguments = self._arguments(conditioning.prompts, noise, seeds)
-        images = self.pipe.replay(conditioning.recording, **arguments)[0]
+        with self._refusing_global_noise():
+            images = self.pipe.replay(conditioning.recording, **arguments)[0]
         self._check_images(images, latents)
         images = images.to(latents.dtype)
         return images if scale is None else scale.at_images(images)
@@ -177,12 +180,35 @@ class PipelineModel:
         if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
             raise InputError(f"{pipeline} passes no gradient from its images to its latents")
 
-    def _refuse_global_noise(self) -> None:
-        if getattr(self.pipe.scheduler.config, "stochastic_sampling", False):
+    @contextmanager
+    def _refusing_global_noise(self) -> Iterator[None]:
+        """Raise an InputError if the first call draws from torch's global generators.
+
+        Whether a sampler does so depends on the scheduler, on whether the pipeline passes
+        `generator` to it, and on the version of diffusers.
+        """
+        if not self._watches_noise:
+            yield
+            return
+        before = self._global_states()
+        yield
+        if not all(map(torch.equal, before, self._global_states())):
+            scheduler = self.pipe.scheduler
+            advice = "choose another scheduler"
+            if getattr(scheduler.config, "stochastic_sampling", False):
+                advice = "set stochastic_sampling to false in scheduler/scheduler_config.json"
             raise InputError(
-                f"{type(self.pipe).__name__}: a scheduler with stochastic_sampling draws noise "
-                "that no seed determines; set it to false in scheduler/scheduler_config.json"
+                f"{type(self.pipe).__name__} cannot be optimised with its "
+                f"{type(scheduler).__name__}, which draws noise that no seed of a sample "
+                f"determines; {advice}"
             )
+        self._watches_noise = False
+
+    def _global_states(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return states
 
     def _is_known(self, *published: str) -> bool:
         """Return whether the model is one of these, by a part of one of its names.

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,14 +60,24 @@ def load(
         pipe = _load_pipeline(place, index, resolved.dtype, revision, variant)
     except ImportError as error:
         raise InputError(
-            f"model {source!r} needs packages that are not installed ({first_line(error)}): "
-            "pip install 'gaussreg_fast[latent]'"
+            f"model {source!r} needs a package that cannot be imported ({first_line(error)})"
+            f"{_installing()}"
         ) from error
     names = tuple(str(name) for name in (source, index.get("_name_or_path")) if name)
     adapter = ADAPTERS.get(type(pipe).__name__, Generic)
     model = adapter(pipe, str(source), replace(resolved, names=names))
     model.settings |= {"revision": revision, "variant": variant}
     return model
+
+
+def _installing() -> str:
+    """Return how to install the packages that all models need, if one is missing; else ""."""
+    for name in ("diffusers", "transformers", "accelerate", "sentencepiece"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return ": pip install 'gaussreg_fast[latent]'"
+    return ""
 
 
 def _locate(source: Any) -> str | Path:
@@ -176,7 +186,7 @@ def _load_pipeline(
     kwargs |= {"torch_dtype": dtype, "revision": revision}
     if isinstance(place, Path):
         names = contents.file_names(place)
-        contents.check_parts(place, index, names, _required_parts(pipeline_class))
+        contents.check_parts(place, index, names, _required_parts(pipeline_class, kwargs))
         kwargs["variant"] = contents.variant(str(place), names, variant)
         kwargs |= _text_encoders(place, index, names, kwargs["variant"], dtype)
         pipe = _from_pretrained(replayed, place, kwargs)
@@ -189,10 +199,10 @@ def _load_pipeline(
     return pipe
 
 
-def _required_parts(pipeline_class: Any) -> list[str]:
-    """Return the parts that must be given to make a pipeline."""
+def _required_parts(pipeline_class: Any, given: Collection[str]) -> list[str]:
+    """Return the parts without which a pipeline cannot be made, except those that are given."""
     parameters = inspect.signature(pipeline_class).parameters.values()
-    optional = getattr(pipeline_class, "_optional_components", ())
+    optional = {*getattr(pipeline_class, "_optional_components", ()), *given}
     return [p.name for p in parameters if p.default is p.empty and p.name not in optional]
 
 

@@ -72,11 +72,13 @@ def load(
 
 def _installing() -> str:
     """Return how to install the packages that all models need, if one is missing; else ""."""
-    for name in ("diffusers", "transformers", "accelerate", "sentencepiece"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            return ": pip install 'gaussreg_fast[latent]'"
+    try:
+        import accelerate  # noqa: F401
+        import diffusers  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError:
+        return ": pip install 'gaussreg_fast[latent]'"
     return ""
 
 

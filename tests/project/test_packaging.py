@@ -25,7 +25,7 @@ BUILD_TOOLS = ("scikit_build_core", "nanobind", "cmake", "ninja")
 
 def build_wheel(folder, env):
     """Builds a wheel from a copy of the tree, with one more module in kernels/, and unpacks it."""
-    tree = folder / "tree"
+    tree = folder / "my code ü"
     tree.mkdir()
     left_out = shutil.ignore_patterns("__pycache__", "*.so", "_native_missing.txt")
     for name in COPIED:

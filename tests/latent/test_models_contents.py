@@ -53,6 +53,7 @@ def test_a_pipeline_saved_in_a_variant_is_found(tmp_path, shards):
     assert (shards is not None) == (len(list((path / "unet").glob("*-of-*"))) > 1)
     assert same_image(path, folder("sd"))
     assert same_image(path, folder("sd"), variant="fp16")
+    assert load_model(str(path), device="cpu").settings["variant"] == "fp16"
 
 
 @pytest.mark.parametrize("names", [[UNET], [TEXT], [UNET, TEXT]])
@@ -101,8 +102,8 @@ def test_a_repository_on_the_hub_whose_weights_all_have_a_variant(tmp_path, monk
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: names)
     model = load_model("some-one/some-model", device="cpu")
     assert asked == [None, "fp16"]
-    assert model.settings["variant"] is None  # as given
-    model = load_model("some-one/some-model", device="cpu", variant="fp16")
+    assert model.settings["variant"] == "fp16"
+    load_model("some-one/some-model", device="cpu", variant="fp16")
     assert asked == [None, "fp16", "fp16"]
 
 

@@ -57,7 +57,7 @@ def load(
     place = _locate(source)
     try:
         index = _read_index(place, revision)
-        pipe = _load_pipeline(place, index, resolved.dtype, revision, variant)
+        pipe, variant = _load_pipeline(place, index, resolved.dtype, revision, variant)
     except ImportError as error:
         raise InputError(
             f"model {source!r} needs a package that cannot be imported ({first_line(error)})"
@@ -175,7 +175,8 @@ def _load_pipeline(
     dtype: torch.dtype,
     revision: str | None,
     variant: str | None,
-) -> Any:
+) -> tuple[Any, str | None]:
+    """Return the pipeline and the variant of its weights."""
     # Imported first, because diffusers answers their absence with warnings and missing components.
     importlib.import_module("accelerate")
     importlib.import_module("transformers")
@@ -189,16 +190,16 @@ def _load_pipeline(
     if isinstance(place, Path):
         names = contents.file_names(place)
         contents.check_parts(place, index, names, _required_parts(pipeline_class, kwargs))
-        kwargs["variant"] = contents.variant(str(place), names, variant)
-        kwargs |= _text_encoders(place, index, names, kwargs["variant"], dtype)
+        variant = contents.variant(str(place), names, variant)
+        kwargs |= {"variant": variant, **_text_encoders(place, index, names, variant, dtype)}
         pipe = _from_pretrained(replayed, place, kwargs)
     else:
-        pipe = _from_hub(replayed, place, kwargs, variant)
+        pipe, variant = _from_hub(replayed, place, kwargs, variant)
     contents.check_loaded(str(place), pipe.components)
     pipe.set_progress_bar_config(disable=True)
     if getattr(pipe, "watermark", None) is not None:  # it is NumPy code, which passes no gradient
         pipe.watermark = None
-    return pipe
+    return pipe, variant
 
 
 def _required_parts(pipeline_class: Any, given: Collection[str]) -> list[str]:
@@ -210,10 +211,11 @@ def _required_parts(pipeline_class: Any, given: Collection[str]) -> list[str]:
 
 def _from_hub(
     pipeline_class: type, repository: str, kwargs: dict[str, Any], variant: str | None
-) -> Any:
+) -> tuple[Any, str | None]:
     """Load from the hub. A repository whose weights all have a variant is loaded in that one."""
     try:
-        return _from_pretrained(pipeline_class, repository, {**kwargs, "variant": variant})
+        pipe = _from_pretrained(pipeline_class, repository, {**kwargs, "variant": variant})
+        return pipe, variant
     except InputError:
         if variant is not None:
             raise
@@ -221,7 +223,8 @@ def _from_hub(
         found = contents.variant(repository, names)
         if found is None:
             raise
-        return _from_pretrained(pipeline_class, repository, {**kwargs, "variant": found})
+        pipe = _from_pretrained(pipeline_class, repository, {**kwargs, "variant": found})
+        return pipe, found
 
 
 def _text_encoders(

@@ -34,4 +34,4 @@ def check_options(function: Callable[..., Tensor], options: Mapping[str, Any]) -
     length = 2
     for name, default in (("block_size", 16), ("factor", 4)):
         length *= checks.integer(name, options.get(name, default))
-    function(torch.zeros(0, length, device="cpu"), **options)
+    function(torch.zeros(0, length, dtype=torch.float32, device="cpu"), **options)

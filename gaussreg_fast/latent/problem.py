@@ -65,8 +65,9 @@ class Problem:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        model = self.model
-        self.guard.check(torch.empty(0, *model.latent_shape, device=model.device))
+        shape, device = self.model.latent_shape, self.model.device
+        with torch.inference_mode(False):
+            self.guard.check(torch.empty(0, *shape, dtype=torch.float32, device=device))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from gaussreg_fast.errors import InputError
 from gaussreg_fast.latent.guards import Guard
 from gaussreg_fast.latent.loop import Batch
 
+BACKENDS = gaussreg_fast.backends()
+
 
 @pytest.mark.parametrize("name", ["norm", "kl", "kurtosis", "prno", "mpgr"])
 def test_guards_are_the_public_losses(name):
@@ -102,3 +104,22 @@ def test_trying_options_computes_nothing_and_draws_nothing():
     before = torch.get_rng_state()
     problem(model=Sized(16, 2048, 2048), guard=Guard("mpgr"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["mpgr", "prno", "kl"])
+def test_options_are_tried_alike_whatever_torchs_defaults(name):
+    options = (
+        {}
+        if name == "prno"
+        else {"backend": "native" if BACKENDS["native"] == "available" else "torch"}
+    )
+    guard = Guard(name, options=options)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            problem(model=Sized(4, 8, 8), guard=guard)
+    finally:
+        torch.set_default_dtype(before)
+    with torch.inference_mode():
+        problem(model=Sized(4, 8, 8), guard=guard)

@@ -12,6 +12,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# The checkout may lie anywhere, also under a folder with spaces: targets, which make splits at
+# spaces, are relative paths.
+$(if $(word 2,$(VENV)),$(error VENV must be a path without spaces, got '$(VENV)'))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # With the folders, which are newer if a file was added or removed: an editable install lists its
@@ -27,7 +30,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/
 demo: $(VENV)/.latent
 	$(BIN)/gaussreg-fast demo --out demo-out
 
-OLDEST_TRITON := $(CURDIR)/build/triton-3.6.0
+OLDEST_TRITON := build/triton-3.6.0
 
 # With worksteal, tests that share a module's fixtures mostly run in the same process.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
@@ -54,12 +57,12 @@ RESOURCES := $(BIN)/python -m bench resources
 
 resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --check || [ $$? = 2 ]
-	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --check
+	PYTHONPATH="$(CURDIR)/$(OLDEST_TRITON)" $(RESOURCES) --check
 
 # Accepts the present machine code.
 record-resources: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(RESOURCES) --out bench/results/kernel_resources.json
-	PYTHONPATH=$(OLDEST_TRITON) $(RESOURCES) --out bench/results/kernel_resources.json
+	PYTHONPATH="$(CURDIR)/$(OLDEST_TRITON)" $(RESOURCES) --out bench/results/kernel_resources.json
 
 # Compares every call's launches, bytes and allocations, which do not depend on Triton's release.
 launches: $(VENV)/.dev
@@ -92,7 +95,7 @@ record-counters: $(VENV)/.dev $(OLDEST_TRITON)/.installed
 	$(COUNTERS) --out bench/results/counters.json --triton $(OLDEST_TRITON)
 	$(BIN)/python -m bench readme
 
-$(CURDIR)/build/triton-%/.installed: | $(BIN)/python
+build/triton-%/.installed: | $(BIN)/python
 	$(PIP) install -q --upgrade --no-deps --target $(@D) triton==$*
 	touch $@
 
@@ -106,7 +109,7 @@ sanitize-native: $(SANITIZED)/.installed
 $(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
 	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		`$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/dev.pth
+		"$$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth"
 	$(PIP) --python $(SANITIZED)/bin/python install -q --no-deps \
 		-C build-dir=build/sanitized-cmake -C install.strip=false \
 		-C cmake.define.GAUSSREG_SANITIZE=ON .
@@ -128,7 +131,7 @@ bench: $(VENV)/.bench
 BASELINE ?= bench/baselines/cpu-amd-epyc-avx2.json
 
 bench-check: $(VENV)/.bench
-	$(BIN)/python -m bench check --baseline $(BASELINE)
+	$(BIN)/python -m bench check --baseline "$(BASELINE)"
 
 record-baseline: $(VENV)/.bench
 	$(BIN)/python -m bench record
@@ -152,12 +155,12 @@ GPU_SECONDS ?= 540
 GPU_OUT ?= bench/results/gpu
 
 gpu:
-	$(PYTHON) -m bench gpu --install --seconds $(GPU_SECONDS) --out $(GPU_OUT) $(GPU)
+	"$(PYTHON)" -m bench gpu --install --seconds $(GPU_SECONDS) --out "$(GPU_OUT)" $(GPU)
 
 # Rehearses all of it without a GPU, in an environment like a GPU machine's: the oldest supported
 # torch and triton, and nothing optional. Python is 3.12 if it is installed.
-GPU_PYTHON ?= $(firstword $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python \
-	$(PYTHON); do $$p -c "import venv" 2>/dev/null && command -v $$p; done))
+GPU_PYTHON ?= $(shell for p in python3.12 "$$HOME"/.pyenv/versions/3.12*/bin/python "$(PYTHON)"; \
+	do "$$p" -c "import venv" 2>/dev/null && command -v "$$p" && break; done)
 GPU_LIKE := build/gpu-like
 
 gpu-rehearsal: $(GPU_LIKE)/.installed
@@ -171,41 +174,41 @@ record-compile-seconds: $(GPU_LIKE)/.installed
 	$(GPU_LIKE)/bin/python -m bench gpu --compile --record
 
 $(GPU_LIKE)/.installed: bench/gpu/packages.txt | $(BIN)/python
-	$(GPU_PYTHON) -m venv --clear $(GPU_LIKE)
+	"$(GPU_PYTHON)" -m venv --clear $(GPU_LIKE)
 	$(GPU_LIKE)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	$(GPU_LIKE)/bin/python -m pip uninstall -q -y pydantic pydantic_core nvtx diffusers
 	touch $@
 
 # On a machine with a GPU: runs the tests that need one, and those of the clocks.
 gpu-test: installed
-	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
+	"$(PYTHON)" -P -m pytest $(shell "$(PYTHON)" -c "import xdist" 2>/dev/null && echo "-n 8") \
 		tests/gpu tests/bench/harness $(PYTEST_ARGS)
 
 # On a machine with a GPU: also runs on it the tests that elsewhere use Triton's interpreter, which
 # compiles some hundred kernels.
 gpu-test-all: installed
-	$(PYTHON) -P -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8") \
+	"$(PYTHON)" -P -m pytest $(shell "$(PYTHON)" -c "import xdist" 2>/dev/null && echo "-n 8") \
 		tests/gpu tests/triton tests/functional $(PYTEST_ARGS)
 
 gpu-bench: installed
-	$(PYTHON) -m bench report --restart --out bench/results/gpu
+	"$(PYTHON)" -m bench report --restart --out bench/results/gpu
 
 # On a machine with a GPU: looks for memory errors and races in the kernels, at more sizes than
 # `make gpu` has time for. memcheck runs without the allocator's pools, which would hide accesses
 # out of bounds.
 sanitize: installed
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 3 \
-		$(PYTHON) -m bench sanitize
-	compute-sanitizer --tool racecheck --error-exitcode 3 $(PYTHON) -m bench sanitize
+		"$(PYTHON)" -m bench sanitize
+	compute-sanitizer --tool racecheck --error-exitcode 3 "$(PYTHON)" -m bench sanitize
 
 installed:
-	$(PYTHON) -m pip install -q --no-deps --no-build-isolation .
+	"$(PYTHON)" -m pip install -q --no-deps --no-build-isolation .
 
 clean:
 	rm -rf $(VENV) build demo-out bench-out
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 
 # Editable installs use the Python sources in place and build the C++ module.
 $(VENV)/.latent: $(SOURCES) | $(BIN)/python

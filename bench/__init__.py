@@ -2,7 +2,7 @@
 
 Each folder is a room; a room imports only from rooms above it in this list:
 
-    harness        clocks, memory, the machine, result files, text for the screen
+    harness        clocks, memory, the machine, processes, result files, text for the screen
     compiled       machine code and launches of the Triton kernels
     subjects       the cases, the calls of ours and its peers, and their correctness
     simulator      the compiled kernels executed on the CPU

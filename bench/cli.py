@@ -159,6 +159,7 @@ def _sample(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--exactly", action="append", default=[])
+    parser.add_argument("--answer", type=Path, required=True)
 
 
 def _timing_options(parser: argparse.ArgumentParser, name: str) -> None:

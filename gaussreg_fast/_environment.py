@@ -16,11 +16,18 @@ def versions(*packages: str) -> dict[str, str]:
     """Return the versions of this package, of Python and of the installed ones of `packages`."""
     found = {"gaussreg_fast": __version__, "python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+        if distribution := _distribution(package):
+            found[package] = metadata.version(distribution)
     return found
+
+
+def _distribution(package: str) -> str | None:
+    """Return the name of the distribution that a package is in; None if it is not installed."""
+    try:
+        return metadata.distribution(package).name
+    except metadata.PackageNotFoundError:  # another name, as of Triton for ROCm
+        owners = metadata.packages_distributions().get(package, [])
+        return owners[0] if owners else None
 
 
 def today() -> str:

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from gaussreg_fast import checks, functional
+from gaussreg_fast import functional
+from gaussreg_fast.functional._options import check_options
 
 __all__ = [
     "CovarianceLoss",
@@ -42,22 +42,7 @@ class _Loss(nn.Module):
                     f"{', '.join(known)}"
                 )
         self.options = options
-        self._try_out(known)
-
-    def _try_out(self, known: list[str]) -> None:
-        """Run the function's checks on an empty batch of samples long enough for the options."""
-        options = dict(self.options)
-        seed, generator = options.pop("seed", None), options.pop("generator", None)
-        source = generator if isinstance(generator, torch.Generator) else seed
-        checks.seed(seed, generator, getattr(source, "device", torch.device("cpu")))
-        if isinstance(options.get("permutation"), Tensor):
-            options["permutation"] = "none"  # its length is checked against x
-        if "seed" in known:
-            options["seed"] = 0  # draws nothing from the user's generators
-        length = 2
-        for name, default in (("block_size", 16), ("factor", 4)):
-            length *= checks.integer(name, options.get(name, default))
-        type(self).function(torch.zeros(0, length, dtype=torch.float32, device="cpu"), **options)
+        check_options(self.function, options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:
         """Return the loss of x, `(B, *latent)`; `overrides` replace options for this call."""

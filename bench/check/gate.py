@@ -9,6 +9,7 @@ cancels.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast
-from bench.harness.errors import BadInput
+from bench.harness.errors import BadInput, describe
 from bench.subjects import cases, correctness, peers
 
 Suite = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
@@ -88,17 +89,47 @@ def verify(device: str) -> None:
 
 
 def load(path: Path | None, device: str) -> Suite:
-    """Return the suite of a file, or the package's own for None."""
+    """Return the suite of a file, or the package's own for None.
+
+    The file is imported as a script would be: modules beside it are found.
+    """
     if path is None:
         return suite(device)
     if not path.is_file():
         raise BadInput(f"--suite: {path}: no such suite")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Some libraries look a class's module up by its name: a dataclass, pickle. The name of a loaded
+    # module stays that module's.
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_suite"
+    spec = importlib.util.spec_from_file_location(name, path)
     if not spec or not spec.loader:
         raise BadInput(f"--suite: a suite must be a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "suite", None)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "suite", None)
+        found = make(device) if callable(make) else None
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise BadInput(f"--suite: {path} cannot be used: {describe(error)}") from None
     if not callable(make):
         raise BadInput(f"--suite: {path} has no function suite(device)")
-    return make(device)
+    return _checked(path, found)
+
+
+def _checked(path: Path, found: Any) -> Suite:
+    """Return a user's suite; raise BadInput if it is no dict of pairs of calls."""
+    if not isinstance(found, dict) or not found:
+        raise BadInput(
+            f"--suite: suite(device) in {path} must return a dict with at least one call, got "
+            f"{found!r:.80}"
+        )
+    for name, pair in found.items():
+        if not isinstance(name, str):
+            raise BadInput(f"--suite: the names of calls in {path} must be strings, got {name!r}")
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(callable, pair))):
+            raise BadInput(
+                f"--suite: {name!r} in {path} must be a pair (call, yardstick) of functions "
+                f"without arguments, got {pair!r:.80}"
+            )
+    return found

@@ -11,12 +11,11 @@ minute raises no alarm.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import re
-import subprocess
 import sys
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -24,17 +23,15 @@ import torch
 
 from bench import ROOT
 from bench.check import decision, gate
-from bench.harness import machine, store, timing
-from bench.harness.errors import BadInput, Wrong
+from bench.harness import child, machine, store, timing
+from bench.harness.errors import BadInput, describe
 from bench.harness.progress import Progress
 from bench.harness.text import time_text
 from gaussreg_fast._exit_codes import Exit
-from gaussreg_fast.errors import MachineError
 
 BASELINES = ROOT / "bench" / "baselines"
 RECORD_PROCESSES = 12
 CHECK_PROCESSES = 6
-WRONG = Exit.NO  # exit code of a process that found a wrong result
 # These make glibc keep freed memory. Otherwise the layout of a process's heap decides whether a
 # tensor's memory returns to the system in every call, and page faults then dominate the time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -46,16 +43,16 @@ Process = dict[str, dict[str, float]]  # the result of one process: call -> "rat
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Measure in this process, and print the result as a line of JSON."""
+    """Measure in this process, and write the result to `--answer`."""
+    return child.answer(options.answer, partial(_sample, options))
+
+
+def _sample(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = machine.device()
     if options.verify and not options.suite:
-        try:
-            gate.verify(device)
-        except Wrong as error:
-            print(error, file=sys.stderr)
-            return WRONG
+        gate.verify(device)
     suite = gate.load(options.suite, device)
     wanted = options.exactly
     names = [n for n in suite if (n in wanted if wanted else options.only in n)]
@@ -66,8 +63,7 @@ def sample(options: argparse.Namespace) -> int:
         )
     turn = options.turn % len(names)  # so that no call is always the first
     calls = time_suite({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
-    print(json.dumps({"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}))
-    return 0
+    return {"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}
 
 
 def time_suite(suite: gate.Suite, seconds: float) -> Process:
@@ -76,7 +72,10 @@ def time_suite(suite: gate.Suite, seconds: float) -> Process:
     found = {}
     for name, (call, yardstick) in suite.items():
         calls = {"call": _indexed(call), "yardstick": _indexed(yardstick)}
-        samples = clock.even(calls, seconds)
+        try:
+            samples = clock.even(calls, seconds)
+        except (Exception, SystemExit) as error:  # a user's call may raise anything
+            raise BadInput(f"the call {name!r} failed: {describe(error)}") from error
         fastest = {which: min(times) for which, times in samples.items()}
         ratio = fastest["call"] / fastest["yardstick"]
         found[name] = {"ratio": ratio, "us": fastest["call"]}
@@ -94,9 +93,9 @@ def measure(
     options: argparse.Namespace, processes: int, progress: Progress, names: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], list[Process]]:
     """Measure the named calls, or all, in fresh processes; return the machine and the results."""
-    command = [sys.executable, "-m", "bench", "sample", "--threads", str(options.threads)]
-    command += ["--seconds", str(options.seconds), "--only", options.only]
-    command += ["--suite", str(options.suite.resolve())] if options.suite else []
+    words = ["sample", "--threads", str(options.threads), "--seconds", str(options.seconds)]
+    words += ["--only", options.only]
+    words += ["--suite", str(options.suite.resolve())] if options.suite else []
     environment = {**os.environ, **ALLOCATOR}
     facts: dict[str, Any] = {}
     found = []
@@ -105,24 +104,11 @@ def measure(
         more = ["--turn", str(turn), *(["--verify"] if turn == 0 and not names else [])]
         for name in names:
             more += ["--exactly", name]
-        done = subprocess.run(
-            [*command, *more], capture_output=True, text=True, cwd=ROOT, env=environment
-        )
-        if done.returncode == WRONG:
-            raise Wrong(done.stderr.strip())
-        if done.returncode:
-            kind = MachineError if done.returncode == Exit.MACHINE else BadInput
-            raise kind(f"measuring failed: {_last(done.stderr)}")
-        result = json.loads(done.stdout.splitlines()[-1])
+        result = child.ask([*words, *more], environment)
         facts = result["machine"]
         found.append(result["calls"])
         progress.end(f"process {turn + 1} of {processes}")
     return facts, found
-
-
-def _last(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "without a message"
 
 
 def by_call(processes: list[Process], key: str = "ratio") -> dict[str, list[float]]:

@@ -17,6 +17,7 @@ from bench import ROOT
 from bench.gpu import programs
 from bench.gpu.child import timeout
 from bench.gpu.summary import line
+from bench.harness.child import describe_exit
 
 if TYPE_CHECKING:
     from bench.gpu.run import Run
@@ -92,7 +93,7 @@ class Process:
             programs.kill(self.process, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(2)
-        self.how = self.how or programs.describe_exit(self.process.returncode)
+        self.how = self.how or describe_exit(self.process.returncode)
         if self.now:
             cut = (self.late and self.cut) or self.run.interrupted
             how = "the run was interrupted" if self.run.interrupted else self.how

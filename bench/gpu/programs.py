@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import ROOT
 from bench.gpu.stage import LeftOut
+from bench.harness.child import describe_exit
 
 _PR_SET_PDEATHSIG = 1
 
@@ -58,10 +59,3 @@ def kill(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """Send a signal to a process that still runs, and to all of its session."""
     if process.poll() is None:
         os.killpg(process.pid, number)
-
-
-def describe_exit(code: int | None) -> str:
-    """Return a return code in words."""
-    if code is None:
-        return "it does not end"
-    return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"

@@ -1,6 +1,13 @@
 """Errors that end a command with one line."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 from gaussreg_fast.errors import InputError
+
+_BENCH = Path(__file__).resolve().parents[1]
 
 
 class BadInput(InputError):
@@ -9,3 +16,17 @@ class BadInput(InputError):
 
 class Wrong(Exception):
     """A result that differs from the reference: exit code 1, and nothing is timed."""
+
+
+def describe(error: BaseException) -> str:
+    """Describe an exception of a user's code in a line, with its place there if it has one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_of_user(frame.filename)]
+    place, text = "", " ".join(str(error).split())
+    if own:
+        place, text = f"{own[-1].filename}:{own[-1].lineno}: ", text or (own[-1].line or "")
+    return f"{place}raised {type(error).__name__}: {text}"
+
+
+def _is_of_user(filename: str) -> bool:
+    return not filename.startswith("<frozen") and _BENCH not in Path(filename).parents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def write_all(report: Report, folder: Path) -> list[Path]:
 
         return paths + plots.write_all(report, folder)
     print(
-        f"no plots, because matplotlib is not installed; python -m bench render {folder} draws "
-        "them where it is"
+        "no plots, because matplotlib is not installed; "
+        f"python -m bench render {shlex.quote(str(folder))} draws them where it is"
     )
     return paths

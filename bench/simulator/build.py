@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -64,7 +65,7 @@ def cache_folder() -> Path:
 
 
 def _compiler() -> tuple[str, ...]:
-    named = os.environ.get("CXX", "").split()
+    named = shlex.split(os.environ.get("CXX", ""))
     if named and shutil.which(named[0]):
         return tuple(named)
     for name in ("g++", "c++", "clang++"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def rerun(command: str, given: Sequence[str], triton: str) -> int:
     if not (folder / "triton").is_dir():
         raise BadInput(
             f"--triton: {folder} holds no triton; "
-            f"python -m pip install --no-deps --target {folder} triton=={triton} installs it there"
+            f"python -m pip install --no-deps --target {shlex.quote(str(folder))} "
+            f"triton=={shlex.quote(triton)} installs it there"
         )
     rest, skip = [], False
     for word in given:

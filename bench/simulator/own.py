@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.harness.errors import BadInput
+from bench.harness.errors import BadInput, describe
 from bench.simulator import Launch, Schedule, Unsupported, simulated
 from bench.simulator.running import SCHEDULES
 
@@ -27,6 +26,8 @@ def function(name: str) -> Callable[[], Any]:
     except (ImportError, AttributeError) as error:
         where = f"{Path.cwd()} and sys.path were searched"
         raise BadInput(f"--kernel: {name}: {error}; {where}") from None
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        raise BadInput(f"--kernel: {name}: {describe(error)}") from None
     if not callable(found):
         raise BadInput(f"--kernel: {name} must be a function, got {type(found).__name__}")
     return found
@@ -44,20 +45,11 @@ def launches(name: str, arch: str, schedule: Schedule | None = None) -> tuple[li
             launch()
         except Unsupported as error:
             raise BadInput(str(error)) from None
-        except Exception as error:  # the user's function may raise anything
-            raised = _describe(error)
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
+            raised = describe(error)
     if not simulation.launches and not raised:
         raise BadInput(f"--kernel: {name} launched no Triton kernel")
     return simulation.launches, raised
-
-
-def _describe(error: Exception) -> str:
-    """Describe an exception in a line, with its place."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).parent != Path(__file__).parent] or frames
-    place = f"{own[-1].filename}:{own[-1].lineno}"
-    text = str(error) or (own[-1].line or "")
-    return f"{place}: raised {type(error).__name__}: {text}"
 
 
 def simulate(name: str, arch: str) -> int:

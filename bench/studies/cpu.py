@@ -11,18 +11,17 @@ a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import gaussreg_fast
-from bench import ROOT
+from bench.harness import child
+from bench.harness.errors import BadInput
 from bench.report import roofline
 from bench.studies.best import best_times
 from bench.subjects import correctness, peers
@@ -88,15 +87,13 @@ def stages(dimension: int) -> dict[str, float]:
 
 def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
     """Do the same in a process of its own; return None if the processor lacks the instructions."""
-    command = [sys.executable, "-m", "bench", "study", "cpu", "--worker"]
-    command += ["--seconds", str(seconds)]
-    environment = {**os.environ, "GAUSSREG_FAST_ISA": instruction_set}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
-    if run.returncode == 0:
-        return json.loads(run.stdout)
-    if "cannot run on this processor" in run.stderr:
-        return None
-    raise RuntimeError(f"measuring with {instruction_set} failed: {run.stderr}")
+    words = ["study", "cpu", "--seconds", str(seconds)]
+    try:
+        return child.ask(words, {**os.environ, "GAUSSREG_FAST_ISA": instruction_set})
+    except BadInput as error:
+        if "cannot run on this processor" in str(error):
+            return None
+        raise
 
 
 def show(instruction_set: str, result: dict[str, Any]) -> None:
@@ -115,12 +112,12 @@ def show(instruction_set: str, result: dict[str, Any]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)  # in a process of its own
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    if options.worker:
-        print(json.dumps(measure(options.seconds)))
+    if options.answer:
+        child.answer(options.answer, partial(measure, options.seconds))
         return None
     results = {}
     for name in INSTRUCTION_SETS:

@@ -90,8 +90,8 @@ def processes(jobs: Sequence[Sequence[str]], seconds: float) -> list[str]:
 def _start(job: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *job],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT,
-        start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace",
+        env=env, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
 
 

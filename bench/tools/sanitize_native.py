@@ -9,6 +9,7 @@ pytest, and a module built with the CMake option GAUSSREG_SANITIZE.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -34,13 +35,13 @@ print(module.instruction_set())
 
 
 def runtimes() -> str:
-    compiler = os.environ.get("CXX", "g++")
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
     found = []
     for name in RUNTIMES:
-        command = [compiler, f"-print-file-name={name}"]
+        command = [*compiler, f"-print-file-name={name}"]
         path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if not os.path.isabs(path):
-            raise BadInput(f"{compiler} has no {name}")
+            raise BadInput(f"{shlex.join(compiler)} has no {name}")
         found.append(os.path.realpath(path))
     return ":".join(found)
 

@@ -25,6 +25,7 @@ from gaussreg_fast.backends.choice import (
     choose,
     require,
     require_for_lists,
+    require_here,
 )
 
-__all__ = ["backends", "choose", "require", "require_for_lists"]
+__all__ = ["backends", "choose", "require", "require_for_lists", "require_here"]

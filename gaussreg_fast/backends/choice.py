@@ -76,6 +76,12 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
+def require_here(backend: str) -> None:
+    """Raise the error of `choose` if the backend cannot run on this machine, whatever the x."""
+    if backend not in ("auto", "torch"):
+        _check_available(backend, backends())
+
+
 def require(backend: str, x: torch.Tensor, name: str = "x") -> None:
     """Raise the error of `choose` early, before anything is drawn or computed.
 
@@ -160,12 +166,16 @@ def resolve(
     for each, refusal in (("native", _native_refuses), ("triton", _triton_refuses)):
         if states[each] == "available":
             states[each] = refusal(device, dtype, name, typed or name) or "available"
+    _check_available(backend, states)
+    return backend
+
+
+def _check_available(backend: str, states: dict[str, str]) -> None:
     if states[backend] != "available":
         able = ", ".join(repr(each) for each, state in states.items() if state == "available")
         raise RuntimeError(
             f"backend {backend!r} cannot run here: {states[backend]}; these can: {able}"
         )
-    return backend
 
 
 def _native_refuses(device: torch.device, dtype: torch.dtype | None, name: str, typed: str) -> str:

@@ -117,7 +117,7 @@ def _first(error: ValidationError) -> str:
         return f"{where}: no such setting"
     if problem["type"] == "missing":
         return f"{where} is required"
-    got = f"got {problem['input']!r}"
+    got = f"got {' '.join(repr(problem['input']).split())}"
     if problem["type"] != "value_error":
         try:
             allowed = _allowed_values(_schema_of(problem["loc"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gaussreg_fast import _ambient, functional
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.functional._options import check_options
 from gaussreg_fast.latent.number_types import Number
 
 PROJECTIONS = ("none", "gradient", "both")
@@ -119,8 +121,9 @@ class Guard:
         options: further arguments of the loss, such as `orders` or `shuffles`.
 
     Raises:
-        InputError: the name or projection is unknown, the weight negative or not finite, or the
-            loss has no such option.
+        InputError: the name or projection is unknown, the weight negative or not finite, the loss
+            has no such option, or an option is out of range for latents of every size. What depends
+            on the latents is checked by `check`.
     """
 
     name: str = field(
@@ -165,13 +168,22 @@ class Guard:
         if unknown:
             known = ", ".join(self.known_options) or "none"
             raise InputError(f"guard.options of {self.name!r} may hold {known}, got {unknown[0]!r}")
-        if self.options:
-            try:
-                self.loss_and_gradient(
-                    torch.linspace(-2, 2, 4096, dtype=torch.float32, device="cpu").view(1, -1), 0
-                )
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"guard.options: {' '.join(str(error).split())}") from error
+        if kind.loss is not None:
+            with _refusing("guard.options"):
+                check_options(kind.loss, self.options)
+
+    def check(self, x: Tensor) -> None:
+        """Check that the guard can take latents (B, ...) of x's size, dtype and device.
+
+        Raises:
+            InputError: it cannot, because of its options or by its nature.
+        """
+        where = f"guard {self.name!r} cannot take latents of shape {tuple(x.shape[1:])}"
+        empty = x[:0]  # the losses check it like any other, and compute nothing
+        with _refusing(where):
+            self.loss_and_gradient(empty, 0)
+            if self.project != "none":
+                functional.project_white_noise(empty)
 
     @property
     def known_options(self) -> list[str]:
@@ -224,6 +236,17 @@ class Guard:
     def after_step(self, x: Tensor) -> Tensor:
         """Project the latents (B, ...) after a step if the guard does so."""
         return functional.project_white_noise(x) if self.project == "both" else x
+
+
+@contextmanager
+def _refusing(argument: str) -> Iterator[None]:
+    """Make an `InputError` of a loss's error; running out of memory is no error of the user."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{argument}: {' '.join(str(error).split())}") from error
 
 
 def norms(x: Tensor) -> Tensor:

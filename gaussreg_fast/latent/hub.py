@@ -35,6 +35,20 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
         raise HubError(why) from error
 
 
+def file_names(repository: str, revision: str | None = None) -> list[str]:
+    """Return the names of a repository's files.
+
+    Raises:
+        HubError: see `download`.
+    """
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list(list_repo_files(repository, revision=revision))
+    except Exception as error:  # the client's exception types differ between its versions
+        raise HubError(_why(error, revision) or first_line(error)) from error
+
+
 def _why(error: Exception, revision: str | None) -> str | None:
     """Say why a download failed; None if the repository exists and has no such file."""
     from huggingface_hub.utils import (

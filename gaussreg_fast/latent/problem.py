@@ -46,6 +46,9 @@ class Problem:
         patience: evaluations without a better iterate after which a sample stops; None: no limit.
         evaluate_every: iterations between evaluations of held-out rewards and p-values.
         seed: seed of the guard's random permutations.
+
+    Raises:
+        InputError: the guard cannot take the model's latents.
     """
 
     model: LatentModel
@@ -60,6 +63,11 @@ class Problem:
     patience: int | None = None
     evaluate_every: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        shape, device = self.model.latent_shape, self.model.device
+        with torch.inference_mode(False):
+            self.guard.check(torch.empty(0, *shape, dtype=torch.float32, device=device))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pydantic import (
 from torch import Tensor
 
 from gaussreg_fast.latent.guards import Guard
+from gaussreg_fast.latent.models.contents import refuse_object
 from gaussreg_fast.latent.models.options import OFFLOADS, check_option
 from gaussreg_fast.latent.number_types import no_truth_value
 from gaussreg_fast.latent.rewards import RewardSpec, parse_reward, unique_names
@@ -47,6 +48,11 @@ class ModelSettings(_Settings):
     revision: str | None = Field(
         default=None, description="Revision of the model's repository on the hub."
     )
+    variant: str | None = Field(
+        default=None,
+        description="Variant of the model's weights, such as fp16. By default the files without "
+        "one, or the only variant.",
+    )
     device: str = Field(
         default="auto",
         description="Device of model and rewards, such as cuda:1. `auto`: the GPU if there is one, "
@@ -75,6 +81,12 @@ class ModelSettings(_Settings):
         description="Save GPU memory: keep the text encoders, or all idle parts of the model, on "
         "the CPU.",
     )
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _is_name(cls, value: Any) -> Any:
+        refuse_object(value)
+        return value
 
     @field_validator("steps", "guidance", "height", "width")
     @classmethod
@@ -181,6 +193,12 @@ class RunConfig(_Settings):
         default=10, ge=1, description="Iterations between checkpoints of a run."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the guard's permutations.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_model(cls, value: Any) -> Any:
+        refuse_object(value)
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -247,31 +247,6 @@ def test_nothing_asked_for(capsys):
     assert end.value.code == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [(None, "no such suite"), ("x = 1", "no function suite"), ("suite = 1", "no function suite")],
-)
-def test_a_suite_of_no_use(tmp_path, capsys, text, said):
-    path = tmp_path / "mine.py"
-    if text:
-        path.write_text(text)
-    options = ["sample", "--suite", path]
-    assert run(*options) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_a_suite_of_ones_own(tmp_path, capsys):
-    path = tmp_path / "mine.py"
-    path.write_text(
-        "import time\n"
-        "def suite(device):\n"
-        "    return {'mine': (lambda: time.sleep(2e-3), lambda: time.sleep(1e-3))}\n"
-    )
-    assert run("sample", "--suite", path, "--seconds", "0.1") == 0
-    found = json.loads(capsys.readouterr().out)["calls"]["mine"]
-    assert found["ratio"] == pytest.approx(1.9, abs=0.6)
-
-
 def test_the_file_of_a_device():
     assert regression.slug(FACTS | {"kind": "cpu", "device": "AMD EPYC (R)"}).startswith(
         "cpu-amd-epyc-r"

@@ -1,5 +1,6 @@
 """`python -m bench check`: a slow, a changed and a wrong kernel are caught and named."""
 
+import json
 import os
 import subprocess
 import sys
@@ -163,10 +164,12 @@ def projection_too_large(right):
         ("project_white_noise", projection_too_large, "projection"),
     ],
 )
-def test_a_wrong_result_is_not_timed(monkeypatch, capsys, name, wrong, said):
+def test_a_wrong_result_is_not_timed(monkeypatch, tmp_path, name, wrong, said):
     right = getattr(gate.correctness, name)
     monkeypatch.setattr(gate.correctness, name, wrong(right))
-    assert run("sample", "--verify", "--only", "sd-1 ") == regression.WRONG
-    shown = capsys.readouterr()
-    assert shown.err.startswith(f"{said}: relative error 0.01")
-    assert not shown.out
+    answer = tmp_path / "answer.json"
+    run("sample", "--verify", "--only", "sd-1 ", "--answer", answer)
+    message = json.loads(answer.read_text())
+    assert message["error"] == "Wrong"
+    assert message["reason"].startswith(f"{said}: relative error 0.01")
+    assert "result" not in message

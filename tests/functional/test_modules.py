@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gaussreg_fast as gf
+from gaussreg_fast.backends import choice
 
 TWINS = {
     "GaussianityLoss": (gf.gaussianity_loss, {"power_weight": 3.0, "orders": (1, 4), "seed": 1}),
@@ -121,6 +122,18 @@ def test_unknown_options(twin):
         twin[0](weights=1)
     with pytest.raises(TypeError):
         twin[0]((1, 2))
+
+
+def test_a_backend_for_another_device_is_no_wrong_option(monkeypatch):
+    """The latents' device is unknown at construction; the call says so if they are elsewhere."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(choice, "triton_state", lambda: "available")
+    loss = gf.GaussianityLoss(backend="triton")
+    with pytest.raises(RuntimeError, match="computes on a GPU, x is on cpu"):
+        loss(torch.zeros(1, 64))
+    monkeypatch.setattr(choice, "triton_state", lambda: "no GPU")
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run here: no GPU"):
+        gf.GaussianityLoss(backend="triton")
 
 
 def test_large_options_need_no_large_memory():

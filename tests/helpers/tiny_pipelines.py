@@ -8,6 +8,7 @@ takes 1024 x 1024): pass `height` and `width`, which `SIZES` holds for every fam
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ WORDS = [
 # Height and width of each family's images, in pixels.
 SIZES = {"sd": 32, "sdxl": 32, "flux": 32, "sana-sprint": 32, "sana": 32, "lcm": 32, "pixart": 32}
 FAMILIES = tuple(SIZES)
+# Names of the published models, which save_pretrained keeps in the index of a copy.
+ORIGINS = {
+    "sd": "stabilityai/sd-turbo",
+    "sdxl": "stabilityai/sdxl-turbo",
+    "flux": "black-forest-labs/FLUX.1-schnell",
+}
 
 
 def build(family: str, folder: str | Path, *, seed: int = 0, scheduler: Any = None) -> Path:
@@ -45,6 +52,10 @@ def build(family: str, folder: str | Path, *, seed: int = 0, scheduler: Any = No
             _enliven(component, seed)
     target = Path(folder) / family
     pipe.save_pretrained(target)
+    if family in ORIGINS:
+        index = json.loads((target / "model_index.json").read_text())
+        index["_name_or_path"] = ORIGINS[family]
+        (target / "model_index.json").write_text(json.dumps(index))
     return target
 
 

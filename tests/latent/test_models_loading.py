@@ -17,7 +17,6 @@ from tiny_models import (
     image_and_gradient,
     loaded,
     refusal,
-    relative,
     starting_latents,
 )
 
@@ -191,7 +190,8 @@ def test_a_pipeline_whose_own_import_fails(monkeypatch):
         sys.modules, "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", None
     )
     message = refusal(load_model, path, device="cpu")
-    assert "pip install 'gaussreg_fast[latent]'" in message
+    assert "pipeline_stable_diffusion" in message
+    assert "pip install" not in message  # of packages that are all there
 
 
 def test_latents_prompts_and_seeds_that_do_not_fit():
@@ -206,81 +206,3 @@ def test_latents_prompts_and_seeds_that_do_not_fit():
     assert "seeds" in refusal(model.generate, latents, conditioning, seeds=[1])
     for prompts in ([], "a cat", ["a cat", None]):
         assert "prompts" in refusal(model.encode, prompts)
-
-
-# ---------------------------------------------------------------- any other pipeline
-
-
-def test_pipelines_of_many_steps_must_be_told_theirs():
-    assert "steps must be given" in refusal(load_model, str(folder("sana")), device="cpu")
-
-
-def test_a_pipeline_without_an_adapter_takes_its_own_defaults():
-    model = load_model(str(folder("lcm")), device="cpu")
-    assert model.settings["pipeline"] == "LatentConsistencyModelPipeline"
-    assert (model.settings["steps"], model.settings["guidance"]) == (4, 8.5)
-
-
-def test_a_transformer_without_an_adapter():
-    """PixArt's pipeline: T5, a transformer, DDPM-like noise in each of its steps."""
-    path = str(folder("pixart"))
-    assert "steps must be given" in refusal(load_model, path, device="cpu")
-    model = load_model(path, device="cpu", steps=2, guidance=0.0)
-    assert model.latent_shape == (4, 16, 16)
-    latents = starting_latents(model)
-    pipe = diffusers.DiffusionPipeline.from_pretrained(path)
-    want = pipe(
-        prompt=PROMPTS,
-        latents=latents,
-        num_inference_steps=2,
-        guidance_scale=0.0,
-        use_resolution_binning=False,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        output_type="pt",
-    ).images
-    images, gradient = image_and_gradient(model, latents)
-    torch.testing.assert_close(images, want, rtol=0, atol=1e-6)
-    alone = image_and_gradient(model, latents[1:2], PROMPTS[1:2], SEEDS[1:2])
-    torch.testing.assert_close(alone[0][0], images[1], rtol=0, atol=1e-5)
-    assert relative(alone[1][0], gradient[1]) < 1e-4
-
-
-def renamed(path, target, name):
-    shutil.copytree(path, target)
-    index = json.loads((target / "model_index.json").read_text())
-    index["_class_name"] = name
-    (target / "model_index.json").write_text(json.dumps(index))
-    return str(target)
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("StableDiffusionImg2ImgPipeline", "no latents"),
-        ("StableDiffusionInpaintPipeline", "from an image"),
-        ("StableDiffusionInstructPix2PixPipeline", "from an image"),
-    ],
-)
-def test_pipelines_that_cannot_be_driven_by_noise(tmp_path, name, why):
-    message = refusal(load_model, renamed(folder("sd"), tmp_path / "p", name), device="cpu")
-    assert name in message
-    assert why in message
-
-
-def test_a_sampler_with_noise_of_its_own_is_refused(tmp_path):
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
-    path = tiny_pipelines.build("flux", tmp_path, scheduler=scheduler)
-    assert "stochastic_sampling" in refusal(load_model, str(path), device="cpu")
-
-
-def test_what_passes_no_gradient_is_refused(monkeypatch):
-    model = loaded("lcm", steps=1)
-    conditioning = model.encode(PROMPTS)
-    decode = model.vae.decode
-    monkeypatch.setattr(
-        model.vae, "decode", lambda z, **kwargs: (decode(z.detach(), **kwargs)[0].detach(),)
-    )
-    x = starting_latents(model).requires_grad_()
-    assert "no gradient" in refusal(model.generate, x, conditioning, seeds=SEEDS)
-    with torch.no_grad():
-        model.generate(x, conditioning, seeds=SEEDS)

@@ -220,7 +220,8 @@ def test_public_names_can_be_imported_and_are_documented(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_only_the_tensor_is_positional(name):
     parameters = inspect.signature(getattr(gaussreg_fast, name)).parameters.values()
-    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    positional = [p.name for p in parameters if p.kind not in by_keyword]
     assert positional == POSITIONAL.get(name, ["x"])
     assert all(p.annotation is not p.empty for p in parameters)
 

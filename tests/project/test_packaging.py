@@ -2,6 +2,7 @@
 
 import configparser
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ BUILD_TOOLS = ("scikit_build_core", "nanobind", "cmake", "ninja")
 
 def build_wheel(folder, env):
     """Builds a wheel from a copy of the tree, with one more module in kernels/, and unpacks it."""
-    tree = folder / "tree"
+    tree = folder / "my code ü"
     tree.mkdir()
     left_out = shutil.ignore_patterns("__pycache__", "*.so", "_native_missing.txt")
     for name in COPIED:
@@ -66,6 +67,19 @@ def wheel_without_compiler(tmp_path_factory):
     (tools / "python").symlink_to(sys.executable)
     env = {k: v for k, v in os.environ.items() if k not in ("CC", "CMAKE_GENERATOR")}
     return build_wheel(folder, env | {"PATH": str(tools), "CXX": "/nonexistent"})
+
+
+@pytest.fixture(scope="module")
+def wheel_with_an_old_compiler(tmp_path_factory):
+    """Built with a compiler that takes the option of C++20 and lacks a header, as GCC 9 does."""
+    folder = tmp_path_factory.mktemp("old")
+    headers = folder / "headers"
+    headers.mkdir()
+    (headers / "numbers").write_text("#error numbers: No such file or directory\n")
+    compiler = folder / "g++ of old"  # quoted wherever it is called
+    compiler.write_text(f'#!/bin/sh\nexec c++ -isystem "{headers}" "$@"\n')
+    compiler.chmod(0o755)
+    return build_wheel(folder, os.environ | {"CXX": f'"{compiler}"'})
 
 
 def files(unpacked):
@@ -194,3 +208,75 @@ def test_without_a_compiler_the_wheel_works_and_says_why(wheel_without_compiler,
     (message,) = run(BY_NAME, [wheel_without_compiler], tmp_path)
     assert "no C++ compiler" in message
     assert "'torch'" in message
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no compiler that could be old")
+def test_with_too_old_a_compiler_the_wheel_works_and_says_why(wheel_with_an_old_compiler, tmp_path):
+    wheel = wheel_with_an_old_compiler
+    assert not [name for name in files(wheel) if name.startswith("gaussreg_fast/_native.")]
+    place, _, native, permutation, shape = run(USE, [wheel], tmp_path)
+    assert Path(place).is_relative_to(wheel)
+    assert "cannot compile the kernels" in native
+    assert "numbers: No such file or directory" in native
+    assert (permutation, shape) == ("[26, 9, 4, 10, 3]", "(2, 4, 16)")
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no compiler to be found later")
+@pytest.mark.skipif(not shutil.which("cmake"), reason="there is no cmake")
+def test_a_compiler_that_comes_later_is_found_by_the_next_installation(tmp_path):
+    """The build folder is kept between installations, and CMake keeps the compiler in it."""
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$*" in *-fsyntax-only*) exit 1;; esac\nexec c++ "$@"\n')
+    old.chmod(0o755)
+    (tmp_path / "CMakeLists.txt").write_text((ROOT / "CMakeLists.txt").read_text())
+    (tmp_path / "kernels").symlink_to(ROOT / "kernels")
+    for first, reason in (("/nonexistent", "no C++ compiler"), (old, "cannot compile the kernels")):
+        build = tmp_path / f"build-{Path(first).name}"
+        notes = []
+        for compiler in (first, "c++"):
+            (build / "_native_missing.txt").unlink(missing_ok=True)
+            command = [
+                "cmake",
+                "-S",
+                tmp_path,
+                "-B",
+                build,
+                f"-DPython_EXECUTABLE={sys.executable}",
+            ]
+            env = os.environ | {"CXX": str(compiler)}
+            subprocess.run(command, env=env, check=True, capture_output=True)
+            note = build / "_native_missing.txt"
+            notes.append(note.read_text() if note.exists() else "")
+        assert reason in notes[0]
+        assert reason not in notes[1]
+
+
+def pretend(folder, name, version, *requires):
+    """Pretend that a distribution is installed, which holds nothing."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {each}" for each in requires]
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    (info / "RECORD").write_text("")
+    (info / "INSTALLER").write_text("pip\n")
+
+
+@pytest.mark.parametrize("triton", ["triton", "pytorch-triton-rocm", "triton-rocm"])
+def test_installing_leaves_the_triton_of_torch_alone(wheel, tmp_path, triton):
+    """On ROCm machines it is a distribution of another name, with a module of the same name."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    (packages,) = (tmp_path / "venv").rglob("site-packages")
+    pretend(packages, "torch", "2.99.0", f"{triton}==3.99.0")
+    pretend(packages, triton, "3.99.0")
+    for name in ("numpy", "nvtx"):
+        pretend(packages, name, "99.0")
+    (archive,) = wheel.parent.glob("*.whl")
+    command = [sys.executable, "-m", "pip", "--isolated", "--python", python, "install"]
+    command += ["--dry-run", "--no-index", "--report", tmp_path / "report.json", archive]
+    env = os.environ | {"PIP_CONFIG_FILE": os.devnull}  # this machine may have constraints
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    installed = json.loads((tmp_path / "report.json").read_text())["install"]
+    assert [each["metadata"]["name"] for each in installed] == ["gaussreg_fast"]

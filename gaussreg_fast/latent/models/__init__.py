@@ -54,6 +54,7 @@ def load_model(
     vae_slicing: bool = False,
     offload: str = "none",
     revision: str | None = None,
+    variant: str | None = None,
 ) -> LatentModel:
     """Load a diffusers pipeline, frozen, as a differentiable function of its noise.
 
@@ -65,10 +66,11 @@ def load_model(
             and float32 on the CPU. In float16 a VAE whose configuration says `force_upcast`
             (SDXL's overflows) stays in float32, and the gradient is scaled, per sample and by
             powers of two, so that it does not underflow.
-        steps: None takes those the model was published with: 1 for StableDiffusionPipeline and
-            StableDiffusionXLPipeline whose scheduler has trailing timesteps (SD-Turbo,
-            SDXL-Turbo), and FLUX.1-schnell, 2 for SANA-Sprint. Other pipelines take their own
-            default; if it is over 8, `steps` must be given.
+        steps: None takes those the model was published with: 1 for SD-Turbo, SDXL-Turbo,
+            FLUX.1-schnell and "digits", 2 for SANA-Sprint. The first three are known by the name
+            of the repository, of the folder, or in the folder's model_index.json, because their
+            configuration does not differ from that of models of many steps. Other pipelines take
+            their own default; if it is over 8, `steps` must be given.
         guidance: None takes the one the model was published with: 0 for the models of one step
             above, 4.5 for SANA-Sprint, else the pipeline's own default.
         height: height of the images in pixels; None takes the pipeline's own.
@@ -82,10 +84,13 @@ def load_model(
             that is computing. "model" costs, per gradient, a second forward pass of denoiser and
             VAE and one transfer of their weights to the device and back.
         revision: revision of the hub's repository.
+        variant: variant of the weights' files, such as "fp16". None takes the files without a
+            variant, or if there are none, the only variant.
 
     Raises:
-        InputError: the source is unknown or unreadable, the hub cannot be reached, the pipeline
-            cannot start from given latents, an argument is out of range, or a package is missing.
+        InputError: the source is unknown, incomplete or unreadable, the hub cannot be reached, the
+            pipeline cannot start from given latents, an argument is out of range, or a package is
+            missing.
     """
     from gaussreg_fast.latent.models.loading import load
 
@@ -101,4 +106,5 @@ def load_model(
         vae_slicing=vae_slicing,
         offload=offload,
         revision=revision,
+        variant=variant,
     )

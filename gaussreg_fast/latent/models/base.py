@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +42,15 @@ class PipelineModel:
     """
 
     denoiser_name = "unet"
+    few_steps = ""
+    """The models of few steps in the family and their settings, for the error that asks."""
 
     def __init__(self, pipe: Any, name: str, options: Options) -> None:
         self.pipe, self.name, self.device = pipe, name, options.device
+        self.names = options.names
         self.dtype = options.dtype
         self.denoiser, self.vae = getattr(pipe, self.denoiser_name), pipe.vae
-        self._refuse_global_noise()
+        self._watches_noise = True  # until the first images
         self.steps, self.guidance = self._resolve_sampling(options)
         self.height, self.width = self._resolve_size(options)
         self.latent_shape = self._latent_shape()
@@ -55,7 +60,11 @@ class PipelineModel:
     # ------------------------------------------------------------ hooks of the families
 
     def _published(self) -> tuple[int | None, float | None]:
-        """Return the published steps and guidance; steps of None must be given by the user."""
+        """Return the published steps and guidance; steps of None must be given by the user.
+
+        The same pipeline and configuration serve models of one step and of fifty. Therefore only
+        names tell, see `_is_known`.
+        """
         raise NotImplementedError
 
     def _default_size(self) -> tuple[int, int]:
@@ -120,7 +129,8 @@ class PipelineModel:
 
         Raises:
             InputError: the latents have another shape or dtype, there is another number of
-                seeds, or the pipeline returns no differentiable images.
+                seeds, the pipeline returns no differentiable images, or it draws noise that no
+                seed determines.
         """
         self._check(latents, conditioning, seeds)
         noise = latents.to(self.device)
@@ -128,7 +138,8 @@ class PipelineModel:
         if scale is not None:
             noise = scale.at_noise(noise)
         arguments = self._arguments(conditioning.prompts, noise, seeds)
-        images = self.pipe.replay(conditioning.recording, **arguments)[0]
+        with self._refusing_global_noise():
+            images = self.pipe.replay(conditioning.recording, **arguments)[0]
         self._check_images(images, latents)
         images = images.to(latents.dtype)
         return images if scale is None else scale.at_images(images)
@@ -171,20 +182,53 @@ class PipelineModel:
         if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
             raise InputError(f"{pipeline} passes no gradient from its images to its latents")
 
-    def _refuse_global_noise(self) -> None:
-        if getattr(self.pipe.scheduler.config, "stochastic_sampling", False):
+    @contextmanager
+    def _refusing_global_noise(self) -> Iterator[None]:
+        """Raise an InputError if the first call draws from torch's global generators.
+
+        Whether a sampler does so depends on the scheduler, on whether the pipeline passes
+        `generator` to it, and on the version of diffusers.
+        """
+        if not self._watches_noise:
+            yield
+            return
+        before = self._global_states()
+        yield
+        if not all(map(torch.equal, before, self._global_states())):
+            scheduler = self.pipe.scheduler
+            advice = "choose another scheduler"
+            if getattr(scheduler.config, "stochastic_sampling", False):
+                advice = "set stochastic_sampling to false in scheduler/scheduler_config.json"
             raise InputError(
-                f"{type(self.pipe).__name__}: a scheduler with stochastic_sampling draws noise "
-                "that no seed determines; set it to false in scheduler/scheduler_config.json"
+                f"{type(self.pipe).__name__} cannot be optimised with its "
+                f"{type(scheduler).__name__}, which draws noise that no seed of a sample "
+                f"determines; {advice}"
             )
+        self._watches_noise = False
+
+    def _global_states(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return states
+
+    def _is_known(self, *published: str) -> bool:
+        """Return whether the model is one of these, by a part of one of its names.
+
+        So its repository, a clone of it, its folder in the hub's cache and a copy that
+        save_pretrained made are all known.
+        """
+        parts = {part.lower() for name in self.names for part in re.split(r"[/\\]|--", name)}
+        return not parts.isdisjoint(published)
 
     def _resolve_sampling(self, options: Options) -> tuple[int, float | None]:
         steps, guidance = self._published()
         steps = options.steps if options.steps is not None else steps
         if steps is None:
+            examples = f" ({self.few_steps})" if self.few_steps else ""
             raise InputError(
-                f"steps must be given for {type(self.pipe).__name__}: it has no published default "
-                f"of {MOST_DEFAULT_STEPS} or fewer"
+                f"steps must be given for {type(self.pipe).__name__}: nothing says that "
+                f"{self.name!r} was published for {MOST_DEFAULT_STEPS} steps or fewer{examples}"
             )
         return steps, options.guidance if options.guidance is not None else guidance
 

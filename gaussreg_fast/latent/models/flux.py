@@ -20,11 +20,12 @@ class Flux(PipelineModel):
     """FluxPipeline, whose `latents` argument is packed; the noise here is not."""
 
     denoiser_name = "transformer"
+    few_steps = "FLUX.1-schnell: steps 1 to 4, guidance 0"
 
     def _published(self) -> tuple[int | None, float | None]:
-        # https://huggingface.co/black-forest-labs/FLUX.1-schnell: 1 to 4 steps, no guidance. A
-        # transformer with a guidance embedding is FLUX.1-dev, which needs many steps.
-        return (None, 3.5) if self.denoiser.config.guidance_embeds else (1, 0.0)
+        # https://huggingface.co/black-forest-labs/FLUX.1-schnell: 1 to 4 steps, no guidance.
+        # FLUX.1-dev and models derived from schnell need many steps.
+        return (1, 0.0) if self._is_known("flux.1-schnell") else (None, None)
 
     def _default_size(self) -> tuple[int, int]:
         side = self.pipe.default_sample_size * self.pipe.vae_scale_factor

@@ -5,9 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from gaussreg_fast.errors import InputError
+import torch
+
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, PipelineModel
 from gaussreg_fast.latent.models.options import Options
+
+# The arguments of a pipeline's call that are always given.
+GIVEN = ("prompt", "latents", "generator", "output_type", "return_dict", "num_inference_steps")
+_OF_VIDEOS = ("num_frames", "frames", "video", "video_length")
 
 
 class Generic(PipelineModel):
@@ -19,6 +25,8 @@ class Generic(PipelineModel):
     `latents` is N(0, 1) noise (B, in_channels, H / f, W / f), which the pipeline itself scales,
     with f its `vae_scale_factor` and `in_channels` from the configuration of its `unet` or
     `transformer`; `vae.decode` makes the images; its sampler takes its noise from `generator`.
+    Whether it needs more than a prompt is found out by a call that ends at the denoiser: many
+    arguments called `image` are optional, as in FLUX.2, and many that have a default are not.
 
     One assumption cannot be checked: samples of a batch do not influence one another. It holds
     unless the pipeline pads prompts to the longest of the batch.
@@ -26,32 +34,52 @@ class Generic(PipelineModel):
 
     def __init__(self, pipe: Any, name: str, options: Options) -> None:
         self.parameters = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
-        self._refuse(pipe)
+        if reason := self._obstacle(pipe):
+            raise InputError(f"{type(pipe).__name__} cannot be optimised: {reason}")
         if options.guidance is not None and "guidance_scale" not in self.parameters:
-            raise InputError(f"{type(pipe).__name__} takes no guidance, got {options.guidance}")
+            raise InputError(
+                f"guidance must not be given for {type(pipe).__name__}, whose call takes no "
+                f"guidance_scale, got {options.guidance}"
+            )
         self.denoiser_name = "transformer" if getattr(pipe, "unet", None) is None else "unet"
         super().__init__(pipe, name, options)
+        self._try_out()
 
-    def _refuse(self, pipe: Any) -> None:
-        kind = type(pipe).__name__
-        needed = ("latents", "prompt", "generator", "output_type", "num_inference_steps")
-        missing = [name for name in needed if name not in self.parameters]
+    def _obstacle(self, pipe: Any) -> str:
+        """Return why the pipeline cannot be optimised, as far as it shows without a call, or ""."""
+        missing = [name for name in GIVEN if name not in self.parameters]
         if missing:
-            raise InputError(
-                f"{kind} cannot be optimised: its call takes no {' and no '.join(missing)}"
-            )
-        if "image" in self.parameters:
-            raise InputError(f"{kind} cannot be optimised: it starts from an image")
+            return f"its call takes no {' and no '.join(missing)}"
+        if any(name in self.parameters for name in _OF_VIDEOS):
+            return "it makes videos"
+        if any(name.startswith("audio") for name in self.parameters):
+            return "it makes sound"
+        needed = [p.name for p in self.parameters.values() if p.default is p.empty]
+        if more := [n for n in needed if n not in ("self", "args", "kwargs", *GIVEN)]:
+            return f"its call needs {', '.join(more)} beside the prompt"
         if hasattr(pipe, "_pack_latents"):
-            raise InputError(f"{kind} cannot be optimised: it packs latents in an unknown way")
+            return "it packs its latents, and only the packing of FLUX.1 is known"
         denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
         if not hasattr(getattr(denoiser, "config", None), "in_channels"):
-            raise InputError(
-                f"{kind} cannot be optimised: it has no unet or transformer with in_channels"
-            )
+            return "it has no unet or transformer with in_channels"
         for part in ("vae", "vae_scale_factor", "encode_prompt", "scheduler"):
             if getattr(pipe, part, None) is None:
-                raise InputError(f"{kind} cannot be optimised: it has no {part}")
+                return f"it has no {part}"
+        return ""
+
+    def _try_out(self) -> None:
+        """Call the pipeline with a prompt and latents alone, up to the denoiser."""
+        kind = type(self.pipe).__name__
+        try:
+            self.encode(["a"])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the pipeline's own code may raise anything
+            cause = error.__cause__ if isinstance(error, InputError) else error
+            raise InputError(
+                f"{kind} cannot be optimised: its call fails with a prompt and latents alone "
+                f"({type(cause).__name__}: {first_line(cause or error)})"
+            ) from error
 
     def _published(self) -> tuple[int | None, float | None]:
         steps = self.parameters["num_inference_steps"].default
@@ -60,7 +88,10 @@ class Generic(PipelineModel):
         return usual, None if guidance is None else guidance.default
 
     def _default_size(self) -> tuple[int, int]:
-        if isinstance(getattr(self.denoiser.config, "sample_size", None), int):
+        own = getattr(self.pipe, "default_sample_size", None)
+        if isinstance(own, int):
+            return own * self.pipe.vae_scale_factor, own * self.pipe.vae_scale_factor
+        if getattr(self.denoiser.config, "sample_size", None) is not None:
             return super()._default_size()
         sides = [
             getattr(self.parameters.get(name), "default", None) for name in ("height", "width")
@@ -69,7 +100,8 @@ class Generic(PipelineModel):
         if len(defaults) != 2:
             kind = type(self.pipe).__name__
             raise InputError(
-                f"height and width must be given for {kind}: it has no size of its own"
+                f"height and width must be given for {kind}: neither its configuration nor its "
+                "call has a default"
             )
         return defaults[0], defaults[1]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import torch
 from gaussreg_fast._files import user_path
 from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent import hub
+from gaussreg_fast.latent.models import contents
 from gaussreg_fast.latent.models.base import PipelineModel
+from gaussreg_fast.latent.models.contents import INDEX
 from gaussreg_fast.latent.models.flux import Flux
 from gaussreg_fast.latent.models.generic import Generic
 from gaussreg_fast.latent.models.options import Options, check_option
@@ -33,7 +37,6 @@ ADAPTERS: dict[str, type[PipelineModel]] = {
     "SanaSprintPipeline": SanaSprint,
     "SanaPipeline": Sana,
 }
-INDEX = "model_index.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _INSTEAD = "a local folder may be given instead: model: /path/to/folder"
 
@@ -44,6 +47,7 @@ def load(
     device: str | torch.device,
     dtype: str | torch.dtype,
     revision: str | None,
+    variant: str | None,
     **options: Any,
 ) -> PipelineModel:
     """Load a model; see `load_model`."""
@@ -54,29 +58,50 @@ def load(
     place = _locate(source)
     try:
         index = _read_index(place, revision)
-        pipe = _load_pipeline(place, index, resolved.dtype, revision)
+        pipe, variant = _load_pipeline(place, index, resolved.dtype, revision, variant)
     except ImportError as error:
         raise InputError(
-            f"model {source!r} needs packages that are not installed ({first_line(error)}): "
-            "pip install 'gaussreg_fast[latent]'"
+            f"model {source!r} needs a package that cannot be imported ({first_line(error)})"
+            f"{_installing()}"
         ) from error
+    names = tuple(str(name) for name in (source, index.get("_name_or_path")) if name)
     adapter = ADAPTERS.get(type(pipe).__name__, Generic)
-    model = adapter(pipe, str(source), resolved)
-    model.settings["revision"] = revision
+    model = adapter(pipe, str(source), replace(resolved, names=names))
+    model.settings |= {"revision": revision, "variant": variant}
     return model
 
 
-def _locate(source: str) -> str | Path:
+def _installing() -> str:
+    """Return how to install the packages that all models need, if one is missing; else ""."""
+    try:
+        import accelerate  # noqa: F401
+        import diffusers  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError:
+        return ": pip install 'gaussreg_fast[latent]'"
+    return ""
+
+
+def _locate(source: Any) -> str | Path:
     """Return an existing folder, or the id of a hub's repository."""
+    source = os.fspath(source) if isinstance(source, os.PathLike) else source
+    contents.refuse_object(source)
+    if not isinstance(source, str):
+        raise InputError(f"model must be a string, got {type(source).__name__}")
     if source == "digits":
         return Path(importlib.import_module("gaussreg_fast.digits").PIPELINE)
     folder = user_path(source)
     if folder.is_dir():
         if not (folder / INDEX).is_file():
-            raise InputError(f"model {source!r} is no pipeline folder: it has no {INDEX}")
+            names = contents.file_names(folder)
+            raise InputError(
+                f"model {source!r} is no pipeline folder: it has no {INDEX}{contents.advice(names)}"
+            )
         return folder
     if folder.exists():
-        raise InputError(f"model {source!r} is a file; a pipeline is a folder with {INDEX}")
+        advice = contents.advice_for_file(folder)
+        raise InputError(f"model {source!r} is a file; a pipeline is a folder with {INDEX}{advice}")
     if not _HUB_ID.fullmatch(str(source)) or str(source).startswith((".", "/", "~")):
         raise InputError(f"model {source!r} is neither a folder nor a hub id (owner/name)")
     return str(source)
@@ -99,8 +124,17 @@ def _fetch_index(repository: str, revision: str | None) -> Path:
     except hub.HubError as error:
         raise InputError(f"model {repository!r}: {INDEX}: {error}; {_INSTEAD}") from error
     if path is None:
-        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}")
+        advice = contents.advice(_hub_names(repository, revision))
+        raise InputError(f"model {repository!r} is no pipeline: it has no {INDEX}{advice}")
     return path
+
+
+def _hub_names(repository: str, revision: str | None) -> list[str]:
+    """Return the names of a repository's files; none if the hub cannot be asked now."""
+    try:
+        return hub.file_names(repository, revision)
+    except hub.HubError:
+        return []
 
 
 @contextmanager
@@ -137,25 +171,99 @@ def _pipeline_class(place: str | Path, kind: str) -> Any:
 
 
 def _load_pipeline(
-    place: str | Path, index: dict[str, Any], dtype: torch.dtype, revision: str | None
-) -> Any:
+    place: str | Path,
+    index: dict[str, Any],
+    dtype: torch.dtype,
+    revision: str | None,
+    variant: str | None,
+) -> tuple[Any, str | None]:
+    """Return the pipeline and the variant of its weights."""
     # Imported first, because diffusers answers their absence with warnings and missing components.
     importlib.import_module("accelerate")
     importlib.import_module("transformers")
     pipeline_class = _pipeline_class(place, index["_class_name"])
-    from safetensors import SafetensorError
-
+    replayed = replaying(pipeline_class)
     # No safety checker: it blackens images, passes no gradient, and warns when it is left out.
     unwanted = {"safety_checker": None, "requires_safety_checker": False}
     known = inspect.signature(pipeline_class).parameters
-    kwargs = {name: value for name, value in unwanted.items() if name in known}
+    kwargs: dict[str, Any] = {name: value for name, value in unwanted.items() if name in known}
+    kwargs |= {"torch_dtype": dtype, "revision": revision}
+    if isinstance(place, Path):
+        names = contents.file_names(place)
+        contents.check_parts(place, index, names, _required_parts(pipeline_class, kwargs))
+        variant = contents.variant(str(place), names, variant)
+        kwargs |= {"variant": variant, **_text_encoders(place, index, names, variant, dtype)}
+        pipe = _from_pretrained(replayed, place, kwargs)
+    else:
+        pipe, variant = _from_hub(replayed, place, kwargs, variant)
+    contents.check_loaded(str(place), pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    if getattr(pipe, "watermark", None) is not None:  # it is NumPy code, which passes no gradient
+        pipe.watermark = None
+    return pipe, variant
+
+
+def _required_parts(pipeline_class: Any, given: Collection[str]) -> list[str]:
+    """Return the parts without which a pipeline cannot be made, except those that are given."""
+    parameters = inspect.signature(pipeline_class).parameters.values()
+    optional = {*getattr(pipeline_class, "_optional_components", ()), *given}
+    return [p.name for p in parameters if p.default is p.empty and p.name not in optional]
+
+
+def _from_hub(
+    pipeline_class: type, repository: str, kwargs: dict[str, Any], variant: str | None
+) -> tuple[Any, str | None]:
+    """Load from the hub. A repository whose weights all have a variant is loaded in that one."""
     try:
-        with warnings.catch_warnings(), without_bars():
+        pipe = _from_pretrained(pipeline_class, repository, {**kwargs, "variant": variant})
+        return pipe, variant
+    except InputError:
+        if variant is not None:
+            raise
+        names = _hub_names(repository, kwargs["revision"])
+        found = contents.variant(repository, names)
+        if found is None:
+            raise
+        pipe = _from_pretrained(pipeline_class, repository, {**kwargs, "variant": found})
+        return pipe, found
+
+
+def _text_encoders(
+    folder: Path,
+    index: dict[str, Any],
+    names: list[str],
+    variant: str | None,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Load a folder's text encoders, and check that their checkpoints are complete.
+
+    diffusers would load them, too, but weights that are missing would be random ones, silently.
+    """
+    import transformers
+
+    found = {}
+    variants = contents.variants(names)
+    for part, value in index.items():
+        library, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
+        cls = getattr(transformers, str(kind), None) if library == "transformers" else None
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+            continue
+        own = variant if variant in variants.get(part, ()) else None
+        kwargs = {"torch_dtype": dtype, "variant": own, "output_loading_info": True}
+        found[part], info = _from_pretrained(cls, folder / part, kwargs)
+        contents.refuse_missing(str(folder), part, info["missing_keys"])
+    return found
+
+
+def _from_pretrained(cls: Any, place: str | Path, kwargs: dict[str, Any]) -> Any:
+    """Load a pipeline or a part of one; an error becomes one line."""
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings(), without_bars(), hub.quiet(bars=True):
             # torch_dtype is deprecated, but the only name that all supported versions know.
             warnings.filterwarnings("ignore", message=".*torch_dtype. is deprecated")
-            pipe = replaying(pipeline_class).from_pretrained(
-                str(place), torch_dtype=dtype, revision=revision, **kwargs
-            )
+            return cls.from_pretrained(str(place), **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if of_machine(error):
             raise
@@ -163,7 +271,3 @@ def _load_pipeline(
         raise InputError(
             f"model {str(place)!r} could not be loaded ({first_line(error)}){hint}"
         ) from error
-    pipe.set_progress_bar_config(disable=True)
-    if getattr(pipe, "watermark", None) is not None:  # it is NumPy code, which passes no gradient
-        pipe.watermark = None
-    return pipe

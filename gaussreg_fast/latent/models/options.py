@@ -25,6 +25,9 @@ class Options:
     gradient_checkpointing: bool
     vae_slicing: bool
     offload: str
+    names: tuple[str, ...] = ()
+    """The names under which the model was published, as far as known: its source, and the one in
+    its index, which save_pretrained keeps."""
 
 
 def check_option(name: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gaussreg_fast._files import user_path
 from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent import hub
+from gaussreg_fast.latent.models import contents
 
 _REPOSITORY = re.compile(r"[\w.-]*\w/[\w.-]+")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
@@ -40,6 +41,11 @@ class Folder:
     def path(self) -> Path:
         """The local folder."""
         return Path(self.where)
+
+    @property
+    def variant(self) -> str | None:
+        """The variant in which a local folder has its weights; None without one."""
+        return contents.variant(self.where, contents.file_names(self.path)) if self.local else None
 
     @property
     def hint(self) -> str:
@@ -222,6 +228,7 @@ def load_model(
             wrong shape.
     """
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    arguments["variant"] = source.variant
     where = source.where if where is None else where
     path: str | None = source.where
     if state is not None:
@@ -235,11 +242,19 @@ def load_model(
     except Exception as error:  # OSError, ValueError or SafetensorError, by the file's format
         if of_machine(error):
             raise
-        why = first_line(error)
         hint = "" if source.local else f"; {source.hint}"
         raise InputError(
-            f"reward {source.reward!r}: {where}: no {cls.__name__} could be loaded ({why}){hint}"
+            f"reward {source.reward!r}: {where}: no {cls.__name__} could be loaded "
+            f"({first_line(error)}){hint}"
         ) from error
+    _check_info(source.reward, where, info, unused)
+    return model
+
+
+def _check_info(
+    reward: str, where: object, info: Mapping[str, Any], unused: tuple[str, ...]
+) -> None:
+    """Check what transformers tells of the weights that it has loaded."""
     # position_ids is a buffer that old versions of transformers saved.
     unexpected = [
         k
@@ -248,8 +263,7 @@ def load_model(
     ]
     misshapen = [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]]
     missing = [k for k in info["missing_keys"] if k not in misshapen]
-    check_keys(source.reward, where, missing, unexpected, misshapen)
-    return model
+    check_keys(reward, where, missing, unexpected, misshapen)
 
 
 def load_tokenizer(source: Folder) -> Any:
@@ -259,7 +273,7 @@ def load_tokenizer(source: Folder) -> Any:
     source.find("tokenizer_config.json")  # an unreachable hub fails here, once
     try:
         with hub.quiet():
-            return AutoTokenizer.from_pretrained(source.where)
+            tokenizer = AutoTokenizer.from_pretrained(source.where)
     except ImportError:
         raise
     except Exception as error:  # OSError, ValueError or KeyError, by the file's format
@@ -267,3 +281,9 @@ def load_tokenizer(source: Folder) -> Any:
             f"reward {source.reward!r}: {source.where}: no tokenizer could be loaded "
             f"({first_line(error)})"
         ) from error
+    if not contents.has_words(tokenizer):
+        raise InputError(
+            f"reward {source.reward!r}: {source.where}: the tokenizer has no vocabulary; copy or "
+            "download all of its files"
+        )
+    return tokenizer

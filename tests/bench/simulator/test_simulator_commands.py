@@ -66,6 +66,16 @@ def test_bad_input_is_one_line_and_exit_code_2(refused, words, told):
 
 
 @pytest.mark.parametrize("command", ["simulate", "counters"])
+@pytest.mark.parametrize("text", ["1 / 0", "def f(", "raise SystemExit(0)"])
+def test_a_module_of_kernels_that_fails_is_bad_input(refused, monkeypatch, tmp_path, command, text):
+    (tmp_path / "broken_kernels.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = refused([command, "--kernel", "broken_kernels:f"])
+    assert "broken_kernels:f" in told
+    assert "raised" in told
+
+
+@pytest.mark.parametrize("command", ["simulate", "counters"])
 @pytest.mark.parametrize(
     ("words", "told"),
     [

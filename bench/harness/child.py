@@ -1,0 +1,76 @@
+"""Get a result from a process of its own, through a file that nothing else writes to.
+
+The process also runs code that may print, such as a user's suite or a library that warns. Therefore
+neither its output nor its exit code is a result: they only explain why a result is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import ROOT
+from bench.harness.errors import BadInput, Wrong
+from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._files import write_text
+from gaussreg_fast.errors import MachineError
+
+ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (BadInput, Wrong, MachineError)
+}
+
+
+def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
+    """Run `python -m bench WORDS --answer FILE`, and return the result in the file.
+
+    Raises:
+        BadInput, Wrong, MachineError: the process ended with this error. Without an answer it is
+            MachineError if the machine was the reason, and BadInput otherwise.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        answer, log = Path(folder) / "answer.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "bench", *words, "--answer", str(answer)]
+        # A file, because a pipe ends only with the last process that holds it, also one that the
+        # user's code has left behind.
+        with log.open("wb") as output:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT,
+                env=environment,
+            )  # fmt: skip
+        if not answer.exists():
+            last = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+            kind = MachineError if done.returncode == Exit.MACHINE else BadInput
+            raise kind(f"measuring failed: {describe_exit(done.returncode)}: {last}")
+        message = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in message:
+        raise ERRORS[message["error"]](message["reason"])
+    return message["result"]
+
+
+def answer(path: Path, compute: Callable[[], Any]) -> int:
+    """Write the result of `compute`, or the error that it raises, for `ask`; return 0."""
+    message: dict[str, Any]
+    try:
+        message = {"result": compute()}
+    except tuple(ERRORS.values()) as error:
+        message = {"error": type(error).__name__, "reason": str(error)}
+    write_text(path, json.dumps(message))
+    return 0
+
+
+def describe_exit(code: int | None) -> str:
+    """Return a return code in words."""
+    if code is None:
+        return "it does not end"
+    return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "nothing was printed"

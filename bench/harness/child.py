@@ -17,9 +17,9 @@ from typing import Any
 
 from bench import ROOT
 from bench.harness.errors import BadInput, Wrong
-from gaussreg_fast._exit_codes import Exit
+from gaussreg_fast._exit_codes import line
 from gaussreg_fast._files import write_text
-from gaussreg_fast.errors import MachineError
+from gaussreg_fast.errors import MachineError, of_machine
 
 ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (BadInput, Wrong, MachineError)
@@ -30,8 +30,8 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
     """Run `python -m bench WORDS --answer FILE`, and return the result in the file.
 
     Raises:
-        BadInput, Wrong, MachineError: the process ended with this error. Without an answer it is
-            MachineError if the machine was the reason, and BadInput otherwise.
+        BadInput, Wrong, MachineError: the process ended with this error, or, as BadInput, without
+            an answer.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         answer, log = Path(folder) / "answer.json", Path(folder) / "log"
@@ -45,8 +45,7 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
             )  # fmt: skip
         if not answer.exists():
             last = _last_line(log.read_text(encoding="utf-8", errors="replace"))
-            kind = MachineError if done.returncode == Exit.MACHINE else BadInput
-            raise kind(f"measuring failed: {describe_exit(done.returncode)}: {last}")
+            raise BadInput(f"measuring failed: {describe_exit(done.returncode)}: {last}")
         message = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in message:
         raise ERRORS[message["error"]](message["reason"])
@@ -54,12 +53,18 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
 
 
 def answer(path: Path, compute: Callable[[], Any]) -> int:
-    """Write the result of `compute`, or the error that it raises, for `ask`; return 0."""
+    """Write the result of `compute`, or the error that it raises, for `ask`; return 0.
+
+    An error that the machine caused is written as a MachineError.
+    """
     message: dict[str, Any]
     try:
         message = {"result": compute()}
-    except tuple(ERRORS.values()) as error:
-        message = {"error": type(error).__name__, "reason": str(error)}
+    except Exception as error:
+        kind = MachineError if of_machine(error) else type(error)
+        if kind.__name__ not in ERRORS:
+            raise
+        message = {"error": kind.__name__, "reason": line(error)}
     write_text(path, json.dumps(message))
     return 0
 

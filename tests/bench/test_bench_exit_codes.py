@@ -81,7 +81,8 @@ def test_a_process_that_lacks_memory_passes_its_code_on(monkeypatch, tmp_path, c
     words = ["record", "--suite", str(suite), "--processes", "1", "--out", str(tmp_path / "b.json")]
     assert cli.main(words) == 3
     told = capsys.readouterr().err
-    assert told.startswith("error: measuring failed: out of memory (")
+    assert told.startswith("error: the call 'a' failed: ")
+    assert "allocate memory" in told
     assert told.count("\n") == 1
 
 

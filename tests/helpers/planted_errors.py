@@ -22,7 +22,7 @@ from bench.simulator.calls import call
 from bench.simulator.cases import Case
 
 Change = Callable[[re.Match[str]], str]
-SMALL, LARGE, GENERAL = Case(1024), Case(65536, batch=1), Case(1000)
+SMALL, LARGE, GENERAL = Case(1024), Case(65536, batch=4), Case(1000)
 PROJECTED = Case(992, task="projection", block_size=8)
 
 
@@ -120,7 +120,7 @@ PLANTED: tuple[tuple[str, Case, str, Callable[[str], str], str], ...] = (
     (
         "every program is the first",
         LARGE,
-        "columns",
+        "group_columns",
         nth(r"mov\.u32 \t(%r\d+), %ctaid\.x;", 0, lambda m: f"mov.u32 {m[1]}, 0;"),
         "nothing has written",
     ),
@@ -184,7 +184,8 @@ def main() -> None:
     as_it_is = tried(SMALL, "fused", lambda text: text)
     barriers = [removed(SMALL, "fused", BARRIER), removed(PROJECTED, kernel, WARP_BARRIER)]
     if "--all" in sys.argv:
-        barriers += [removed(LARGE, k, BARRIER) for k in ("columns", "rows", "columns_back")]
+        large = ("interleave", "group_columns", "rows", "group_columns_back")
+        barriers += [removed(LARGE, kernel, BARRIER) for kernel in large]
         barriers += [removed(Case(16384, batch=1), "fused", BARRIER)]
     print(json.dumps({"none": as_it_is, "planted": list(planted()), "removed": barriers}, indent=1))
 

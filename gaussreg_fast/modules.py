@@ -54,9 +54,10 @@ class _Loss(nn.Module):
             options["permutation"] = "none"  # its length is checked against x
         if "seed" in known:
             options["seed"] = 0  # draws nothing from the user's generators
-        length = 2
+        length, most = 2, checks.MAX_DIMENSION // 2
         for name, default in (("block_size", 16), ("factor", 4)):
-            length *= checks.integer(name, options.get(name, default))
+            if name in known:
+                length *= checks.integer(name, options.get(name, default), 1, most)
         type(self).function(torch.zeros(0, length, dtype=torch.float32, device="cpu"), **options)
 
     def forward(self, x: Tensor, **overrides: Any) -> Tensor:

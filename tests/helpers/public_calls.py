@@ -156,7 +156,7 @@ CALLS = {
         i.x.numpy(), seed=3, backend=b
     ),
 }
-NO_NUMBERS = {"Diagnosis", "__version__", "backends"}
+NO_NUMBERS = {"Diagnosis", "__version__", "backends", "warmup"}
 # Calls that record a graph: they need a mode in which gradients are recorded.
 GRADIENTS = {
     f"gradient of {name}": lambda i, b, loss=loss: with_gradient(loss, i.x)

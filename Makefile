@@ -1,6 +1,6 @@
 # make demo             run two experiments; tables and pictures go to demo-out/
 # make test             run the tests, except the slow ones, which make test-slow runs
-# make sanitize-native  run the native backend's tests under ASan and UBSan; needs GCC
+# make sanitize-native  run the native backend's tests under ASan, UBSan and TSan; needs GCC
 # make resources        compile the GPU kernels and compare with the record; needs no GPU
 # make simulate         execute the compiled GPU kernels on the CPU; make counters counts
 #                       their instructions, wavefronts and sectors
@@ -101,18 +101,19 @@ build/triton-%/.installed: | $(BIN)/python
 
 # An environment of its own uses the other's packages, but not its editable install, because Python
 # reads no .pth files in a folder that a .pth file names.
-SANITIZED := build/sanitized
+SANITIZED := build/sanitized-
 
-sanitize-native: $(SANITIZED)/.installed
-	$(SANITIZED)/bin/python -m bench sanitize-native $(PYTEST_ARGS)
+sanitize-native: $(SANITIZED)address,undefined/.installed $(SANITIZED)thread/.installed
+	$(SANITIZED)address,undefined/bin/python -m bench sanitize-native $(PYTEST_ARGS)
+	$(SANITIZED)thread/bin/python -m bench sanitize-threads $(PYTEST_ARGS)
 
-$(SANITIZED)/.installed: $(SOURCES) $(VENV)/.dev
-	$(BIN)/python -m venv --without-pip --clear $(SANITIZED)
+$(SANITIZED)%/.installed: $(SOURCES) $(VENV)/.dev
+	$(BIN)/python -m venv --without-pip --clear $(@D)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-		"$$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth"
-	$(PIP) --python $(SANITIZED)/bin/python install -q --no-deps \
-		-C build-dir=build/sanitized-cmake -C install.strip=false \
-		-C cmake.define.GAUSSREG_SANITIZE=ON .
+		"$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth"
+	$(PIP) --python $(@D)/bin/python install -q --no-deps \
+		-C build-dir=build/cmake-$* -C install.strip=false \
+		-C cmake.define.GAUSSREG_SANITIZE=$* .
 	touch $@
 
 # Reruns the experiments for the README, the second at full size, and writes their tables there.

@@ -31,6 +31,7 @@ MODULES = {
     "gpu-compile": "bench.gpu.compile_ahead",
     "sanitize": "bench.tools.sanitize",
     "sanitize-native": "bench.tools.sanitize_native",
+    "sanitize-threads": "bench.tools.sanitize_threads",
     "readme": "bench.tools.readme",
 }
 FORWARDED = {
@@ -42,6 +43,7 @@ FORWARDED = {
     "gpu": "Measure a GPU in ten minutes, in stages with a clock.",
     "sanitize": "Run every kernel at small sizes, for compute-sanitizer.",
     "sanitize-native": "Run the native backend's tests on a module built with sanitizers.",
+    "sanitize-threads": "Run the native backend's threads under ThreadSanitizer.",
     "readme": "Write the tables of results into README.md and docs/.",
 }
 

@@ -17,8 +17,7 @@ def tensor(array: np.ndarray) -> Tensor:
     """
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError("it has a mask, which tensors do not have; fill its masked elements first")
-    usable = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
-    if not usable:
+    if not _usable(array):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -26,6 +25,16 @@ def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
     except TypeError:
         raise TypeError(_why_not(array.dtype)) from None
+
+
+def _usable(array: np.ndarray) -> bool:
+    """Return whether a tensor can be a view of an array: torch counts strides in whole numbers.
+
+    The fields of a structured array, for example, may lie in between.
+    """
+    flags, size = array.flags, max(1, array.dtype.itemsize)
+    in_place = flags.writeable and flags.aligned and array.dtype.isnative
+    return in_place and all(stride >= 0 and stride % size == 0 for stride in array.strides)
 
 
 def _why_not(dtype: np.dtype) -> str:

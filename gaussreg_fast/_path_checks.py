@@ -75,6 +75,21 @@ def schedule(
             raise ValueError(f"{name} must be {least} {low:g}{most}, got {end}{reason}")
 
 
+def shapes(difference: Tensor, schedule: dict[str, Any]) -> None:
+    """Check that a schedule's values broadcast to the beginning of the shape of `difference`."""
+    each = {name: tuple(getattr(value, "shape", ())) for name, value in schedule.items()}
+    said = ", ".join(f"{name} of shape {shape}" for name, shape in each.items())
+    try:
+        shape = tuple(torch.broadcast_shapes(*each.values()))
+    except RuntimeError:
+        raise ValueError(f"a schedule must have shapes that broadcast, got {said}") from None
+    if shape != difference.shape[: len(shape)]:
+        raise ValueError(
+            f"difference must have a shape that begins with the schedule's, {shape}, got "
+            f"{tuple(difference.shape)}; the schedule is {said}"
+        )
+
+
 def rewards(reward: Any, group: Any) -> None:
     """Check reward (N,), floating-point, and group: None or an int tensor (N,) on its device."""
     checks.floating("reward", reward)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 _REDUCED = ("tf32", "bf16")
@@ -29,6 +31,16 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     # A tracer cannot read the settings, and torch's way to let it do so imports triton.
     rounded = torch.compiler.is_compiling() or _products_are_rounded()
     return exact_dtype(device) if rounded and dtype == torch.float32 else dtype
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context without autocast, which would multiply matrices in half precision.
+
+    The meta device has no autocast, and torch refuses to turn it off.
+    """
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _products_are_rounded() -> bool:

@@ -59,6 +59,7 @@ def _direct(x: Tensor) -> bool:
         and _modes() == 0
         and _trace() is None
         and type(x) in ORDINARY
+        and not x.is_meta
         and forward_ad._current_level < 0
         and not transformed()
     )
@@ -67,6 +68,8 @@ def _direct(x: Tensor) -> bool:
 def _real(x: Tensor) -> bool:
     """Return whether x has numbers in memory. Replaces `_direct`, by public names alone."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in ORDINARY:
+        return False
+    if x.is_meta:
         return False
     try:
         x.data_ptr()  # a transform's wrapper has none
@@ -78,7 +81,7 @@ def _real(x: Tensor) -> bool:
 
 
 direct: Callable[[Tensor], bool] = _direct if _COMPLETE else lambda x: False
-"""Whether x is an ordinary tensor in eager code: no mode, tracer or transform is active."""
+"""Whether x is an ordinary tensor with numbers, and no mode, tracer or transform is active."""
 
 writable: Callable[[Tensor], bool] = _direct if _COMPLETE else _real
 """Whether memory of x can be written to: `direct`, but exact even if private names are missing."""

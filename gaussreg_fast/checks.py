@@ -38,6 +38,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, (int, Integral)) and not isinstance(value, bool)
 
 
+def iterable(value: Any) -> bool:
+    """Return whether a value can be iterated over; an array or tensor of shape () cannot."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+
+
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Check a string argument with a fixed set of values, and return it."""
     if not isinstance(value, str) or value not in allowed:
@@ -107,23 +112,32 @@ def latents(x: Any, name: str = "x") -> int:
 
 def orders(value: Any) -> list[int]:
     """Check a non-empty set of moment orders within 1..8, and return it as a list."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes)) or not iterable(value):
         raise ValueError(f"orders must be a sequence of integers, got {value!r}")
-    result = sorted(value) if isinstance(value, (set, frozenset)) else list(value)
+    result = list(value)
     for n in result:
         if not _is_int(n) or not 1 <= n <= MAX_ORDER:
             raise ValueError(f"orders must be integers within 1..{MAX_ORDER}, got {value!r}")
-    result = [int(n) for n in result]
+    result = [int(n) for n in (sorted(result) if isinstance(value, (set, frozenset)) else result)]
     if not result or len(set(result)) != len(result):
         raise ValueError(f"orders must be non-empty and without repetition, got {value!r}")
     return result
 
 
-def integer(name: str, value: Any, minimum: int = 1) -> int:
-    """Check an integer of at least `minimum`, and return it as an int."""
+def integer(name: str, value: Any, minimum: int = 1, maximum: float = math.inf) -> int:
+    """Check an integer of at least `minimum` and at most `maximum`, and return it as an int."""
     if not _is_int(value) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    if value > maximum:
+        raise ValueError(f"{name} must be an integer of at most {maximum}, got {value!r}")
     return int(value)
+
+
+def dtype(name: str, value: Any) -> torch.dtype:
+    """Check a floating-point dtype, and return it."""
+    if not isinstance(value, torch.dtype) or value not in DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {value!r}")
+    return value
 
 
 def as_float(value: Any) -> float:
@@ -237,6 +251,23 @@ def bijection(index: Tensor) -> None:
             f"permutation must hold each of 0..{size - 1} once, got duplicates ({missing} is "
             f"missing)"
         )
+
+
+def device(name: str, value: Any) -> torch.device:
+    """Check a device, its name or a GPU's index, and return the device, which can be used here."""
+    if not isinstance(value, (str, torch.device)) and not _is_int(value):
+        raise TypeError(f"{name} must be a torch.device, a name or an index, got {value!r}")
+    try:
+        found = torch.device(value)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{name} must be a device of torch, got {value!r}: {error}") from None
+    if found.type != "cpu":
+        try:  # a build of torch without CUDA raises an AssertionError
+            torch.empty(0, dtype=torch.float32, device=found)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RuntimeError(f"{name} {str(found)!r} cannot be used here: {reason}") from None
+    return found
 
 
 def strictly_between(name: str, value: Any, low: float, high: float) -> float:

@@ -109,13 +109,15 @@ def diagnose(x: Tensor) -> Diagnosis:
     Raises:
         TypeError: x is not a dense floating-point tensor.
         ValueError: x has fewer than two dimensions or fewer than 32 numbers per sample, holds NaN
-            or inf, or is an empty batch.
+            or inf, is an empty batch, or is on the meta device.
         ImportError: scipy is not installed.
     """
     dimension = checks.latents(x)
     checks.long_enough(dimension, BLOCK)
     if x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got a batch of 0")
+    if x.is_meta:
+        raise ValueError("x must hold numbers, got a tensor on the meta device")
     stats = _scipy_stats()
     values = x.detach().to("cpu", copy=True).to(torch.float64)
     bad = (~values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()

@@ -43,6 +43,7 @@ class ParameterDrift(nn.Module):
 
     Raises:
         TypeError, ValueError: see `parameter_drift`; TypeError also for another `dtype`.
+        RuntimeError: `device` cannot be used here.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class ParameterDrift(nn.Module):
         self.weight = checks.weight("weight", weight)
         self.reduction = checks.one_of("reduction", reduction, tensor_lists.DRIFT_REDUCTIONS)
         self.backend = checks.one_of("backend", backend, checks.BACKENDS)
-        if dtype is not None and dtype not in checks.DTYPES:
-            raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+        if dtype is not None:
+            checks.dtype("dtype", dtype)
+        if device is not None:
+            device = checks.device("device", device)
         names, listed = tensor_lists.tensors("params", params)
         self.names = None if names is None else tuple(names)
         self.count = len(listed)

@@ -89,7 +89,7 @@ class WhiteNoiseProjection(Optimizer):
     def _check(self, params: Iterable[Tensor]) -> list[Tensor]:
         if isinstance(params, Tensor):
             raise TypeError("params must be a sequence of tensors, got a tensor; write [x]")
-        if not isinstance(params, Iterable):
+        if not checks.iterable(params):
             raise TypeError(f"params must be a sequence of tensors, got {type(params).__name__}")
         found = list(params)
         if not found:

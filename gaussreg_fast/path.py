@@ -65,7 +65,7 @@ class PathKL:
         if sigma.dim() and tuple(sigma.shape) != (dmu.shape[0],):
             raise ValueError(
                 f"sigma must be a number or have shape () or ({dmu.shape[0]},), got "
-                f"{tuple(sigma.shape)}"
+                f"{tuple(sigma.shape)} for dmu of shape {tuple(dmu.shape)}"
             )
         if self._total is not None and dmu.shape[0] != len(self._total):
             raise ValueError(

@@ -6,7 +6,7 @@ Every error names the tensor by its position and, if it has one, its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
         value = dict(value.named_parameters())
     if isinstance(value, Mapping):
         names, listed = list(value.keys()), list(value.values())
-    elif isinstance(value, Tensor) or not isinstance(value, Iterable) or isinstance(value, str):
+    elif isinstance(value, (Tensor, str)) or not checks.iterable(value):
         raise TypeError(
             f"{name} must be a module, a mapping of names to tensors, or an iterable of tensors or "
             f"of (name, tensor), got {type(value).__name__}"
@@ -51,6 +51,11 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
                         f"{name}[{i}] must be (name, tensor) like {name}[0], got "
                         f"{type(item).__name__}"
                     )
+                if not isinstance(item[0], str) and not _is_name(item[0]):
+                    raise TypeError(
+                        f"{name}[{i}] must be (name, tensor), got a name of type "
+                        f"{type(item[0]).__name__}"
+                    )
             names, listed = [item[0] for item in listed], [item[1] for item in listed]
     if not listed:
         raise ValueError(f"{name} must hold at least one tensor, got none")
@@ -58,6 +63,10 @@ def tensors(name: str, value: Any) -> tuple[list[str] | None, list[Any]]:
         twice = next(n for i, n in enumerate(names) if n in names[:i])
         raise ValueError(f"{name} must name each tensor once, got {twice!r} twice")
     return names, listed
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, Hashable) and not isinstance(value, Tensor)
 
 
 def pair_with_base(
@@ -163,7 +172,7 @@ def lora_pairs(pairs: Any) -> tuple[list[Tensor], list[Tensor]]:
     """
     names = list(pairs.keys()) if isinstance(pairs, Mapping) else None
     items = pairs.values() if isinstance(pairs, Mapping) else pairs
-    if isinstance(items, Tensor) or not isinstance(items, Iterable):
+    if isinstance(items, Tensor) or not checks.iterable(items):
         raise TypeError(f"pairs must be an iterable of (A, B), got {type(pairs).__name__}")
     left: list[Tensor] = []
     right: list[Tensor] = []

@@ -3,7 +3,7 @@
     python -m bench sanitize-native [PYTEST OPTION ...]
 
 The tests run once for every instruction set of this processor. The Python that runs this must have
-pytest, and a module built with the CMake option GAUSSREG_SANITIZE.
+pytest, and a module built with the CMake option GAUSSREG_SANITIZE=address,undefined.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from bench import ROOT
 from bench.harness.errors import BadInput
@@ -34,10 +35,11 @@ print(module.instruction_set())
 """
 
 
-def runtimes() -> str:
+def runtimes(libraries: Iterable[str]) -> str:
+    """Return paths of the compiler's libraries for LD_PRELOAD; a path stays as it is."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     found = []
-    for name in RUNTIMES:
+    for name in libraries:
         command = [*compiler, f"-print-file-name={name}"]
         path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if not os.path.isabs(path):
@@ -49,7 +51,7 @@ def runtimes() -> str:
 def main(given: list[str]) -> int:
     environment = {
         **os.environ,
-        "LD_PRELOAD": runtimes(),
+        "LD_PRELOAD": runtimes(RUNTIMES),
         # Python leaks at exit. New memory holds NaN, so that unwritten numbers show.
         "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255",
         "UBSAN_OPTIONS": "print_stacktrace=1",

@@ -118,13 +118,13 @@ def surrogate_reward(
         TypeError: reward is not a dense floating-point tensor, or group not an integer one.
         ValueError: any other argument is out of range, or kind is "tv".
     """
+    checks.one_of("kind", kind, checks.KINDS)
     if kind == "tv":
         raise ValueError(
             "kind must have a surrogate reward, got 'tv': total variation's f(t) = |t - 1| / 2 has "
             "a derivative of three values, which cannot be inverted; f_divergence has its value"
         )
     _path_checks.rewards(reward, group)
-    checks.one_of("kind", kind, checks.KINDS[:-1])
     alpha = checks.strictly_between("alpha", alpha, 0, float("inf"))
     gamma = checks.strictly_between("gamma", gamma, 0, 1)
     exact = reward.to(_precision.exact_dtype(reward.device))

@@ -180,9 +180,8 @@ def parameter_drift_decay_(
     rates = _rates(rate, len(scales))
     _require_eager(pair, "parameter_drift_decay_")
     tensor_lists.check_distinct(pair)
-    checked = {r: checks.weight("rate", r) for r in set(rates)}
     both = list(zip(rates, scales, strict=True))
-    share = {(r, s): -math.expm1(-2 * checked[r] * s) for r, s in set(both)}
+    share = {(r, s): -math.expm1(-2 * r * s) for r, s in set(both)}
     shares = [share[each] for each in both]
     with torch.no_grad():
         shards = ops.shards(*pair)
@@ -268,16 +267,16 @@ def _scales(params: list[Tensor], weight: float, reduction: str) -> list[float]:
 
 
 def _rates(rate: Any, count: int) -> list[float]:
-    """Return one rate for each of `count` tensors; their values are not checked yet."""
+    """Check the rates, and return one for each of `count` tensors."""
     if isinstance(rate, Real):
-        return [rate] * count  # type: ignore[list-item]
+        return [checks.weight("rate", rate)] * count
     allowed = f"rate must be one number, or one for each of {count} tensors"
-    if not isinstance(rate, Iterable) or isinstance(rate, (str, Tensor)):
+    if not checks.iterable(rate) or isinstance(rate, (str, Tensor)):
         raise ValueError(f"{allowed}, got {rate!r}")
     rates = list(rate)
     if len(rates) != count:
         raise ValueError(f"{allowed}, got {len(rates)}")
-    return rates
+    return [checks.weight("rate", r) for r in rates]
 
 
 def _check_backend(backend: str, pair: tensor_lists.Paired) -> None:

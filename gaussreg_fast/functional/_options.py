@@ -29,9 +29,11 @@ def check_options(function: Callable[..., Tensor], options: Mapping[str, Any]) -
     require_here(checks.one_of("backend", options.pop("backend", "auto"), checks.BACKENDS))
     if isinstance(options.get("permutation"), Tensor):
         options["permutation"] = "none"  # its length is checked against x
-    if "seed" in inspect.signature(function).parameters:
+    known = inspect.signature(function).parameters
+    if "seed" in known:
         options["seed"] = 0  # draws nothing from the user's generators
-    length = 2
+    length, most = 2, checks.MAX_DIMENSION // 2
     for name, default in (("block_size", 16), ("factor", 4)):
-        length *= checks.integer(name, options.get(name, default))
+        if name in known:
+            length *= checks.integer(name, options.get(name, default), 1, most)
     function(torch.zeros(0, length, dtype=torch.float32, device="cpu"), **options)

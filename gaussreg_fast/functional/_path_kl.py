@@ -121,7 +121,7 @@ def ddim_step_kl_terms(
             "the KL between the paths of two such samplers that differ is infinite"
         )
     eta = checks.within("eta", eta, 0, 1)
-    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev, prediction_type)
+    a, a_prev = _alphas(difference, alpha_cumprod, alpha_cumprod_prev, prediction_type)
     return _terms(difference, *reference.ddim_terms(a, a_prev, eta, prediction_type))
 
 
@@ -153,7 +153,7 @@ def ddpm_step_kl_terms(
     """
     checks.floating("difference", difference)
     checks.one_of("variance_type", variance_type, checks.VARIANCES)
-    a, a_prev = _alphas(alpha_cumprod, alpha_cumprod_prev, prediction_type)
+    a, a_prev = _alphas(difference, alpha_cumprod, alpha_cumprod_prev, prediction_type)
     terms = reference.ddpm_terms(a, a_prev, variance_type, prediction_type)
     return _terms(difference, *terms)
 
@@ -193,17 +193,20 @@ def flow_step_kl_terms(
     _path_checks.schedule("t", t, 0, 1)
     _path_checks.schedule("dt", dt, 0, 1)
     _path_checks.schedule("noise_scale", noise_scale, 0, float("inf"), NO_NOISE)
-    values = _numbers(t, dt, noise_scale)
+    values = _numbers(difference, t=t, dt=dt, noise_scale=noise_scale)
     _path_checks.schedule("t - dt", values[0] - values[1], -1e-6, 1)
     mean, sigma = reference.flow_terms(*values)
     return _terms(difference, mean, sigma)
 
 
-def _numbers(*values: float | Tensor) -> list[Tensor]:
-    """Return schedule values as float64 tensors, since differences near 1 lose digits.
+def _numbers(difference: Tensor, **schedule: float | Tensor) -> list[Tensor]:
+    """Check the shapes of a schedule's values, and return the values as float64 tensors.
 
-    Values from a device without float64 are computed on the CPU.
+    Differences near 1 would lose digits in float32. Values from a device without float64 are
+    computed on the CPU.
     """
+    _path_checks.shapes(difference, schedule)
+    values = schedule.values()
     cpu = torch.device("cpu")
     device = next((v.device for v in values if isinstance(v, Tensor)), cpu)
     if _precision.exact_dtype(device) != torch.float64:
@@ -217,14 +220,16 @@ def _numbers(*values: float | Tensor) -> list[Tensor]:
     ]
 
 
-def _alphas(alpha: float | Tensor, previous: float | Tensor, prediction: str) -> list[Tensor]:
+def _alphas(
+    difference: Tensor, alpha: float | Tensor, previous: float | Tensor, prediction: str
+) -> list[Tensor]:
     """Check 0 < a < a' < 1 and return both; a may be 0 unless the model predicts epsilon."""
     checks.one_of("prediction_type", prediction, checks.PREDICTIONS)
     zero_allowed = prediction != "epsilon"
     why = "" if zero_allowed else NO_SIGNAL
     _path_checks.schedule("alpha_cumprod", alpha, 0, 1, why, closed=zero_allowed)
     _path_checks.schedule("alpha_cumprod_prev", previous, 0, 1)
-    a, a_prev = _numbers(alpha, previous)
+    a, a_prev = _numbers(difference, alpha_cumprod=alpha, alpha_cumprod_prev=previous)
     _path_checks.schedule("1 - alpha_cumprod_prev", 1 - a_prev, 0, 1, LAST_STEP)
     _path_checks.schedule("alpha_cumprod_prev - alpha_cumprod", a_prev - a, 0, 1, NO_NOISE)
     return [a, a_prev]
@@ -233,13 +238,8 @@ def _alphas(alpha: float | Tensor, previous: float | Tensor, prediction: str) ->
 def _terms(difference: Tensor, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Return `mean` times the difference, and sigma, in the type to compute in, on its device."""
     mean, sigma = torch.broadcast_tensors(mean, sigma)
-    if mean.shape != difference.shape[: mean.dim()]:
-        raise ValueError(
-            f"difference must have a shape that begins with the schedule's, "
-            f"{tuple(mean.shape)}, got {tuple(difference.shape)}"
-        )
     # Not in half precision: rounding the factor would bias every cost by up to 1%.
     dtype = checks.result_dtype(difference)
     mean, sigma = (v.to(dtype).to(difference.device) for v in (mean, sigma))
     rest = [1] * (difference.dim() - mean.dim())
-    return difference.to(dtype) * mean.reshape(*mean.shape, *rest), sigma
+    return difference.to(dtype) * mean.reshape([*mean.shape, *rest]), sigma

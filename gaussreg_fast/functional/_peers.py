@@ -65,7 +65,7 @@ def prno_loss(
     dimension = checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     factor = checks.integer("factor", factor)
-    shuffles = checks.integer("shuffles", shuffles, minimum=0)
+    shuffles = checks.integer("shuffles", shuffles, 0, checks.MAX_DIMENSION)
     if dimension % factor:
         raise ValueError(f"factor must divide the numbers per sample, {dimension}, got {factor}")
     checks.seed(seed, generator, x.device)

@@ -27,10 +27,12 @@ def permutation(
         int64 (D,). `x[:, permutation(seed, D)]` permutes flattened samples as the losses do.
 
     Raises:
-        TypeError: seed is neither an int nor a tensor.
-        ValueError: seed or D is out of range, or a seed tensor is on another device.
+        TypeError: seed is neither an int nor a tensor, or device is of another type.
+        ValueError: seed or D is out of range, torch has no such device, or a seed tensor is on
+            another device.
+        RuntimeError: device cannot be used here.
     """
-    device = torch.device(device)
+    device = checks.device("device", device)
     D = checks.integer("D", D)
     if D > checks.MAX_DIMENSION:
         raise ValueError(f"D must be within 1..2**31, got {D}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaussreg_fast import checks
 from gaussreg_fast.functional._losses import gaussianity_loss
 
 
@@ -45,23 +46,39 @@ def warmup(
         **options: the function's keyword arguments, as in the calls to come.
 
     Raises:
-        RuntimeError: a CUDA graph is being captured.
-        TypeError, ValueError: as the function does.
+        RuntimeError: a CUDA graph is being captured, or device cannot be used here.
+        TypeError, ValueError: an argument is of another type or out of range, or as the function
+            does.
     """
+    sizes = _check(shape, dtype, function, backward)
+    if device is not None:
+        device = checks.device("device", device)
     with torch.inference_mode(False), torch.set_grad_enabled(backward):
-        x = torch.empty(tuple(shape), dtype=dtype, device=device)
+        x = torch.empty(sizes, dtype=dtype, device=device)
         on_gpu = x.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("warmup must be called before the capture of a CUDA graph begins")
-        x.zero_()
-        if backward and x.is_floating_point():  # of others the function says what is wrong
-            x.requires_grad_()
+        x.zero_().requires_grad_(backward)
         with torch.random.fork_rng([x.device] if on_gpu else []):
             sums = [t.sum() for t in _tensors(function(x, **options)) if t.requires_grad]
             if sums:
                 torch.autograd.backward(sums)
         if on_gpu:
             torch.cuda.synchronize(x.device)
+
+
+def _check(shape: Any, dtype: Any, function: Any, backward: Any) -> list[int]:
+    """Check the arguments of `warmup` that are not the function's, and return the shape."""
+    if isinstance(shape, (str, bytes)) or not checks.iterable(shape):
+        raise TypeError(f"shape must be a sequence of integers, got {shape!r}")
+    most = checks.MAX_DIMENSION
+    sizes = [checks.integer(f"shape[{i}]", n, 0, most) for i, n in enumerate(shape)]
+    checks.dtype("dtype", dtype)
+    if not callable(function):
+        raise TypeError(f"function must be a function or a module, got {function!r}")
+    if not isinstance(backward, bool):
+        raise TypeError(f"backward must be True or False, got {backward!r}")
+    return sizes
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -179,7 +179,7 @@ def lora_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     dtype = value_dtype(left, right)
     device = left[0].device
     exact = _precision.product_dtype(dtype, device)
-    with torch.autocast(device.type, enabled=False):  # else it would multiply in half precision
+    with _precision.no_autocast(device):
         parts = [
             reference.lora_product(a.flatten(1).to(exact), b.flatten(1).to(exact))
             for a, b in zip(left, right, strict=True)

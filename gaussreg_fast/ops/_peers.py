@@ -13,11 +13,6 @@ from gaussreg_fast.backends.torch import as_rows
 from gaussreg_fast.ops._operator import first_order
 
 
-def _no_autocast(x: Tensor) -> torch.autocast:
-    """Return a context without autocast, which would multiply matrices in half precision."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def _exact(rows: Tensor) -> Tensor:
     """Return rows in a dtype in which their products keep all digits."""
     return rows.to(_precision.product_dtype(rows.dtype, rows.device))
@@ -30,7 +25,7 @@ class _Covariance(Function):
 
     @staticmethod
     def forward(xp: Tensor) -> tuple[Tensor, Tensor]:
-        with _no_autocast(xp):
+        with _precision.no_autocast(xp.device):
             return reference.covariance_terms(reference.autocovariance(xp), xp.shape[-1])
 
     @staticmethod
@@ -41,7 +36,7 @@ class _Covariance(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         xp, grad_c = ctx.saved_tensors
-        with torch.no_grad(), _no_autocast(xp):
+        with torch.no_grad(), _precision.no_autocast(xp.device):
             grad = reference.autocovariance_pullback(xp, grad_c * upstream[0][:, None])
         return first_order(grad, xp)
 
@@ -59,5 +54,5 @@ def prno(x: Tensor, shuffles: Tensor | None, factor: int) -> Tensor:
     rows = as_rows(x)
     if x.shape[0] == 0:
         return rows.sum(-1)
-    with _no_autocast(x):
+    with _precision.no_autocast(x.device):
         return reference.prno_loss(_exact(rows), shuffles, factor).to(rows.dtype)

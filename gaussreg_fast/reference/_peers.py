@@ -64,11 +64,12 @@ def prno_log_probability(v: Tensor) -> Tensor:
     """Return the sum (...) of PRNO's two log-probability bounds for rows v (..., m, k)."""
     m, k = v.shape[-2:]
     m1_squared = v.mean(-2).square().sum(-1)
-    gram = v.mT @ v / m - torch.eye(k, dtype=v.dtype, device=v.device)
+    gram = v.mT @ v / m
     # The eigenvalue solver fails for the whole batch if one sample holds NaN: give it 0 there.
     finite = gram.isfinite().all(-1).all(-1)
     eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0))
-    m2 = torch.where(finite, eigenvalues.abs().amax(-1), torch.nan)
+    # Those of gram - I. Subtracted before, I would take the digits of a small gram's directions.
+    m2 = torch.where(finite, (eigenvalues - 1).abs().amax(-1), torch.nan)
     log_p1 = -m * m1_squared / (2 * k)
     excess = ((1 + m2).sqrt() - 1 - math.sqrt(k / m)).clamp_min(0)
     log_p2 = -m * excess**2 / 2

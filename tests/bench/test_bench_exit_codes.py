@@ -41,7 +41,10 @@ def test_what_ends_a_command_has_its_code(monkeypatch, capsys, error, code, said
     assert capsys.readouterr().err.startswith(said)
 
 
-@pytest.mark.parametrize("command", sorted({*cli.MODULES, *cli.PUBLIC} - {"sanitize-native"}))
+SANITIZERS = {"sanitize-native", "sanitize-threads"}  # their options are those of pytest
+
+
+@pytest.mark.parametrize("command", sorted({*cli.MODULES, *cli.PUBLIC} - SANITIZERS))
 def test_help_is_0_and_an_unknown_option_is_2(command, capsys, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # commands take it away
     for words, code in ((["--help"], 0), (["--no-such-option"], 2)):

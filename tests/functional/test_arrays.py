@@ -38,6 +38,13 @@ def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
     np.testing.assert_array_equal(grad, want_grad.numpy())
 
 
+def _in_records(x):
+    """Returns the numbers of x as a field of a structured array, whose strides are odd."""
+    records = np.zeros(x.shape, dtype=[("flag", "u1"), ("x", x.dtype)])
+    records["x"] = x
+    return records["x"]
+
+
 @pytest.mark.parametrize(
     "view",
     [
@@ -47,6 +54,8 @@ def test_numpy_arrays_give_what_tensors_give(dtype, reduction):
         lambda x: x[:, ::-1, ::2],
         lambda x: np.broadcast_to(x[:1], x.shape),  # read-only
         lambda x: x.astype(">f4"),
+        lambda x: _in_records(x),
+        lambda x: np.frombuffer(bytearray(b"?" + x.tobytes()), np.float32, offset=1).reshape(4, -1),
     ],
 )
 def test_layouts_and_read_only_arrays(view):

@@ -1,11 +1,13 @@
 """The slower regularisers of the literature against naive numpy implementations."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 from draws import noise_array
+from losses_called import gradient
 from scipy import linalg, stats
 
 import gaussreg_fast as gf
@@ -150,6 +152,16 @@ def test_prno_loss_is_clamped_where_the_sample_is_likely():
     loss.backward()
     assert loss.item() == pytest.approx(2 * math.log(2), rel=1e-12)
     assert z.grad.eq(0).all()
+
+
+def test_the_gradient_of_a_small_sample_keeps_its_direction(compare):
+    """Beside 1 its covariance is rounding: digits of 1 + 1e-6 would decide the direction."""
+    x = 1e-3 * torch.from_numpy(noise_array(2, 120))
+    grads = [
+        gradient(functools.partial(gf.prno_loss, factor=2, shuffles=2, seed=3), z)
+        for z in (x.float(), x.float().double())
+    ]
+    compare.vectors(*grads, 1e-4)
 
 
 def test_prno_defaults_and_order():

@@ -102,8 +102,9 @@ def test_another_triton_is_installed_and_found_in_the_checkout(checkout):
 
 def test_the_sanitized_environment_uses_the_others_packages(checkout):
     called(checkout, "sanitize-native")
-    own = checkout / "build/sanitized/site-packages/dev.pth"
-    assert own.read_text().strip() == str(checkout / ".venv/site-packages")
+    for sanitizers in ("address,undefined", "thread"):
+        own = checkout / f"build/sanitized-{sanitizers}/site-packages/dev.pth"
+        assert own.read_text().strip() == str(checkout / ".venv/site-packages")
 
 
 def test_a_virtual_environment_with_spaces_in_its_path_is_refused(checkout):

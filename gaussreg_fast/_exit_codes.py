@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -66,9 +67,9 @@ def report(error: Exception) -> Exit:
     if code is Exit.MISTAKE:
         traceback.print_exception(error)
         return code
-    if isinstance(error, OSError) and error.filename is None and error.errno:
-        _discard_output()  # it was the output itself that could not be written
     print(f"error: {line(error)}", file=sys.stderr)
+    if _nameless(error):
+        _discard_output()  # it may be the output itself that could not be written
     return code
 
 
@@ -90,12 +91,23 @@ def _code(error: Exception) -> Exit:
     if isinstance(error, ModuleNotFoundError):
         ours = (error.name or "bench").partition(".")[0] in ("gaussreg_fast", "bench")
         return Exit.MISTAKE if ours else Exit.BAD_INPUT
-    return Exit.BAD_INPUT if isinstance(error, InputError | OSError) else Exit.MISTAKE
+    of_file = isinstance(error, OSError) and (error.filename is not None or _nameless(error))
+    return Exit.BAD_INPUT if of_file or isinstance(error, InputError) else Exit.MISTAKE
 
 
 def _without_reader() -> Exit:
     _discard_output()
     return Exit.INTERRUPTED
+
+
+def _nameless(error: Exception) -> bool:
+    """Return whether an error is that of a file without a name, such as the output.
+
+    Other errors of the system without a file are those of a network, for example of a reward.
+    """
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    return error.errno == errno.EBADF or of_machine(error)
 
 
 def _discard_output() -> None:

@@ -31,6 +31,8 @@ def first_line(error: BaseException) -> str:
 # torch and other compiled libraries raise RuntimeErrors that only their words tell apart.
 _MEMORY = re.compile(r"out of memory|allocate memory|_ALLOC_FAILED", re.IGNORECASE)
 _DEVICE = re.compile(r"\b(CUDA|HIP) error\b")
+# Nearly always a wrong index in a program, whose place a traceback shows.
+_FAULT = re.compile(r"device-side assert|illegal memory access|misaligned address", re.IGNORECASE)
 _DISK = re.compile(r"no space left|quota exceeded|file too large", re.IGNORECASE)
 _SYSTEM = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.EMFILE,
@@ -57,6 +59,6 @@ def of_machine(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and (error.errno in _SYSTEM or _DISK.search(str(error))):
             return True
         if isinstance(error, RuntimeError) and _DEVICE.search(str(error)):
-            return True
+            return not _FAULT.search(str(error))
         error = error.__cause__
     return False

@@ -111,7 +111,7 @@ def load(path: Path | None, device: str) -> Suite:
         make = getattr(module, "suite", None)
         found = make(device) if callable(make) else None
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise BadInput(f"--suite: {path} cannot be used: {describe(error)}") from None
+        raise BadInput(f"--suite: {path} cannot be used: {describe(error)}") from error
     if not callable(make):
         raise BadInput(f"--suite: {path} has no function suite(device)")
     return _checked(path, found)

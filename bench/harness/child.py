@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import ROOT
 from bench.harness.errors import BadInput, Wrong
-from gaussreg_fast._exit_codes import line
+from gaussreg_fast._exit_codes import Exit, line
 from gaussreg_fast._files import write_text
 from gaussreg_fast.errors import MachineError, of_machine
 
@@ -32,6 +32,7 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
     Raises:
         BadInput, Wrong, MachineError: the process ended with this error, or, as BadInput, without
             an answer.
+        RuntimeError: a mistake in our own code ended it. The message has its traceback.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         answer, log = Path(folder) / "answer.json", Path(folder) / "log"
@@ -44,7 +45,10 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
                 env=environment,
             )  # fmt: skip
         if not answer.exists():
-            last = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+            text = log.read_text(encoding="utf-8", errors="replace")
+            if done.returncode == Exit.MISTAKE:
+                raise RuntimeError(f"a mistake in the process that measures:\n{text}")
+            last = _last_line(text)
             raise BadInput(f"measuring failed: {describe_exit(done.returncode)}: {last}")
         message = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in message:

@@ -15,14 +15,14 @@ import gaussreg_fast
 from gaussreg_fast._exit_codes import Exit
 from gaussreg_fast._files import atomic_path, json_text, user_path
 from gaussreg_fast.cli.demo import demo
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, first_line
 from gaussreg_fast.latent.files import ENDINGS, load_latents
 
 app = typer.Typer(
     name="gaussreg-fast",
     help="Check how Gaussian latents are, optimise them, and rerun the experiments.",
     epilog="Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 the machine lacks memory, disk "
-    "or a device, 130 interrupted.",
+    "or a device, 70 a mistake in a program, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -94,7 +94,7 @@ def check(
         figure = diagnosis.plot(sample) if plot else None
     except (TypeError, ValueError, IndexError, ImportError, RuntimeError) as error:
         hint = "" if single or latents.dim() != 1 else " (or pass --single)"
-        raise InputError(f"{file}: {error}{hint}") from error
+        raise InputError(f"{file}: {first_line(error)}{hint}") from error
     if plot and figure:
         plot = user_path(plot)
         if plot.suffix.lower() not in (".png", ".pdf", ".svg"):

@@ -220,7 +220,7 @@ def test_a_killed_run_leaves_a_whole_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["report.json"]
 
 
-@pytest.mark.parametrize("fact", [*machine.IDENTITY, "gaussreg_fast"])
+@pytest.mark.parametrize("fact", [*machine.IDENTITY[:-1], "gaussreg_fast"])
 def test_a_run_of_another_machine_or_version_is_not_resumed(tmp_path, fact):
     facts = machine.facts("cpu")
     store.Report.begin(tmp_path, {}, facts)

@@ -62,8 +62,8 @@ ENDS = {
         "error: model 'x' could not be loaded",
     ),
     "a broken device": (
-        raised(RuntimeError("CUDA error: an illegal memory access was encountered\nmore")), 3,
-        "error: CUDA error: an illegal memory access was encountered$",
+        raised(RuntimeError("CUDA error: unspecified launch failure\nmore")), 3,
+        "error: CUDA error: unspecified launch failure$",
     ),
     "no device": (raised(NoDeviceError("device must be cpu, got cuda")), 3, "error: device must"),
     "machine": (raised(MachineError("no GPU here")), 3, "error: no GPU here"),
@@ -81,7 +81,18 @@ def test_what_ends_a_command_has_its_code_and_at_most_one_line(end, capsys):
     assert told.count("\n") == bool(said)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), ModuleNotFoundError("a", name=None)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("ours"),
+        ModuleNotFoundError("a", name=None),
+        # Errors of a reward, that is of a program: its network, and a wrong index on a GPU.
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        TimeoutError("too slow"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
 def test_a_mistake_in_the_program_shows_its_place_and_is_no_answer(error, capsys):
     assert exit_code(raised(error)) == Exit.MISTAKE == 70
     told = capsys.readouterr().err

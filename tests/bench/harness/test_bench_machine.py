@@ -22,6 +22,13 @@ def test_the_facts_of_this_machine():
     assert machine.free_memory("cpu") > 2**20
 
 
+def test_triton_matters_only_where_it_computes():
+    facts = machine.facts("cpu")
+    assert machine.difference({**facts, "triton": "3.6.0"}, {**facts, "triton": None}) == ""
+    on_gpu = {**facts, "kind": "cuda"}
+    assert machine.difference({**on_gpu, "triton": "3.6.0"}, {**on_gpu, "triton": None}) != ""
+
+
 def test_the_facts_of_a_gpu(monkeypatch):
     def smi(command, **_):
         fields = command[3].removeprefix("--query-gpu=").split(",")

@@ -106,7 +106,8 @@ def saved_place(start, SIZE: tl.constexpr, MODE: tl.constexpr, D: tl.constexpr, 
     if MODE == "none":  # they are x itself
         return column_numbers(start, D, R1)
     flat = tl.reshape(tl.arange(0, SIZE), (R1, SIZE // R1))
-    return tl.program_id(0) * (2 * SIZE) + flat
+    # Triton 3.6 does not see that neighbours are neighbours in memory.
+    return tl.program_id(0) * (2 * SIZE) + tl.max_contiguous(flat, [1, SIZE // R1])
 
 
 @triton.jit(launch_metadata=work(by_second, _columns_work), do_not_specialize=["sample0"])

@@ -71,15 +71,17 @@ def mixed_places(
     table, column, D: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, R1: tl.constexpr,
     G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Return where `mixed` holds [n1, (n2, n3), s] of a column: (R1, N1 / R1, G).
+    """Return where `mixed` holds [n1, (n2, n3, s)] of a column.
 
     V is the number of samples, side by side, that a thread is to access at once.
     """
     start = column + tl.arange(0, N1 // R1) * N2
     number = source(start, 0, table, 0, table, "columns", D, 0, R1)
     s = tl.expand_dims(tl.expand_dims(tl.arange(0, G), 0), 0)
-    # Without the hint it would be four, and threads would then exchange them for their own.
-    return tl.max_contiguous(tl.expand_dims(number * G, 2) + s, [1, 1, V])
+    at = tl.reshape(tl.expand_dims(number * G, 2) + s, (R1, N1 // R1 * G))
+    # The inner hint prevents vectors of four, which threads would then exchange for numbers of
+    # their own; the outer one puts the samples of a number into neighbouring lanes.
+    return tl.max_contiguous(tl.multiple_of(at, [1, V]), [1, G])
 
 
 @triton.jit
@@ -117,7 +119,6 @@ def group_columns(
     column = tl.program_id(0)
     re = tl.load(mixed + mixed_places(table, column, D, N1, N2, R1, G, V))
     im = tl.load(mixed + mixed_places(table, column + N2 // 2, D, N1, N2, R1, G, V))
-    re, im = tl.reshape(re, (R1, N1 // R1 * G)), tl.reshape(im, (R1, N1 // R1 * G))
     out = (row + tl.arange(0, G)) * tl.num_programs(0) + column
     out = sums + out * (count(ORDERS) + 1)
     re_sums, im_sums = power_sums(re, ORDERS), power_sums(im, ORDERS)
@@ -159,11 +160,8 @@ def group_columns_back(
     re, im = load_columns(z + row * D, edges + row * (D // 16), low, high, m, N2)
     re, im = fourier_back(re, im, roots, D, R1, R2, R3, G)
     mixed += row * D
-    shape: tl.constexpr = (R1, N1 // R1, G)
-    tl.store(mixed + mixed_places(table, column, D, N1, N2, R1, G, 1), tl.reshape(re, shape))
-    tl.store(
-        mixed + mixed_places(table, column + N2 // 2, D, N1, N2, R1, G, 1), tl.reshape(im, shape)
-    )
+    tl.store(mixed + mixed_places(table, column, D, N1, N2, R1, G, 1), re)
+    tl.store(mixed + mixed_places(table, column + N2 // 2, D, N1, N2, R1, G, 1), im)
 
 
 @triton.jit(

@@ -146,7 +146,7 @@ class BatchFolder:
         """Read the last checkpoint and cut the metrics back to it; None if there is none.
 
         Raises:
-            InputError: the checkpoint cannot be read.
+            InputError: the checkpoint cannot be read, or is damaged.
         """
         self.path.mkdir(exist_ok=True)
         if self.state.exists():
@@ -181,7 +181,7 @@ class BatchFolder:
         """Read the result, and the heading and rows of the metrics.
 
         Raises:
-            InputError: the result cannot be read.
+            InputError: the result cannot be read, or is damaged.
         """
         tensors = self._load(self.result)
         return tensors, list(csv.reader(io.StringIO(self._rows)))

@@ -43,10 +43,12 @@ class RunFolder:
     """A run folder, new or with a run to resume.
 
     Raises:
-        InputError: the path is a file, or a folder with other files or a run of other settings.
+        InputError: the path is not UTF-8, a file, or a folder with other files or a run of other
+            settings.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
+        _check_utf8(path)
         self.path, self._config = path, config
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
@@ -207,6 +209,14 @@ class BatchFolder:
 
 
 _ROWS = "metrics"  # name of the tensor with the bytes of the metrics
+
+
+def _check_utf8(path: Path) -> None:
+    """Refuse a path that safetensors, which takes UTF-8 alone, could not write to."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # what is not UTF-8 in a name stands for itself as a surrogate
+        raise InputError(f"out must be a path in UTF-8, got {str(path)!r}") from None
 
 
 # Settings of the model that may differ when a run is resumed, because they do not change results.

@@ -114,6 +114,32 @@ def test_what_means_nothing_is_refused_with_its_line(tmp_path, text, said):
     assert refusal(tmp_path, HEAD + text + "\n").startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("iterations: 5\ntrue: 3", ", line 4: names of settings must be strings, got true"),
+        ("iterations: 5\n2: 3", ", line 4: names of settings must be strings, got 2"),
+        ("1e2: 3", ", line 3: names of settings must be strings, got 1e2"),
+        ("?\n: 3", ", line 3: names of settings must be strings, got null"),
+        ("? [a, b]\n: 3", ", line 3: names of settings must be strings, got a sequence"),
+        (
+            "guard:\n  options:\n    ~: 3",
+            ", line 5: names of settings in guard.options must be strings, got ~",
+        ),
+        (
+            "rewards_:\n- clip\n- {name: clip, 7: 1}",
+            ", line 5: names of settings in rewards_.1 must be strings, got 7",
+        ),
+    ],
+)
+def test_a_name_that_is_no_string_is_refused_with_its_line(tmp_path, text, said):
+    assert refusal(tmp_path, HEAD + text + "\n") == said
+
+
+def test_a_number_in_quotes_is_a_name(tmp_path):
+    assert read(tmp_path, '\'2\': 3\n"true": 4\n"<<": 5\n') == {"2": 3, "true": 4, "<<": 5}
+
+
 def test_numbers_as_people_write_them_are_settings(tmp_path):
     text = (
         "iterations: 1e2\nseeds: [010, 1_000]\noptimizer: {lr: 5e0, clip: 1e-2}\n"

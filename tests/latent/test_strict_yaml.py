@@ -150,6 +150,29 @@ def test_numbers_as_people_write_them_are_settings(tmp_path):
     assert (c.guard.weight, c.guard.rescale, c.guard.options) == (0.5, True, {"power_weight": 10.0})
 
 
+@pytest.mark.parametrize(
+    ("guard", "options"),
+    [
+        ("{name: prno, options: {shuffles: 1e2}}", {"shuffles": 100}),
+        ("{name: mpgr, options: {block_size: 3.2e1, orders: [1e0, 2.0]}}",
+         {"power_weight": 25.0, "block_size": 32, "orders": [1, 2]}),
+    ],
+)  # fmt: skip
+def test_a_whole_number_is_an_integer_among_a_guards_options_too(tmp_path, guard, options):
+    c = config.resolve(read(tmp_path, f"{HEAD}guard: {guard}\n"))
+    assert repr(dict(c.guard.options)) == repr(options)
+    stored = config.to_yaml(c).replace("shuffles: 100", "shuffles: 1e2")
+    (tmp_path / "config.yaml").write_text(stored)
+    assert config.stored(tmp_path / "config.yaml") == c
+
+
+def test_a_number_that_is_not_whole_is_no_integer_among_a_guards_options(tmp_path):
+    said = refusal(tmp_path, HEAD + "guard: {name: prno, options: {shuffles: 1.5}}\n")
+    assert said.startswith(
+        ", line 3: guard.options: shuffles must be an integer of at least 0, got 1.5"
+    )
+
+
 def test_an_optimiser_may_be_a_name_as_a_guard_and_a_model_may(tmp_path):
     text = "guard: projection\nmodel: some/model\noptimizer: adam\n"
     c = config.resolve(read(tmp_path, HEAD + text))

@@ -26,7 +26,7 @@ def resolve(*layers: Mapping[str, Any]) -> RunConfig:
     """
     given: Mapping[str, Any] = {"guard": {"name": "mpgr"}, "model": {"source": "digits"}}
     for layer in layers:
-        given = overlay(given, _spelled_out(layer))
+        given = overlay(given, _with_whole_options(_spelled_out(layer)))
     guard, model = given["guard"], given["model"]
     if isinstance(guard, Mapping) and isinstance(model, Mapping):
         try:
@@ -50,6 +50,25 @@ def _spelled_out(layer: Mapping[str, Any]) -> dict[str, Any]:
         key: {_HEADS[key]: value} if key in _HEADS and isinstance(value, str) else value
         for key, value in layer.items()
     }
+
+
+def _with_whole_options(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Make integers of the whole numbers among a guard's options, as 1e2, which YAML calls float.
+
+    No type in `RunConfig` does so, because the options are those of any loss.
+    """
+    guard = layer.get("guard")
+    if not isinstance(guard, Mapping) or not isinstance(guard.get("options"), Mapping):
+        return layer
+    options = {name: _whole(value) for name, value in guard["options"].items()}
+    return {**layer, "guard": {**guard, "options": options}}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(item) if isinstance(item, float) else item for item in value]
+    exact = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if exact else value
 
 
 def _preset(guard: Any, source: Any) -> dict[str, Any]:
@@ -211,7 +230,7 @@ def stored(path: Path) -> RunConfig:
     """
     content = load_stored(path)
     try:
-        return RunConfig.model_validate(content)
+        return RunConfig.model_validate(_with_whole_options(content))
     except ValidationError as error:
         raise InputError(_located(error, [content])) from error
 

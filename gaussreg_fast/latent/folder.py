@@ -43,10 +43,12 @@ class RunFolder:
     """A run folder, new or with a run to resume.
 
     Raises:
-        InputError: the path is a file, or a folder with other files or a run of other settings.
+        InputError: the path is not UTF-8, a file, or a folder with other files or a run of other
+            settings.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
+        _check_utf8(path)
         self.path, self._config = path, config
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
@@ -146,7 +148,7 @@ class BatchFolder:
         """Read the last checkpoint and cut the metrics back to it; None if there is none.
 
         Raises:
-            InputError: the checkpoint cannot be read.
+            InputError: the checkpoint cannot be read, or is damaged.
         """
         self.path.mkdir(exist_ok=True)
         if self.state.exists():
@@ -181,7 +183,7 @@ class BatchFolder:
         """Read the result, and the heading and rows of the metrics.
 
         Raises:
-            InputError: the result cannot be read.
+            InputError: the result cannot be read, or is damaged.
         """
         tensors = self._load(self.result)
         return tensors, list(csv.reader(io.StringIO(self._rows)))
@@ -207,6 +209,14 @@ class BatchFolder:
 
 
 _ROWS = "metrics"  # name of the tensor with the bytes of the metrics
+
+
+def _check_utf8(path: Path) -> None:
+    """Refuse a path that safetensors, which takes UTF-8 alone, could not write to."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # what is not UTF-8 in a name stands for itself as a surrogate
+        raise InputError(f"out must be a path in UTF-8, got {str(path)!r}") from None
 
 
 # Settings of the model that may differ when a run is resumed, because they do not change results.

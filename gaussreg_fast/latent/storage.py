@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gaussreg_fast._files import atomic_path
@@ -36,33 +38,37 @@ def is_whole_image(path: Path) -> bool:
 
 
 def are_whole_tensors(path: Path) -> bool:
-    """Return whether there is a safetensors file of the length that its header says."""
-    from safetensors import SafetensorError, safe_open
-
+    """Return whether there is a file whose tensors are those that `save_tensors` wrote."""
     try:
-        with safe_open(path, "pt"):
-            return True
-    except (SafetensorError, OSError):
+        load_tensors(path)
+        return True
+    except InputError:
         return False
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a safetensors file.
+    """Read tensors by name from a file of `save_tensors`.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or its tensors are not those that were written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as handle:
+            wanted = (handle.metadata() or {}).get(_DIGEST)
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: unreadable ({error})") from error
+    if wanted is None:
+        raise InputError(f"{path}: is not of this version, it holds no {_DIGEST!r}")
+    if wanted != _digest(tensors):
+        raise InputError(f"{path}: is damaged, its tensors are not those that were written")
+    return tensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name, whole or not at all.
+    """Write tensors by name with a digest of them, whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
@@ -70,11 +76,24 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+            save_file(plain, temporary, metadata={_DIGEST: _digest(plain)})
         except SafetensorError as error:  # raised instead of OSError when the disk is full
             raise OSError(None, str(error), str(path)) from error
+
+
+_DIGEST = "sha256"  # name of the digest in a file's metadata
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of contiguous tensors: their names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_csv(path: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -70,7 +70,8 @@ def load(text: str, path: Path) -> FromFile:
     """Read a mapping from the text of a YAML file.
 
     Raises:
-        InputError: the text is not YAML, gives a key twice, or is not a mapping.
+        InputError: the text is not YAML, is not a mapping, or gives a key twice or one that is not
+            a string.
     """
     lines: dict[Place, int] = {}
     loader = _Loader(text)
@@ -90,7 +91,7 @@ def load(text: str, path: Path) -> FromFile:
 def _note_lines(
     node: yaml.Node | None, place: Place, path: Path, lines: dict[Place, int], seen: set[int]
 ) -> None:
-    """Note the line of every value below a node; refuse a key that is given twice."""
+    """Note the line of every value below a node; refuse a key given twice or not a string."""
     if id(node) in seen:  # an alias, perhaps of a node that it is in
         return
     seen.add(id(node))
@@ -101,9 +102,12 @@ def _note_lines(
             _note_lines(item, inner, path, lines, seen)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            if key.tag == "tag:yaml.org,2002:merge":
                 continue
-            inner, number = (*place, key.value), key.start_mark.line + 1
+            number = key.start_mark.line + 1
+            if key.tag != "tag:yaml.org,2002:str":
+                raise InputError(f"{path}, line {number}: {_no_name(key, place)}")
+            inner = (*place, key.value)
             if inner in lines:
                 name = ".".join(map(str, inner))
                 raise InputError(
@@ -111,6 +115,13 @@ def _note_lines(
                 )
             lines[inner] = number
             _note_lines(value, inner, path, lines, seen)
+
+
+def _no_name(key: yaml.Node, place: Place) -> str:
+    """Say that a key is not a string."""
+    where = f" in {'.'.join(map(str, place))}" if place else ""
+    text = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+    return f"names of settings{where} must be strings, got {' '.join(text.split()) or 'null'}"
 
 
 def dump(content: dict[str, Any]) -> str:

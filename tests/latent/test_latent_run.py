@@ -314,6 +314,17 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused_before_the_run(tmp_path, cli):
+    out = tmp_path / os.fsdecode(b"s\xffurr")
+    said = f"out must be a path in UTF-8, got '{tmp_path}/s\\udcffurr'"
+    with pytest.raises(InputError) as caught:
+        run(out)
+    assert str(caught.value) == said
+    done = cli("optimize", "--out", out, "--prompt", "a", "--reward", "digits-ink")
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, whole):
     from gaussreg_fast.latent import folder
 

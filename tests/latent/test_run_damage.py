@@ -4,6 +4,7 @@ The slow tests take a few cases each; `CASES` is how many.
 """
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ from small_runs import files, run, run_alone
 
 from gaussreg_fast._exit_codes import line
 from gaussreg_fast.errors import InputError
+from gaussreg_fast.latent import storage
 
 CASES = 6
 
@@ -115,13 +117,51 @@ def test_a_checkpoint_that_is_cut_short_is_named_and_may_be_removed(cut, copied,
     assert files(out) == files(whole)
 
 
-def test_a_checkpoint_of_another_version_is_named(cut, copied):
+@pytest.mark.parametrize("missing", ["metrics", "sha256"])
+def test_a_checkpoint_of_another_version_is_named(cut, copied, missing):
     from safetensors.torch import load_file, save_file
 
     out = copied(cut)
     state = out / "batches/0001/state.safetensors"
-    save_file({k: v for k, v in load_file(state).items() if k != "metrics"}, state)
-    assert refusal(out).startswith(f"{state}: is not of this version, it holds no 'metrics'")
+    tensors = load_file(state)
+    if missing == "metrics":
+        storage.save_tensors(state, {k: v for k, v in tensors.items() if k != missing})
+    else:
+        save_file(tensors, state)
+    assert refusal(out).startswith(f"{state}: is not of this version, it holds no '{missing}'")
+
+
+def zeroed(path, name):
+    """Overwrite one tensor of a file with zeros, as a power cut may; name None: all of them."""
+    content = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    a, b = header[name]["data_offsets"] if name else (0, len(content) - begin)
+    content[begin + a : begin + b] = bytes(b - a)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["identity", "metrics", "latents", "best.iteration", None])
+def test_a_checkpoint_with_zeros_in_it_is_named_and_may_be_removed(cut, copied, whole, name):
+    out = copied(cut)
+    state = out / "batches/0001/state.safetensors"
+    zeroed(state, name)
+    told = refusal(out)
+    assert told == (
+        f"{state}: is damaged, its tensors are not those that were written; remove the file to "
+        "compute its batch anew"
+    )
+    state.unlink()
+    run(out)
+    assert files(out) == files(whole)
+
+
+@pytest.mark.parametrize("name", ["metrics", "best", "final", None])
+def test_a_result_with_zeros_in_it_is_written_anew(copied, whole, name):
+    out = copied(whole)
+    zeroed(out / "batches/0000/result.safetensors", name)
+    run(out)
+    assert files(out) == files(whole)
 
 
 def test_settings_that_are_cut_short_are_not_taken_for_other_settings(cut, copied, cli):

@@ -114,6 +114,32 @@ def test_what_means_nothing_is_refused_with_its_line(tmp_path, text, said):
     assert refusal(tmp_path, HEAD + text + "\n").startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("iterations: 5\ntrue: 3", ", line 4: names of settings must be strings, got true"),
+        ("iterations: 5\n2: 3", ", line 4: names of settings must be strings, got 2"),
+        ("1e2: 3", ", line 3: names of settings must be strings, got 1e2"),
+        ("?\n: 3", ", line 3: names of settings must be strings, got null"),
+        ("? [a, b]\n: 3", ", line 3: names of settings must be strings, got a sequence"),
+        (
+            "guard:\n  options:\n    ~: 3",
+            ", line 5: names of settings in guard.options must be strings, got ~",
+        ),
+        (
+            "rewards_:\n- clip\n- {name: clip, 7: 1}",
+            ", line 5: names of settings in rewards_.1 must be strings, got 7",
+        ),
+    ],
+)
+def test_a_name_that_is_no_string_is_refused_with_its_line(tmp_path, text, said):
+    assert refusal(tmp_path, HEAD + text + "\n") == said
+
+
+def test_a_number_in_quotes_is_a_name(tmp_path):
+    assert read(tmp_path, '\'2\': 3\n"true": 4\n"<<": 5\n') == {"2": 3, "true": 4, "<<": 5}
+
+
 def test_numbers_as_people_write_them_are_settings(tmp_path):
     text = (
         "iterations: 1e2\nseeds: [010, 1_000]\noptimizer: {lr: 5e0, clip: 1e-2}\n"
@@ -122,6 +148,29 @@ def test_numbers_as_people_write_them_are_settings(tmp_path):
     c = config.resolve(read(tmp_path, HEAD + text))
     assert (c.iterations, c.seeds, c.optimizer.lr, c.optimizer.clip) == (100, (10, 1000), 5.0, 0.01)
     assert (c.guard.weight, c.guard.rescale, c.guard.options) == (0.5, True, {"power_weight": 10.0})
+
+
+@pytest.mark.parametrize(
+    ("guard", "options"),
+    [
+        ("{name: prno, options: {shuffles: 1e2}}", {"shuffles": 100}),
+        ("{name: mpgr, options: {block_size: 3.2e1, orders: [1e0, 2.0]}}",
+         {"power_weight": 25.0, "block_size": 32, "orders": [1, 2]}),
+    ],
+)  # fmt: skip
+def test_a_whole_number_is_an_integer_among_a_guards_options_too(tmp_path, guard, options):
+    c = config.resolve(read(tmp_path, f"{HEAD}guard: {guard}\n"))
+    assert repr(dict(c.guard.options)) == repr(options)
+    stored = config.to_yaml(c).replace("shuffles: 100", "shuffles: 1e2")
+    (tmp_path / "config.yaml").write_text(stored)
+    assert config.stored(tmp_path / "config.yaml") == c
+
+
+def test_a_number_that_is_not_whole_is_no_integer_among_a_guards_options(tmp_path):
+    said = refusal(tmp_path, HEAD + "guard: {name: prno, options: {shuffles: 1.5}}\n")
+    assert said.startswith(
+        ", line 3: guard.options: shuffles must be an integer of at least 0, got 1.5"
+    )
 
 
 def test_an_optimiser_may_be_a_name_as_a_guard_and_a_model_may(tmp_path):

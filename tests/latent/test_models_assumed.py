@@ -139,6 +139,18 @@ def test_the_reason_of_a_refusal_is_the_right_one(name, why):
     assert "from an image" not in message
 
 
+def test_memory_that_runs_out_while_a_pipeline_is_tried_is_not_its_fault(monkeypatch):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def fails(self, prompts):
+        raise error
+
+    monkeypatch.setattr(Generic, "encode", fails)
+    with pytest.raises(RuntimeError) as raised:
+        load_model(str(folder("lcm")), device="cpu")
+    assert raised.value is error
+
+
 def test_a_pipeline_with_an_optional_image_is_taken(tmp_path, monkeypatch):
     call = diffusers.LatentConsistencyModelPipeline.__call__.__wrapped__
 

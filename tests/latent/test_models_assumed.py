@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_pipelines
@@ -56,6 +57,19 @@ def test_a_model_of_one_step_is_known_by_its_name_alone(tmp_path, family, publis
         shutil.copytree(unknown, tmp_path / name)
         model = load_model(str(tmp_path / name), **size)
         assert (model.settings["steps"], model.settings["guidance"]) == (1, 0.0)
+
+
+def test_a_folder_is_known_by_its_own_name_and_not_by_those_above_it(tmp_path, monkeypatch):
+    size = {"device": "cpu", "height": 32, "width": 32}
+    for name in ("sdxl-turbo/base-sdxl", "somebody--sdxl-turbo", "sdxl-turbo/snapshots/0a1b2c"):
+        path = renamed(folder("sdxl"), tmp_path / name, _name_or_path="me/sdxl-turbo/mine")
+        assert "steps must be given" in refusal(load_model, path, **size)
+    turbo = Path(renamed(folder("sdxl"), tmp_path / "mine/sdxl-turbo", _name_or_path=None))
+    link = tmp_path / "link"
+    link.symlink_to(turbo)
+    monkeypatch.chdir(turbo)
+    for source in (".", "unet/..", f"{turbo}/", str(link)):
+        assert load_model(source, **size).settings["steps"] == 1
 
 
 def test_a_turbo_whose_scheduler_was_exchanged_is_asked_for_its_steps(tmp_path):

@@ -37,7 +37,9 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[state]}", markup=False),
     )
-    if console.is_terminal or console.is_jupyter:
+    # FORCE_COLOR makes rich take a file for a terminal.
+    on_terminal = console.is_terminal and console.file.isatty()
+    if on_terminal or console.is_jupyter:
         return Progress(*columns, console=console)
     return _Lines(*columns, console=console)
 

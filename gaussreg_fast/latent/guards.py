@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast import _ambient, functional
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, of_machine
 from gaussreg_fast.functional._options import check_options
 from gaussreg_fast.latent.number_types import Number
 
@@ -240,12 +240,12 @@ class Guard:
 
 @contextmanager
 def _refusing(argument: str) -> Iterator[None]:
-    """Make an `InputError` of a loss's error; running out of memory is no error of the user."""
+    """Make an `InputError` of a loss's error, unless the machine caused it."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (TypeError, ValueError, RuntimeError) as error:
+        if of_machine(error):
+            raise
         raise InputError(f"{argument}: {' '.join(str(error).split())}") from error
 
 

@@ -64,14 +64,32 @@ def test_a_task_without_an_end_still_reports(clock):
     assert console.file.getvalue().splitlines() == ["loading: 1, [b]", "loading: 2, [b]"]
 
 
-def test_a_terminal_gets_a_bar():
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    for name in ("TERM", "TTY_COMPATIBLE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    terminal = Console(file=Terminal(), width=100)
     with _progress.progress_bar(terminal) as progress:
         progress.advance(progress.add_task("a [b] c", total=2, state="reward [1]"))
     shown = terminal.file.getvalue()
     assert "━" in shown
     assert "a [b] c" in shown
     assert "reward [1]" in shown
+
+
+def test_a_log_gets_lines_where_colours_are_forced(clock, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = log()
+    assert console.is_terminal
+    with _progress.progress_bar(console) as progress:
+        progress.advance(progress.add_task("loading", total=1, state="done"))
+    assert [line.split(",")[0] for line in console.file.getvalue().splitlines()] == [
+        "loading: 1 of 1"
+    ]
 
 
 def test_a_run_and_a_demo_write_lines_into_a_log(cli, tmp_path):

@@ -100,6 +100,26 @@ def test_a_factor_of_three_guards_a_model_whose_latents_it_divides():
     torch.testing.assert_close(record.values["guard"], want)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_while_options_are_tried_is_not_their_fault(monkeypatch, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    guard = Guard("mpgr")
+    monkeypatch.setattr(Guard, "loss_and_gradient", fails)
+    with pytest.raises(type(error)) as raised:
+        guard.check(torch.zeros(1, 4, 8, 8))
+    assert raised.value is error
+
+
 def test_trying_options_computes_nothing_and_draws_nothing():
     before = torch.get_rng_state()
     problem(model=Sized(16, 2048, 2048), guard=Guard("mpgr"))

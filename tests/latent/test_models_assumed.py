@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_pipelines
@@ -56,6 +57,19 @@ def test_a_model_of_one_step_is_known_by_its_name_alone(tmp_path, family, publis
         shutil.copytree(unknown, tmp_path / name)
         model = load_model(str(tmp_path / name), **size)
         assert (model.settings["steps"], model.settings["guidance"]) == (1, 0.0)
+
+
+def test_a_folder_is_known_by_its_own_name_and_not_by_those_above_it(tmp_path, monkeypatch):
+    size = {"device": "cpu", "height": 32, "width": 32}
+    for name in ("sdxl-turbo/base-sdxl", "somebody--sdxl-turbo", "sdxl-turbo/snapshots/0a1b2c"):
+        path = renamed(folder("sdxl"), tmp_path / name, _name_or_path="me/sdxl-turbo/mine")
+        assert "steps must be given" in refusal(load_model, path, **size)
+    turbo = Path(renamed(folder("sdxl"), tmp_path / "mine/sdxl-turbo", _name_or_path=None))
+    link = tmp_path / "link"
+    link.symlink_to(turbo)
+    monkeypatch.chdir(turbo)
+    for source in (".", "unet/..", f"{turbo}/", str(link)):
+        assert load_model(source, **size).settings["steps"] == 1
 
 
 def test_a_turbo_whose_scheduler_was_exchanged_is_asked_for_its_steps(tmp_path):
@@ -137,6 +151,18 @@ def test_the_reason_of_a_refusal_is_the_right_one(name, why):
     assert f"{name} cannot be optimised: " in message
     assert why in message
     assert "from an image" not in message
+
+
+def test_memory_that_runs_out_while_a_pipeline_is_tried_is_not_its_fault(monkeypatch):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def fails(self, prompts):
+        raise error
+
+    monkeypatch.setattr(Generic, "encode", fails)
+    with pytest.raises(RuntimeError) as raised:
+        load_model(str(folder("lcm")), device="cpu")
+    assert raised.value is error
 
 
 def test_a_pipeline_with_an_optional_image_is_taken(tmp_path, monkeypatch):

@@ -44,16 +44,25 @@ def same_image(path, other, **options):
     return torch.equal(image_of(path, **options), image_of(other))
 
 
+@pytest.mark.parametrize("variant", ["fp16", "my-var"])
 @pytest.mark.parametrize("shards", [None, "40KB"])
-def test_a_pipeline_saved_in_a_variant_is_found(tmp_path, shards):
+def test_a_pipeline_saved_in_a_variant_is_found(tmp_path, shards, variant):
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder("sd"), safety_checker=None)
     options = {} if shards is None else {"max_shard_size": shards}
     path = tmp_path / "sd-turbo"
-    pipe.save_pretrained(path, variant="fp16", **options)
+    pipe.save_pretrained(path, variant=variant, **options)
     assert (shards is not None) == (len(list((path / "unet").glob("*-of-*"))) > 1)
     assert same_image(path, folder("sd"))
-    assert same_image(path, folder("sd"), variant="fp16")
-    assert load_model(str(path), device="cpu").settings["variant"] == "fp16"
+    assert same_image(path, folder("sd"), variant=variant)
+    assert load_model(str(path), device="cpu").settings["variant"] == variant
+
+
+@pytest.mark.parametrize("variant", ["fp16", "my-var", "a-00001-b"])
+def test_a_variant_does_not_hold_the_number_of_a_shard(variant):
+    shard = "-00001-of-00002"
+    names = [f"model.{variant}{shard}.bin", f"model{shard}.{variant}.bin", f"model.{variant}.bin"]
+    assert [contents.variants([name]) for name in names] == [{"": {variant}}] * 3
+    assert contents.variants([f"model{shard}.bin"]) == {"": {None}}
 
 
 @pytest.mark.parametrize("names", [[UNET], [TEXT], [UNET, TEXT]])

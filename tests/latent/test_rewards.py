@@ -181,7 +181,11 @@ def test_pickscores_tokenizer_may_lie_in_a_folder_of_its_own(tiny, tmp_path):
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("wrap", ["safetensors", "module.", "state_dict"])
+# What DataParallel, torch.compile, and one around the other put before every name.
+WRAPPERS = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+
+
+@pytest.mark.parametrize("wrap", ["safetensors", "state_dict", *WRAPPERS])
 def test_heads_come_in_several_files(tiny, double, tmp_path, wrap):
     from safetensors.torch import save_file
 
@@ -193,7 +197,7 @@ def test_heads_come_in_several_files(tiny, double, tmp_path, wrap):
         save_file(state, file)
     else:
         file = tmp_path / "head.pth"
-        prefix = wrap if wrap == "module." else ""
+        prefix = wrap if wrap in WRAPPERS else ""
         state = {prefix + k: v for k, v in state.items()}
         torch.save({"state_dict": state} if wrap == "state_dict" else state, file)
     x = images(2, 3, 32, 32)

@@ -62,8 +62,8 @@ ALLOWED = {
     "_environment": {""},
     "digits": {"_environment", "_exit_codes", "_files", "_progress", "digits", "errors"},
     "latent": {
-        "", "_ambient", "_environment", "_files", "_markdown", "_numpy", "diagnostics", "digits",
-        "errors", "functional", "latent",
+        "", "_ambient", "_environment", "_files", "_markdown", "_numpy", "_wrappers", "diagnostics",
+        "digits", "errors", "functional", "latent",
     },
     "experiments": {
         "", "_environment", "_files", "_markdown", "diagnostics", "digits", "errors",

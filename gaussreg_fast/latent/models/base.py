@@ -23,6 +23,8 @@ from gaussreg_fast.latent.models.options import Options
 from gaussreg_fast.latent.models.precision import GradientScale, vae_dtype
 
 MOST_DEFAULT_STEPS = 8
+# A repository in the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+_CACHED = re.compile(r"(?:.*[/\\])?models--[^/\\]+--([^/\\]+?)(?:[/\\]snapshots[/\\][^/\\]+)?")
 
 
 @dataclass(frozen=True)
@@ -213,13 +215,12 @@ class PipelineModel:
         return states
 
     def _is_known(self, *published: str) -> bool:
-        """Return whether the model is one of these, by a part of one of its names.
+        """Return whether the model is one of these, by the last part of one of its names.
 
         So its repository, a clone of it, its folder in the hub's cache and a copy that
         save_pretrained made are all known.
         """
-        parts = {part.lower() for name in self.names for part in re.split(r"[/\\]|--", name)}
-        return not parts.isdisjoint(published)
+        return not {_last_part(name).lower() for name in self.names}.isdisjoint(published)
 
     def _resolve_sampling(self, options: Options) -> tuple[int, float | None]:
         steps, guidance = self._published()
@@ -281,3 +282,10 @@ class PipelineModel:
         drive_decoder(
             self.vae, self.residency, decoder_dtype, slicing=options.vae_slicing, whole=whole
         )
+
+
+def _last_part(name: str) -> str:
+    """Return a repository's or folder's name without its owner or the folders above it."""
+    name = name.rstrip("/\\")
+    cached = _CACHED.fullmatch(name)
+    return cached[1] if cached else re.split(r"[/\\]", name)[-1]

@@ -16,7 +16,7 @@ INDEX = "model_index.json"
 # comes before or after the number of the shard.
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
-    r"(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.(?:safetensors|bin)"
+    r"(?:\.(?P<before>[\w-]+?))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>[\w-]+))?\.(?:safetensors|bin)"
 )
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 TOKENIZER = "tokenizer_config.json"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
-
-from gaussreg_fast.errors import InputError, first_line
+from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent.models.base import MOST_DEFAULT_STEPS, PipelineModel
 from gaussreg_fast.latent.models.options import Options
 
@@ -72,9 +70,9 @@ class Generic(PipelineModel):
         kind = type(self.pipe).__name__
         try:
             self.encode(["a"])
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # the pipeline's own code may raise anything
+            if of_machine(error):
+                raise
             cause = error.__cause__ if isinstance(error, InputError) else error
             raise InputError(
                 f"{kind} cannot be optimised: its call fails with a prompt and latents alone "

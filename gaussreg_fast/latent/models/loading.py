@@ -64,7 +64,9 @@ def load(
             f"model {source!r} needs a package that cannot be imported ({first_line(error)})"
             f"{_installing()}"
         ) from error
-    names = tuple(str(name) for name in (source, index.get("_name_or_path")) if name)
+    # A link counts by its own name and by its target's.
+    own = (os.path.abspath(place), place.resolve()) if isinstance(place, Path) else (place,)
+    names = tuple(str(name) for name in (*own, index.get("_name_or_path")) if name)
     adapter = ADAPTERS.get(type(pipe).__name__, Generic)
     model = adapter(pipe, str(source), replace(resolved, names=names))
     model.settings |= {"revision": revision, "variant": variant}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast._files import user_path
+from gaussreg_fast._wrappers import unwrapped
 from gaussreg_fast.errors import InputError, first_line, of_machine
 from gaussreg_fast.latent import hub
 from gaussreg_fast.latent.models import contents
@@ -154,8 +155,8 @@ def read_json(reward: str, path: Path) -> dict[str, Any]:
 def read_state(reward: str, path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors or torch.save file, onto the CPU.
 
-    No code in the file is run. The "state_dict" of a training checkpoint is unwrapped, and the
-    prefix "module." of data parallel training is removed.
+    No code in the file is run. The "state_dict" of a training checkpoint is unwrapped, and what
+    wrappers such as DataParallel and torch.compile add to names is removed.
 
     Raises:
         InputError: the file is unreadable, truncated, or holds no state dict.
@@ -179,9 +180,7 @@ def read_state(reward: str, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(k, str) for k in content):
         raise InputError(f"reward {reward!r}: {path}: holds no state dict")
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    return state
+    return dict(zip(unwrapped(list(state)), state.values(), strict=True))
 
 
 def check_keys(

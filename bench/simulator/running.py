@@ -85,7 +85,11 @@ def route_of(case: Case, arch: str = "sm_90") -> str:
     if word.startswith("path_"):
         return "path KL"
     spectral = case.power_weight and word not in ("moments", "kl", "kurtosis", "norm")
-    return names[parameters.route(case.dimension, case.block_size if spectral else 0, memory)]
+    way = parameters.route(case.dimension, case.block_size if spectral else 0, memory)
+    if way == "large" and case.permutation in ("shared", "index"):
+        if parameters.grouped(case.batch, parameters.LARGE[case.dimension].width):
+            return "five launches"
+    return names[way]
 
 
 def run(case: Case, arch: str, schedules: Sequence[Schedule] = SCHEDULES) -> Outcome:

@@ -108,7 +108,7 @@ for case in (*headline.COMPILED, *headline.OTHERS):
         continue
     notes = Notes("sm_90")
     with noting(notes.hook, "sm_90"):
-        prepare.ours(replace(case, batch=2))
+        prepare.ours(prepare.small(case))
         few = set(notes.found)
         prepare.ours(replace(case, batch=min(case.batch, 2**23 // case.dimension)))
     found[case.name] = [len(few), len(notes.found)]

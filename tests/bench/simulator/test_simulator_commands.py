@@ -22,14 +22,14 @@ def test_each_route_once_gives_the_references_numbers_and_no_race(tmp_path):
     outcomes = json.loads(out.read_text())["outcomes"]
     assert len(outcomes) == len(cases.QUICK)
     assert {o["route"] for o in outcomes} == {
-        "one launch", "three launches", "general", "projection, one launch",
+        "one launch", "three launches", "five launches", "general", "projection, one launch",
         "projection, general", "drift", "path KL", "permutation",
     }  # fmt: skip
     for outcome in outcomes:
         assert outcome["errors"], outcome
         assert outcome["programs"] > 0
         assert not outcome["found"]
-    assert re.search(r"11 cases, \d+ programs.*0 bad", printed)
+    assert re.search(r"12 cases, \d+ programs.*0 bad", printed)
 
 
 def test_the_cases_reach_every_kernel_task_and_option():

@@ -86,9 +86,10 @@ def route_of(case: Case, arch: str = "sm_90") -> str:
         return "path KL"
     spectral = case.power_weight and word not in ("moments", "kl", "kurtosis", "norm")
     way = parameters.route(case.dimension, case.block_size if spectral else 0, memory)
-    if way == "large" and case.permutation in ("shared", "index"):
-        if parameters.grouped(case.batch, parameters.LARGE[case.dimension].width):
-            return "five launches"
+    shared = case.permutation in ("shared", "index")
+    if way == "large" and shared:
+        grouped = parameters.grouped(case.batch, parameters.LARGE[case.dimension].width)
+        return "five launches" if grouped else names[way]
     return names[way]
 
 

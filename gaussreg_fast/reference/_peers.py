@@ -68,8 +68,10 @@ def prno_log_probability(v: Tensor) -> Tensor:
     # The eigenvalue solver fails for the whole batch if one sample holds NaN: give it 0 there.
     finite = gram.isfinite().all(-1).all(-1)
     eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0))
-    # Those of gram - I. Subtracted before, I would take the digits of a small gram's directions.
-    m2 = torch.where(finite, (eigenvalues - 1).abs().amax(-1), torch.nan)
+    # The largest |eigenvalue| of gram - I. If I were subtracted before, or before the choice of the
+    # eigenvalue, it would take the digits that tell those of a small gram apart.
+    largest = torch.maximum(1 - eigenvalues[..., 0], eigenvalues[..., -1] - 1)
+    m2 = torch.where(finite, largest, torch.nan)
     log_p1 = -m * m1_squared / (2 * k)
     excess = ((1 + m2).sqrt() - 1 - math.sqrt(k / m)).clamp_min(0)
     log_p2 = -m * excess**2 / 2

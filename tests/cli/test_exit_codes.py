@@ -250,6 +250,8 @@ def test_an_interrupted_command_is_130(tmp_path, command):
         [sys.executable, "-m", *command, "--out", str(tmp_path / "out")], cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout.readline()  # it is at work
     process.send_signal(signal.SIGINT)

@@ -74,7 +74,10 @@ class Outcome:
 
 def route_of(case: Case, arch: str = "sm_90") -> str:
     """Return the kernels that a case takes, in words."""
-    names = {"fused": "one launch", "large": "three launches", "general": "general"}
+    names = {
+        "fused": "one launch", "large": "three launches", "groups": "five launches",
+        "general": "general",
+    }  # fmt: skip
     memory = ARCHS[arch][1]
     word = case.task.split()[0]
     if word == "projection":
@@ -85,11 +88,10 @@ def route_of(case: Case, arch: str = "sm_90") -> str:
     if word.startswith("path_"):
         return "path KL"
     spectral = case.power_weight and word not in ("moments", "kl", "kurtosis", "norm")
-    way = parameters.route(case.dimension, case.block_size if spectral else 0, memory)
-    shared = case.permutation in ("shared", "index")
-    if way == "large" and shared:
-        grouped = parameters.grouped(case.batch, parameters.LARGE[case.dimension].width)
-        return "five launches" if grouped else names[way]
+    way = parameters.loss_route(
+        case.dimension, case.block_size if spectral else 0, memory, arch,
+        batch=case.batch, shared=case.permutation in ("shared", "index"),
+    )  # fmt: skip
     return names[way]
 
 

@@ -6,22 +6,15 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._call import Call
 from gaussreg_fast.backends.triton._device import arch, compiler, launching, roots
 from gaussreg_fast.backends.triton._permutation import Permutation, order_mask
 from gaussreg_fast.kernels.loss_fused import fused, index_tables
-from gaussreg_fast.spec import LossSpec, Task
 
 
-def launch(
-    x: Tensor,
-    permutation: Permutation,
-    *,
-    task: Task,
-    outputs: dict[str, Tensor],
-    spec: LossSpec,
-    scale: float = 1.0,
-) -> None:
-    """Run a task of `kernels.loss_fused` on rows x (B, D), into (or from) `outputs`."""
+def launch(call: Call) -> None:
+    """Run a call in one launch, or in pieces if each sample has its own tables."""
+    x, permutation, task, spec = call.x, call.permutation, call.task, call.spec
     batch, dimension = x.shape
     p = parameters.fused(dimension, arch(x.device))
     r1, r2, r3 = p.radices
@@ -30,10 +23,10 @@ def launch(
     # Tables of one row per sample are made for pieces of the batch that stay in the cache.
     piece = parameters.table_rows(dimension) if per_sample else batch
     for start in range(0, batch, piece):
-        rows, out = x, outputs
+        rows, out = x, call.outputs
         if piece < batch:
             rows = x[start : start + piece]
-            out = {name: tensor[start : start + piece] for name, tensor in outputs.items()}
+            out = {name: tensor[start : start + piece] for name, tensor in out.items()}
         with launching(x.device, f"fused {task.value}"):
             table = _tables(rows, permutation, start, len(rows) if per_sample else 1, r1)
             fused[(len(rows),)](
@@ -43,7 +36,7 @@ def launch(
                 inverse=rows if table is None else table[:, dimension:],
                 roots=roots(dimension, x.device), x_stride=x.stride(0),
                 table_stride=2 * dimension if per_sample else 0, power_weight=spec.power_weight,
-                target=spec.target, scale=scale, TASK=task.value, PERMUTED=table is not None,
+                target=spec.target, scale=call.scale, TASK=task.value, PERMUTED=table is not None,
                 ORDERS=order_mask(spec.orders), FORM=spec.form, STATISTIC=spec.statistic,
                 BLOCK=spec.block_size, D=dimension, R1=r1, R2=r2, R3=r3, RELOAD=p.reload,
                 RELOAD_ROOTS=p.reload_roots, **compiler(p.num_warps),

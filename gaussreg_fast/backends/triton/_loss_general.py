@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gaussreg_fast.backends.triton import parameters
+from gaussreg_fast.backends.triton._call import Call
 from gaussreg_fast.backends.triton._device import compiler, launching
 from gaussreg_fast.backends.triton._permutation import Mode, Permutation, order_mask, source_of
 from gaussreg_fast.kernels.loss_general import finish, gather, moments_only, spectrum
@@ -47,30 +48,20 @@ class _Job:
         return self.outputs.get(name, self.x)
 
 
-def launch(
-    x: Tensor,
-    permutation: Permutation,
-    *,
-    task: Task,
-    outputs: dict[str, Tensor],
-    spec: LossSpec,
-    scale: float = 1.0,
-) -> None:
-    """Run a task of `kernels.loss_fused` on rows x (B, D) of any length, into (or from) `outputs`.
-
-    A block size of 0 leaves the spectrum out.
-    """
+def launch(call: Call) -> None:
+    """Run a call on samples of any length; a block size of 0 leaves the spectrum out."""
+    x, permutation, task, spec = call.x, call.permutation, call.task, call.spec
     batch, dimension = x.shape
     block_size = spec.block_size
     with launching(x.device, f"general {task.value}"):
         mode, table, stride = source_of(permutation if block_size else Permutation(), x)
         seed = x if permutation.seed is None else permutation.seed
-        job = _Job(x, outputs, mode, table, stride, seed, task, spec, scale)
+        job = _Job(x, call.outputs, mode, table, stride, seed, task, spec, call.scale)
         if block_size:
             rows = parameters.chunk(dimension, batch)
             for start in range(0, batch, rows):
                 _chunk(job if rows == batch else job.rows(start, start + rows))
-        elif "loss" in outputs and dimension <= parameters.MOMENTS_IN_ONE_LAUNCH:
+        elif "loss" in call.outputs and dimension <= parameters.MOMENTS_IN_ONE_LAUNCH:
             _moments_only(job)
         else:
             _chunk(job)

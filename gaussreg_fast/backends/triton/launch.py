@@ -19,6 +19,7 @@ from gaussreg_fast.backends.triton import (
     _projection,
     parameters,
 )
+from gaussreg_fast.backends.triton._call import Call
 from gaussreg_fast.backends.triton._device import arch, shared_memory
 from gaussreg_fast.backends.triton._drift import drift
 from gaussreg_fast.backends.triton._path_kl import path_kl, path_kl_pullback
@@ -61,11 +62,11 @@ def _launch(
     """Run a task on the route of the samples; `scale` multiplies a loss's gradient."""
     batch, dimension = rows.shape
     permutation = Permutation.of(draw, rows.device)
-    route = parameters.route(dimension, spec.block_size, shared_memory(rows.device))
-    if route == "large" and permutation.shared:
-        group = parameters.large(dimension, arch(rows.device)).width
-        route = "groups" if parameters.grouped(batch, group) else route
-    _ROUTES[route].launch(rows, permutation, task=task, outputs=outputs, spec=spec, scale=scale)
+    route = parameters.loss_route(
+        dimension, spec.block_size, shared_memory(rows.device), arch(rows.device),
+        batch=batch, shared=permutation.shared,
+    )  # fmt: skip
+    _ROUTES[route].launch(Call(rows, permutation, task, outputs, spec, scale))
 
 
 def _as_loss(spec: StatisticsSpec) -> LossSpec:

@@ -144,19 +144,24 @@ def large(dimension: int, arch: str, few: bool = False) -> Large:
     return TUNED_LARGE.get(arch, {}).get(dimension, LARGE[dimension])
 
 
-def large_chunk(dimension: int) -> int:
-    """Return how many samples' workspaces, two float32 per element, stay in the cache together."""
-    return max(1, LARGE_WORKSPACE // (8 * dimension))
-
-
-def grouped(batch: int, group: int) -> bool:
-    """Return whether large samples of one permutation are processed in groups of so many.
+def loss_route(
+    dimension: int, block_size: int, shared_memory: int, arch: str, *, batch: int, shared: bool
+) -> str:
+    """Return `route`, or "groups" for large samples of one permutation, if there are enough.
 
     With samples missing, a group gathers and transforms columns of zeros for them: at 65536 four
     of eight take a quarter fewer sectors each than they would alone, and half as many instructions
     again.
     """
-    return batch >= FEW and group > 1
+    found = route(dimension, block_size, shared_memory)
+    if found == "large" and shared and batch >= FEW and large(dimension, arch).width > 1:
+        return "groups"
+    return found
+
+
+def large_chunk(dimension: int) -> int:
+    """Return how many samples' workspaces, two float32 per element, stay in the cache together."""
+    return max(1, LARGE_WORKSPACE // (8 * dimension))
 
 
 def permutation_bits(dimension: int) -> int:

@@ -210,15 +210,16 @@ class DriftDecay:
     def _decay(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if _wrappers.step_is_skipped(optimizer):
             return
-        if (i := _wrappers.not_held(optimizer, self.params)) is not None:
-            raise RuntimeError(
-                f"{self._label(i)} is no longer a parameter of the optimiser, so that its decay "
-                f"would do nothing: make DriftDecay after calls that replace parameters, such as "
-                f"accelerate's prepare"
-            )
         rates: dict[int, float] = {}
         for group in optimizer.param_groups:
             rates.update(dict.fromkeys(map(id, group["params"]), float(group["lr"])))
+        for i, p in enumerate(self.params):
+            if id(p) not in rates:
+                raise RuntimeError(
+                    f"{self._label(i)} is no longer a parameter of the optimiser, so that its "
+                    f"decay would do nothing: make DriftDecay after calls that replace parameters, "
+                    f"such as accelerate's prepare"
+                )
         functional.parameter_drift_decay_(
             self.params,
             self.base,

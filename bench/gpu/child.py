@@ -21,8 +21,8 @@ from typing import Any
 from bench.gpu import programs
 from bench.gpu.record import LATE
 from bench.gpu.stage import LeftOut, Part, Row
+from bench.harness.errors import failed_row
 from gaussreg_fast._exit_codes import Exit
-from gaussreg_fast.errors import first_line, out_of_memory
 
 UNUSABLE, TERMINATED = Exit.MACHINE, 143  # exit codes: the device fails; 128 + SIGTERM
 SPARE, MORE = 2.0, 10.0  # a part may take SPARE times its expected seconds, plus MORE seconds
@@ -131,9 +131,7 @@ def measure_part(part: Part, allowed: float, rehearse: bool, cut: bool) -> Row:
         row |= timeout(str(error), cut)
         traceback.print_exc(file=sys.stderr)
     except Exception as error:
-        row["reason"] = f"{type(error).__name__}: {error}"[:500]
-        if out_of_memory(error):
-            row |= {"status": "not measured", "reason": first_line(error)[:500]}
+        row |= failed_row(error)
         traceback.print_exc(file=sys.stderr)
     row["seconds"] = round(time.monotonic() - begin, 2)
     if missed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from gaussreg_fast.errors import InputError
+from gaussreg_fast.errors import InputError, first_line, out_of_memory
 
 _BENCH = Path(__file__).resolve().parents[1]
 
@@ -16,6 +16,13 @@ class BadInput(InputError):
 
 class Wrong(Exception):
     """A result that differs from the reference: exit code 1, and nothing is timed."""
+
+
+def failed_row(error: Exception) -> dict[str, str]:
+    """Return status and reason for a row whose measurement raised; no memory is no failure."""
+    if out_of_memory(error):
+        return {"status": "not measured", "reason": first_line(error)[:500]}
+    return {"status": "FAILED", "reason": f"{type(error).__name__}: {error}"[:500]}
 
 
 def describe(error: BaseException) -> str:

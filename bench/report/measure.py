@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from bench.harness import machine, timing
+from bench.harness.errors import failed_row
 from bench.subjects import correctness, peers
 from bench.subjects.cases import TARGETS, Case
 from bench.subjects.naive import by_hand
-from gaussreg_fast.errors import first_line, out_of_memory
 
 # Ratio -> (numerator, denominator), as names of calls; "ours" is value and gradient.
 RATIOS = {
@@ -91,9 +91,7 @@ def run_case(
     except Skipped as reason:
         row |= {"status": "not measured", "reason": str(reason)[:500]}
     except Exception as error:
-        row["reason"] = f"{type(error).__name__}: {error}"[:500]
-        if out_of_memory(error):
-            row |= {"status": "not measured", "reason": first_line(error)[:500]}
+        row |= failed_row(error)
     row["seconds"] = round(time.monotonic() - begin, 2)
     return row
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from bench import ROOT
 from bench.harness.errors import BadInput
+from gaussreg_fast._exit_codes import Exit
 
 # Without "isa", because all of these tests run for each instruction set.
 TESTS = ("kernels", "runtime", "drift")
@@ -35,15 +36,19 @@ print(module.instruction_set())
 """
 
 
+def compiler() -> list[str]:
+    """Return the compiler's command, with options if CXX has some."""
+    return shlex.split(os.environ.get("CXX", "g++"))
+
+
 def runtimes(libraries: Iterable[str]) -> str:
     """Return paths of the compiler's libraries for LD_PRELOAD; a path stays as it is."""
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
     found = []
     for name in libraries:
-        command = [*compiler, f"-print-file-name={name}"]
+        command = [*compiler(), f"-print-file-name={name}"]
         path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if not os.path.isabs(path):
-            raise BadInput(f"{shlex.join(compiler)} has no {name}")
+            raise BadInput(f"{shlex.join(compiler())} has no {name}")
         found.append(os.path.realpath(path))
     return ":".join(found)
 
@@ -73,7 +78,7 @@ def main(given: list[str]) -> int:
         for chosen in (own, [*others, "-k", "native"]):
             # Run outside the checkout, because Python puts the current folder first on the path.
             if subprocess.run([*command, *chosen], env=environment, cwd="/").returncode:
-                return 1
+                return Exit.NO
         ran.append(name)
     print("ran sanitized:", ", ".join(ran))
-    return 0 if ran else 1
+    return Exit.DONE if ran else Exit.NO

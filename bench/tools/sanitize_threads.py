@@ -11,7 +11,6 @@ CMake option GAUSSREG_SANITIZE=thread.
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,8 @@ from pathlib import Path
 
 from bench import ROOT
 from bench.harness.errors import BadInput
-from bench.tools.sanitize_native import runtimes
+from bench.tools.sanitize_native import compiler, runtimes
+from gaussreg_fast._exit_codes import Exit
 
 SOURCE = Path(__file__).with_name("threads_for_tsan.cpp")
 TESTS = ("native/test_native_runtime", "functional/test_drift", "functional/test_path")
@@ -44,9 +44,8 @@ PLANTED = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).planted_race()"
 def build(folder: str) -> str:
     """Compile the library of threads, and return its path."""
     library = f"{folder}/threads_for_tsan.so"
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
     flags = ["-std=c++20", "-O1", "-g", "-fPIC", "-shared", "-fsanitize=thread"]
-    subprocess.run([*compiler, *flags, str(SOURCE), "-o", library], check=True)
+    subprocess.run([*compiler(), *flags, str(SOURCE), "-o", library], check=True)
     return library
 
 
@@ -81,4 +80,4 @@ def main(given: list[str]) -> int:
         ended = subprocess.run([*command, *tests], env=environment, cwd="/").returncode
     if ended == RACE:
         print("ThreadSanitizer has found a race", flush=True)
-    return 1 if ended else 0
+    return Exit.NO if ended else Exit.DONE

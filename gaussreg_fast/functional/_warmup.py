@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks
+from gaussreg_fast import _ambient, checks
 from gaussreg_fast.functional._losses import gaussianity_loss
 
 
@@ -53,7 +53,7 @@ def warmup(
     sizes = _check(shape, dtype, function, backward)
     if device is not None:
         device = checks.device("device", device)
-    with torch.inference_mode(False), torch.set_grad_enabled(backward):
+    with _ambient.recordable(), torch.set_grad_enabled(backward):
         x = torch.empty(sizes, dtype=dtype, device=device)
         on_gpu = x.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gaussreg_fast import _ambient
 from gaussreg_fast.latent.guards import Guard
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         shape, device = self.model.latent_shape, self.model.device
-        with torch.inference_mode(False):
+        with _ambient.recordable():
             self.guard.check(torch.empty(0, *shape, dtype=torch.float32, device=device))
 
 

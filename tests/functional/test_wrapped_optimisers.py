@@ -67,6 +67,18 @@ def new_scaler():
     return torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
 
 
+def assert_same_steps(count, scaler, scaled, plain):
+    """Makes steps of a leaf and its optimiser through the scaler, and of others without it."""
+    (x, outer), (y, optimizer) = scaled, plain
+    for step in range(count):
+        outer.zero_grad()
+        scaler.scale((x * gradient(step)).sum()).backward()
+        outer.step()
+        y.grad = gradient(step)
+        optimizer.step()
+        torch.testing.assert_close(x.detach(), y.detach(), rtol=1e-4, atol=1e-5)
+
+
 KINDS = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1),
     "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.1),
@@ -198,13 +210,7 @@ def test_projection_inside_of_a_scaler(wrap, make, project):
     x, y, scaler = leaf(), leaf(), new_scaler()
     outer = gf.WhiteNoiseProjection(wrap(make([x]), scaler), [x], project)
     plain = gf.WhiteNoiseProjection(make([y]), [y], project)
-    for step in range(3):
-        outer.zero_grad()
-        scaler.scale((x * gradient(step)).sum()).backward()
-        outer.step()
-        y.grad = gradient(step)
-        plain.step()
-        torch.testing.assert_close(x.detach(), y.detach(), rtol=1e-4, atol=1e-5)
+    assert_same_steps(3, scaler, (x, outer), (y, plain))
     before = x.detach().clone()
     outer.zero_grad()
     scaler.scale((x * math.inf).sum()).backward()
@@ -216,13 +222,7 @@ def test_a_projection_may_be_wrapped_in_turn(wrap, make):
     x, y, scaler = leaf(), leaf(), new_scaler()
     outer = wrap(gf.WhiteNoiseProjection(make([x]), [x]), scaler)
     plain = gf.WhiteNoiseProjection(make([y]), [y])
-    for step in range(2):
-        outer.zero_grad()
-        scaler.scale((x * gradient(step)).sum()).backward()
-        outer.step()
-        y.grad = gradient(step)
-        plain.step()
-        torch.testing.assert_close(x.detach(), y.detach(), rtol=1e-4, atol=1e-5)
+    assert_same_steps(2, scaler, (x, outer), (y, plain))
 
 
 def test_closures_pass_through_wrappers(wrap, make):

@@ -16,6 +16,7 @@ import pytest
 
 from bench import ROOT
 from bench.gpu import record
+from bench.harness.errors import BadInput
 
 RUN = [sys.executable, "-m", "bench", "gpu", "--rehearse"]
 
@@ -271,6 +272,29 @@ def test_where_the_install_fails_the_sources_do(monkeypatch):
     kernels = Path(folder, "gaussreg_fast", "kernels")
     assert {path.name for path in (ROOT / "kernels").glob("*.py")} <= set(os.listdir(kernels))
     assert sys.path[0] == folder
+
+
+def test_after_an_install_the_run_starts_again_and_knows_of_it(monkeypatch, tmp_path):
+    """What it had loaded before is the checkout's package, which has no kernels."""
+    from bench.gpu import run as module
+
+    class Replaced(Exception):
+        """The process, by another."""
+
+    words = ["--rehearse", "--install", "--show", str(tmp_path)]
+    monkeypatch.setattr(module, "install", lambda: {"seconds": 1.5})
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # `main` changes it
+    with (
+        mock.patch.object(module.os, "execv", side_effect=Replaced) as started,
+        pytest.raises(Replaced),
+    ):
+        module.main(words)
+    assert started.call_args.args[1][1:] == ["-m", "bench", "gpu", *words]
+    assert json.loads(os.environ[module.INSTALLED])[1] == {"seconds": 1.5}
+    with mock.patch.object(module.os, "execv") as again, pytest.raises(BadInput):
+        module.main(words)  # there is no run to show
+    assert not again.called
+    assert module.INSTALLED not in os.environ
 
 
 @pytest.mark.slow

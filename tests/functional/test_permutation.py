@@ -17,6 +17,8 @@ needs_native = pytest.mark.skipif(
     Path(native.__file__).parents[2].joinpath("_native_missing.txt").exists(),
     reason="native is not built",
 )
+# Around 2^16, up to which both halves of an index fit into bytes, and below it, with 7 and 8 bits.
+TO_BYTES = [2**14, 2**14 + 1, 2**15, 36864, 2**16 - 1, 2**16, 2**16 + 1]
 SEEDS = st.integers(INT64_MIN, INT64_MAX) | st.sampled_from([0, -1, INT64_MIN, INT64_MAX])
 
 # D, seed, sample, the first five values, the first 16 digits of sha256 over the little-endian
@@ -137,7 +139,7 @@ def test_the_algorithm_written_twice_agrees(seed, size, sample):
 @settings(max_examples=150, deadline=None)
 @given(
     seed=SEEDS,
-    size=st.integers(1, 3000),
+    size=st.integers(1, 3000) | st.sampled_from(TO_BYTES),
     samples=st.none() | st.integers(1, 4),
     inverse=st.booleans(),
 )

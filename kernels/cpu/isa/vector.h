@@ -72,6 +72,48 @@ GAUSSREG_INLINE void stream_fence() {
 // addition.
 GAUSSREG_INLINE vf splat(float a) { return a - vf{}; }
 
+// 0, 1, .. W - 1.
+GAUSSREG_INLINE vu counting() {
+  vu lanes;
+  for (int i = 0; i < W; ++i) lanes[i] = static_cast<std::uint32_t>(i);
+  return lanes;
+}
+
+// Stores the lanes of v where `kept` is all ones, one after the other, and returns their number. The
+// numbers behind them, up to W in all, are overwritten, too.
+#if GAUSSREG_WIDTH == 8 && defined(__AVX2__)
+struct Compressions {  // for each set of kept lanes, their numbers
+  std::uint8_t lanes[1 << 8][8] = {};
+  constexpr Compressions() {
+    for (int set = 0; set < 1 << 8; ++set)
+      for (int lane = 0, at = 0; lane < 8; ++lane)
+        if (set >> lane & 1) lanes[set][at++] = static_cast<std::uint8_t>(lane);
+  }
+};
+constexpr Compressions kCompressions;
+#endif
+
+GAUSSREG_INLINE int compress(std::uint32_t* to, vu v, vi kept) {
+#if GAUSSREG_WIDTH == 16 && defined(__AVX512DQ__)
+  const __mmask16 set = _mm512_movepi32_mask((__m512i)kept);
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(set, (__m512i)v));
+  return __builtin_popcount(set);
+#elif GAUSSREG_WIDTH == 8 && defined(__AVX2__)
+  const int set = _mm256_movemask_ps((__m256)kept);
+  const __m256i lanes = _mm256_cvtepu8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kCompressions.lanes[set])));
+  store(to, _mm256_permutevar8x32_epi32((__m256i)v, lanes));
+  return __builtin_popcount(static_cast<unsigned>(set));
+#else
+  int count = 0;
+  for (int i = 0; i < W; ++i) {
+    to[count] = v[i];
+    count -= kept[i];
+  }
+  return count;
+#endif
+}
+
 GAUSSREG_INLINE vf sqrt(vf v) {
 #if GAUSSREG_WIDTH == 16 && defined(__AVX512F__)
   return (vf)_mm512_sqrt_ps((__m512)v);

@@ -30,7 +30,10 @@ from gaussreg_fast.backends import native
 assert native.module().instruction_set() == sys.argv[1]
 torch.set_num_threads(1)
 results = {}
-for size in (64, 128, 256, 512, 1024, 4096, 32768, 65536, 32, 33, 100, 1001, 10000):
+for size in (
+    *(64, 128, 256, 512, 1024, 4096, 32768, 65536, 576, 1216, 25600),
+    *(32, 33, 100, 1001, 10000),
+):
     z = torch.randn(2, size, generator=torch.Generator().manual_seed(size))
     x = z + 0.2 * z**3 + 0.4
     for block_size in (16, 5):

@@ -28,9 +28,11 @@ SETTINGS = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-POWERS = [2**n for n in range(6, 17)]  # the fused kernels
-OTHERS = [32, 33, 100, 101, 1000, 1001, 25600, 36864]  # round torch.fft
-SIZES = POWERS + OTHERS
+POWERS = [2**n for n in range(6, 17)]
+# With every odd radix of the fused kernels; some leave part of the last tile unused.
+MULTIPLES = [192, 576, 1088, 1216, 2816, 3584, 6656, 25600, 36864, 63232]
+OTHERS = [32, 33, 100, 101, 1000, 1001, 1472]  # round torch.fft
+SIZES = POWERS + MULTIPLES + OTHERS
 BLOCK_SIZES = [16, 5, 8, 1, 32]
 
 
@@ -74,7 +76,7 @@ def test_statistics_of_every_size(compare, size):
 
 @st.composite
 def inputs(draw):
-    size = draw(st.sampled_from([64, 128, 512, 1024, 4096, 100, 101, 1000]))
+    size = draw(st.sampled_from([64, 128, 512, 1024, 4096, 192, 1216, 1536, 100, 101, 1000]))
     dtype = draw(st.sampled_from(DTYPES))
     return skewed_noise(
         draw(st.sampled_from((1, 3))), size, seed=draw(st.integers(0, 9)), dtype=dtype
@@ -168,7 +170,7 @@ def test_moments_of_a_few_numbers(compare, size):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("size", "block_size"),
-    [(size, 16) for size in [*POWERS, 96, 25600, 36864]]
+    [(size, 16) for size in [*POWERS, *MULTIPLES, 96]]
     + [(size, b) for size in (64, 1024) for b in (2, 8, 32)]
     + [(1000, 5), (70, 5), (144, 3), (64, 4)],
 )

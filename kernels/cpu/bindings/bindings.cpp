@@ -73,7 +73,7 @@ std::vector<std::pair<std::string, double>> time_stages(std::int64_t size, Addre
     Workspace work = k.fused_workspace(job);
     const Memory memory(work.shared_bytes + work.slot_bytes);
     work.base = memory.get();
-    k.stages(job, plan(size), work, repeats, seconds);
+    k.stages(job, *plan(size), work, repeats, seconds);
   }
   std::vector<std::pair<std::string, double>> named;
   for (std::size_t i = 0; i < std::size(kStages); ++i) named.emplace_back(kStages[i], seconds[i]);

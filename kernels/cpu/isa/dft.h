@@ -1,5 +1,5 @@
-// Complex DFTs of 2, 4, 8 and 16 vectors, lane by lane. S = -1 forward, +1 backward; results
-// in natural order.
+// Complex DFTs of 2, 4, 8, 9, 16 and odd primes of vectors, lane by lane. S = -1 forward, +1
+// backward; results in natural order.
 #pragma once
 
 #include "vector.h"
@@ -58,16 +58,68 @@ GAUSSREG_INLINE void dft4(Complex& x0, Complex& x1, Complex& x2, Complex& x3) {
   x3 = b - d;
 }
 
+// The cosine and the sine of 2 pi n / N, n < N, computed by the compiler.
+template <int N>
+struct Circle {
+  float cosine[N] = {}, sine[N] = {};
+  constexpr Circle() {
+    for (int n = 0; n < N; ++n) {
+      const double angle = 6.283185307179586477 * (2 * n > N ? n - N : n) / N;
+      double term = 1, sums[4] = {};
+      for (int i = 0; i < 40; ++i) {  // Taylor's series; the angle is at most pi
+        sums[i % 4] += term;
+        term *= angle / (i + 1);
+      }
+      cosine[n] = static_cast<float>(sums[0] - sums[2]);
+      sine[n] = static_cast<float>(sums[1] - sums[3]);
+    }
+  }
+};
+
+// exp(S 2 pi i n / N) times a.
+template <int N, int S>
+GAUSSREG_INLINE Complex turn_by(Complex a, int n) {
+  constexpr Circle<N> circle;
+  return turn<S>(a, Complex{splat(circle.cosine[n]), splat(-circle.sine[n])});
+}
+
+// An odd number of points. Inputs i and N - i share their factors: sums go with cosines, differences
+// with sines.
+template <int N, int S>
+GAUSSREG_INLINE void dft_odd(Complex* x) {
+  constexpr Circle<N> circle;
+  constexpr int H = N / 2;
+  Complex sum[H], difference[H], first = x[0];
+  for (int i = 0; i < H; ++i) {
+    sum[i] = x[i + 1] + x[N - 1 - i];
+    difference[i] = x[i + 1] - x[N - 1 - i];
+    first = first + sum[i];
+  }
+#pragma GCC unroll 16
+  for (int k = 1; k <= H; ++k) {
+    Complex even = x[0], odd{};
+#pragma GCC unroll 16
+    for (int i = 0; i < H; ++i) {
+      const float c = circle.cosine[(i + 1) * k % N], s = circle.sine[(i + 1) * k % N];
+      even = {even.re + sum[i].re * c, even.im + sum[i].im * c};
+      odd = {odd.re + difference[i].re * s, odd.im + difference[i].im * s};
+    }
+    odd = quarter<S>(odd);
+    x[k] = even + odd;
+    x[N - k] = even - odd;
+  }
+  x[0] = first;
+}
+
 template <int N, int S>
 GAUSSREG_INLINE void dft(Complex* x) {
-  static_assert(N == 2 || N == 4 || N == 8);
   if constexpr (N == 2) {
     const Complex a = x[0], b = x[1];
     x[0] = a + b;
     x[1] = a - b;
   } else if constexpr (N == 4) {
     dft4<S>(x[0], x[1], x[2], x[3]);
-  } else {
+  } else if constexpr (N == 8) {
     dft4<S>(x[0], x[2], x[4], x[6]);
     dft4<S>(x[1], x[3], x[5], x[7]);
     const Complex even[4] = {x[0], x[2], x[4], x[6]};
@@ -77,6 +129,19 @@ GAUSSREG_INLINE void dft(Complex* x) {
       x[q] = even[q] + odd[q];
       x[q + 4] = even[q] - odd[q];
     }
+  } else if constexpr (N == 9) {
+    Complex y[3][3];
+    for (int b = 0; b < 3; ++b) {
+      Complex column[3] = {x[b], x[b + 3], x[b + 6]};
+      dft_odd<3, S>(column);
+      for (int q = 0; q < 3; ++q) y[q][b] = turn_by<9, S>(column[q], b * q);
+    }
+    for (int q = 0; q < 3; ++q) {
+      dft_odd<3, S>(y[q]);
+      for (int d = 0; d < 3; ++d) x[q + 3 * d] = y[q][d];
+    }
+  } else {
+    dft_odd<N, S>(x);
   }
 }
 

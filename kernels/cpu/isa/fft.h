@@ -64,14 +64,29 @@ static void last_pass(float* z, const Plan& plan, float* re, float* im, std::int
   }
 }
 
+// Calls body with a radix of a plan as a constant.
+template <class Body>
+GAUSSREG_INLINE void with_radix(int radix, Body&& body) {
+  switch (radix) {
+    case 2: return body(std::integral_constant<int, 2>{});
+    case 3: return body(std::integral_constant<int, 3>{});
+    case 4: return body(std::integral_constant<int, 4>{});
+    case 5: return body(std::integral_constant<int, 5>{});
+    case 7: return body(std::integral_constant<int, 7>{});
+    case 8: return body(std::integral_constant<int, 8>{});
+    case 9: return body(std::integral_constant<int, 9>{});
+    case 11: return body(std::integral_constant<int, 11>{});
+    case 13: return body(std::integral_constant<int, 13>{});
+    case 17: return body(std::integral_constant<int, 17>{});
+    default: return body(std::integral_constant<int, 19>{});
+  }
+}
+
 template <int S>
 static void pass(float* z, std::int64_t stride, const Plan::Pass& p, std::int64_t begin,
                  std::int64_t end) {
-  switch (p.radix) {
-    case 2: return middle_pass<2, S>(z, stride, p.roots.data(), begin, end);
-    case 4: return middle_pass<4, S>(z, stride, p.roots.data(), begin, end);
-    default: return middle_pass<8, S>(z, stride, p.roots.data(), begin, end);
-  }
+  with_radix(p.radix,
+             [&](auto radix) { middle_pass<radix(), S>(z, stride, p.roots.data(), begin, end); });
 }
 
 // The passes from `depth` on, for the n blocks from `first` on.
@@ -81,11 +96,8 @@ static void transform(float* z, const Plan& plan, std::size_t depth, std::int64_
   const Plan::Pass& p = plan.passes[depth];
   if (depth + 1 == plan.passes.size()) {
     const std::int64_t begin = first / p.radix, end = (first + n) / p.radix;
-    switch (p.radix) {
-      case 2: return last_pass<2, S>(z, plan, re, im, begin, end);
-      case 4: return last_pass<4, S>(z, plan, re, im, begin, end);
-      default: return last_pass<8, S>(z, plan, re, im, begin, end);
-    }
+    return with_radix(p.radix,
+                      [&](auto radix) { last_pass<radix(), S>(z, plan, re, im, begin, end); });
   }
   const std::int64_t part = n / p.radix;
   const auto parts = [&] {

@@ -54,9 +54,9 @@ static bool is_permuted(const Job& job) {
   return job.permutation.source != Permutation::Source::kNone;
 }
 
-// Whether a thread takes its samples in groups.
+// Whether a thread takes its samples in groups, which need whole tiles.
 static bool in_groups(const Job& job) {
-  return job.batch > 1 && is_permuted(job) && !job.permutation.per_sample && job.size >= kTile;
+  return job.batch > 1 && is_permuted(job) && !job.permutation.per_sample && job.size % kTile == 0;
 }
 
 static std::int64_t take_shared(const Job& job, char* base, Shared& shared) {
@@ -68,7 +68,7 @@ static std::int64_t take_shared(const Job& job, char* base, Shared& shared) {
 }
 
 static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
-  const std::int64_t padded = job.size < kTile ? kTile : job.size, bins = job.size / 2 + L;
+  const std::int64_t padded = (job.size + kTile - 1) / kTile * kTile, bins = job.size / 2 + L;
   const bool by_block = job.block_size == L && job.task != Task::kProject;
   Arena arena(base);
   const bool own = is_permuted(job) && job.permutation.per_sample;
@@ -86,7 +86,7 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
 
 static void fill_table(const Permutation& p, std::int64_t size, std::int64_t sample,
                        std::int32_t* table, const Team& team) {
-  const auto [begin, end] = team.share(size, L);
+  const auto [begin, end] = team.share(size, 64);
   switch (p.source) {
     case Permutation::Source::kNone:
       break;

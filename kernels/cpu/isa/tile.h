@@ -30,10 +30,11 @@ GAUSSREG_INLINE void expect_tile(const Plan& plan, const std::int32_t* table, st
 
 // gather_tile() without a permutation.
 static void read_tile(const Plan& plan, std::int64_t tile, const float* x, float* values) {
+  const int lanes = plan.lanes(tile);
   for (int l = 0; l < L; ++l) {
     const float* from = row_of(plan, x, tile, l);
     float *re = values + l * 2 * L, *im = re + L;
-    if (plan.lanes == L) {
+    if (lanes == L) {
       for (int c = 0; c < L; c += W) {
         const vf a = load(from + 2 * c), b = load(from + 2 * c + W);
         store(re + c, shuffle(a, b, Every<0>{}, std::make_index_sequence<W>{}));
@@ -42,18 +43,19 @@ static void read_tile(const Plan& plan, std::int64_t tile, const float* x, float
       continue;
     }
     for (int lane = 0; lane < L; ++lane) {
-      re[lane] = lane < plan.lanes ? from[2 * lane] : 0;
-      im[lane] = lane < plan.lanes ? from[2 * lane + 1] : 0;
+      re[lane] = lane < lanes ? from[2 * lane] : 0;
+      im[lane] = lane < lanes ? from[2 * lane + 1] : 0;
     }
   }
 }
 
 // The inverse of read_tile.
 static void write_tile(const Plan& plan, std::int64_t tile, const float* values, float* x) {
+  const int lanes = plan.lanes(tile);
   for (int l = 0; l < L; ++l) {
     float* to = row_of(plan, x, tile, l);
     const float *re = values + l * 2 * L, *im = re + L;
-    if (plan.lanes == L) {
+    if (lanes == L) {
       for (int c = 0; c < L; c += W) {
         const vf a = load(re + c), b = load(im + c);
         store(to + 2 * c, shuffle(a, b, Zipped<0>{}, std::make_index_sequence<W>{}));
@@ -61,7 +63,7 @@ static void write_tile(const Plan& plan, std::int64_t tile, const float* values,
       }
       continue;
     }
-    for (int lane = 0; lane < plan.lanes; ++lane) {
+    for (int lane = 0; lane < lanes; ++lane) {
       to[2 * lane] = re[lane];
       to[2 * lane + 1] = im[lane];
     }
@@ -72,27 +74,29 @@ static void write_tile(const Plan& plan, std::int64_t tile, const float* values,
 GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                  const float* x, float* values) {
   if (!table) return read_tile(plan, tile, x, values);
-  const auto gather = [&](int lanes) {
+  const auto gather = [&](int count) {
     for (int l = 0; l < L; ++l) {
       const std::int32_t* from = row_of(plan, table, tile, l);
-      for (int lane = 0; lane < lanes; ++lane) {
+      for (int lane = 0; lane < count; ++lane) {
         values[l * 2 * L + lane] = x[from[2 * lane]];
         values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
       }
     }
   };
-  if (plan.lanes == L) return gather(L);  // a loop of known length
+  const int lanes = plan.lanes(tile);
+  if (lanes == L) return gather(L);  // a loop of known length
   for (int i = 0; i < kTile; ++i) values[i] = 0;
-  gather(plan.lanes);
+  gather(lanes);
 }
 
 // The inverse of gather_tile.
 GAUSSREG_INLINE void scatter_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                   const float* values, float* x) {
   if (!table) return write_tile(plan, tile, values, x);
+  const int lanes = plan.lanes(tile);
   for (int l = 0; l < L; ++l) {
     const std::int32_t* to = row_of(plan, table, tile, l);
-    for (int lane = 0; lane < plan.lanes; ++lane) {
+    for (int lane = 0; lane < lanes; ++lane) {
       x[to[2 * lane]] = values[l * 2 * L + lane];
       x[to[2 * lane + 1]] = values[l * 2 * L + L + lane];
     }
@@ -128,25 +132,26 @@ class KeptRoots {
 // Transposes between the tile's rows k (lanes r) and its blocks r (lanes k).
 template <bool forward>
 GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows, float* z) {
+  const int lanes = plan.lanes(tile);
   float* blocks = z + tile * L * 2 * L;
   for (int part = 0; part < 2; ++part)
     for (int k = 0; k < COLS; ++k)
       for (int r = 0; r < COLS; ++r) {
-        if (r * W >= plan.lanes) continue;
+        if (r * W >= lanes) continue;
         vf square[W];
         for (int i = 0; i < W; ++i) {
           const int lane = r * W + i;
           if constexpr (forward)
             square[i] = load(rows + ((k * W + i) * 2 + part) * L + r * W);
           else
-            square[i] = lane < plan.lanes ? load(blocks + (lane * 2 + part) * L + k * W) : vf{};
+            square[i] = lane < lanes ? load(blocks + (lane * 2 + part) * L + k * W) : vf{};
         }
         transpose(square);
         for (int i = 0; i < W; ++i) {
           const int lane = r * W + i;
           if constexpr (!forward)
             store(rows + ((k * W + i) * 2 + part) * L + r * W, square[i]);
-          else if (lane < plan.lanes)
+          else if (lane < lanes)
             store(blocks + (lane * 2 + part) * L + k * W, square[i]);
         }
       }

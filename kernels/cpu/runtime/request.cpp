@@ -58,12 +58,12 @@ int useful_threads(std::int64_t elements, int threads) {
 void Request::fused() const {
   const Kernels& k = kernels();
   if (!has_plan(job.size)) throw std::invalid_argument("size must have a plan");
-  const Plan& p = plan(job.size);
+  const auto p = plan(job.size);
   Workspace work = k.fused_workspace(job);
   work.slots = job.batch >= threads ? threads : 1;
   const Memory memory(work.shared_bytes + work.slots * work.slot_bytes);
   work.base = memory.get();
-  parallel(threads, [&](const Team& team) { k.fused(job, p, work, team); });
+  parallel(threads, [&](const Team& team) { k.fused(job, *p, work, team); });
 }
 
 void Request::moments_alone() const {

@@ -1,8 +1,9 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
-#include <map>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <numbers>
@@ -33,24 +34,32 @@ void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t
   roots.push_back(im);
 }
 
-// Radices whose product is `points`: eights first, then fours or a two.
+// Radices whose product is `points`; of one with a prime factor above 19, 0 is among them. The first
+// belongs to the widest pass: the largest, but if possible one whose pass has whole columns of tiles.
 std::vector<int> radices(std::int64_t points) {
-  int bits = std::countr_zero(static_cast<std::uint64_t>(points));
   std::vector<int> result;
+  int bits = std::countr_zero(static_cast<std::uint64_t>(points));
+  std::int64_t rest = points >> bits;
   for (; bits >= 5 || bits == 3; bits -= 3) result.push_back(8);
   for (; bits >= 2; bits -= 2) result.push_back(4);
   if (bits) result.push_back(2);
+  for (const int odd : {9, 3, 5, 7, 11, 13, 17, 19})
+    for (; rest % odd == 0; rest /= odd) result.push_back(odd);
+  if (rest > 1) result.push_back(0);
+  const auto in_columns = std::find_if(result.begin(), result.end(), [&](int radix) {
+    return radix && points / radix % 16 == 0;
+  });
+  if (in_columns != result.end()) std::rotate(result.begin(), in_columns, in_columns + 1);
   return result;
 }
 
-std::unique_ptr<const Plan> make(std::int64_t size) {
-  auto made = std::make_unique<Plan>();
+std::shared_ptr<const Plan> make(std::int64_t size) {
+  auto made = std::make_shared<Plan>();
   Plan& p = *made;
   const std::int64_t points = size / 2;
   p.size = size;
   p.blocks = points / 16;
   p.tiles = (p.blocks + 15) / 16;
-  p.lanes = static_cast<int>(p.blocks < 16 ? p.blocks : 16);
 
   p.block_of = {0};
   std::int64_t n = p.blocks, step = 1;
@@ -85,14 +94,18 @@ std::unique_ptr<const Plan> make(std::int64_t size) {
 }  // namespace
 
 bool has_plan(std::int64_t size) {
-  return size >= kSmallest && size <= kLargest && std::has_single_bit(static_cast<std::uint64_t>(size));
+  if (size < kSmallest || size > kLargest || size % kSmallest) return false;
+  std::int64_t rest = size >> std::countr_zero(static_cast<std::uint64_t>(size));
+  for (const int prime : {3, 5, 7, 11, 13, 17, 19})
+    while (rest % prime == 0) rest /= prime;
+  return rest == 1;
 }
 
 namespace {
 
 struct Plans {
   std::mutex mutex;
-  std::map<std::int64_t, std::unique_ptr<const Plan>> made;
+  std::list<std::shared_ptr<const Plan>> made;  // the last used first
 };
 
 Plans& plans() {
@@ -110,16 +123,26 @@ void survive_forks() {
 #endif
 }
 
-const Plan& plan(std::int64_t size) {
+std::shared_ptr<const Plan> plan(std::int64_t size) {
   Plans& kept = plans();
+  const auto find = [&]() -> std::shared_ptr<const Plan> {
+    for (auto i = kept.made.begin(); i != kept.made.end(); ++i)
+      if ((*i)->size == size) {
+        kept.made.splice(kept.made.begin(), kept.made, i);
+        return kept.made.front();
+      }
+    return nullptr;
+  };
   {
     const std::lock_guard lock(kept.mutex);
-    const auto found = kept.made.find(size);
-    if (found != kept.made.end()) return *found->second;
+    if (auto found = find()) return found;
   }
   auto fresh = make(size);  // without the lock, because a fork waits for it
   const std::lock_guard lock(kept.mutex);
-  return *kept.made.try_emplace(size, std::move(fresh)).first->second;
+  if (auto found = find()) return found;
+  kept.made.push_front(std::move(fresh));
+  if (kept.made.size() > kPlans) kept.made.pop_back();
+  return kept.made.front();
 }
 
 }  // namespace gaussreg

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace gaussreg {
@@ -13,8 +14,7 @@ namespace gaussreg {
 struct Plan {
   std::int64_t size;    // D
   std::int64_t blocks;  // R
-  std::int64_t tiles;   // of 16 consecutive r; if R < 16 there is one, and part of it is unused
-  int lanes;            // used in a tile: min(16, R)
+  std::int64_t tiles;   // of 16 consecutive r; part of the last one may be unused
   // Tiles c, c + columns, .. hold all inputs of butterflies 16 c .. 16 c + 15 of the widest pass.
   // If that pass has no such columns, there are as many as tiles.
   std::int64_t columns;
@@ -34,14 +34,20 @@ struct Plan {
   float bin_im[16];
 
   bool has_columns() const { return columns < tiles; }
+  // Consecutive r of a tile that are used.
+  int lanes(std::int64_t tile) const {
+    const std::int64_t rest = blocks - 16 * tile;
+    return static_cast<int>(rest < 16 ? rest : 16);
+  }
 };
 
-// Whether the fused kernels take samples of this size: a power of two from 64 to 2^24.
+// Whether the fused kernels take samples of this size: a multiple of 64 up to 2^24 without a prime
+// factor above 19. The latents of most models have such a size, also for oblong pictures.
 bool has_plan(std::int64_t size);
 
-// The plan of a size, made at its first use and kept. There are at most 19 sizes, and a plan takes
-// about a byte per element.
-const Plan& plan(std::int64_t size);
+// The plan of a size, which takes about a byte per element. The last kPlans that were used are kept.
+constexpr int kPlans = 32;
+std::shared_ptr<const Plan> plan(std::int64_t size);
 
 // Call it once. It keeps forks from happening while a plan is looked up: the child would inherit
 // the lock, and wait for it for ever.

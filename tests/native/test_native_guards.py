@@ -115,7 +115,7 @@ MISFITS = {
     "dimensions": {"x": torch.zeros(64)},
     "empty": {"x": torch.zeros(0, 64), "loss": torch.zeros(0), "grad": torch.zeros(0, 64)},
     "strides": {"x": torch.zeros(64, 2).T, "grad": torch.zeros(2, 64)},
-    "type": {"x": torch.zeros(2, 64, dtype=torch.float16)},
+    "type": {"x": torch.zeros(2, 64, dtype=torch.bfloat16)},  # with a gradient in float32
     "float64": {"x": torch.zeros(2, 64, dtype=torch.float64)},
     "size": {"x": torch.zeros(2, 100), "grad": torch.zeros(2, 100)},
     "block": {"x": torch.zeros(2, 16), "grad": torch.zeros(2, 16)},

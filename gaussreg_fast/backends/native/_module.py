@@ -37,12 +37,20 @@ def module() -> ModuleType:
     return native
 
 
-def float_rows(x: Tensor) -> Tensor:
-    """Return x as contiguous float32; x itself if it is contiguous float32."""
+def resolved(x: Tensor) -> Tensor:
+    """Return x as it lies in memory for C++: contiguous, and with no negation pending."""
     if x.storage_offset() and not x.untyped_storage().nbytes():  # its address would not be 0
         raise RuntimeError("x must have memory, got a tensor whose storage was freed")
-    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+    if x.is_contiguous() and not x.is_neg():
+        return x
+    return x.detach().resolve_neg().contiguous()
+
+
+def float_rows(x: Tensor) -> Tensor:
+    """Return x as contiguous float32; x itself if it is contiguous float32."""
+    x = resolved(x)
+    if x.dtype == torch.float32:
         return x
     if not x.is_floating_point():
         raise TypeError(f"x must have a floating-point dtype, got {x.dtype}")
-    return x.detach().resolve_neg().to(torch.float32).contiguous()
+    return x.detach().to(torch.float32)

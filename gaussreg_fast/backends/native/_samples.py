@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gaussreg_fast import checks
 from gaussreg_fast.backends.native import _module
-from gaussreg_fast.backends.native._module import float_rows, module
+from gaussreg_fast.backends.native._module import float_rows, module, resolved
 from gaussreg_fast.spec import Draw, LossSpec, StatisticsSpec
 
 # Elements of a piece of a batch in the general route: 2 MiB of float32, which stays in the cache.
@@ -70,16 +70,19 @@ def loss(
     The gradients have the dtype `gradient`; if that is None, there are none. For a batch of one
     with a reduction the loss has shape () already: at B = 1 a view costs as much as some kernels.
     """
-    x = float_rows(x)
     batch = x.shape[0]
-    value = x.new_empty(() if batch == 1 and spec.reduction != "none" else batch)
-    grad = None if gradient is None else torch.empty_like(x)
+    shape = () if batch == 1 and spec.reduction != "none" else (batch,)
+    value = torch.empty(shape, dtype=torch.float32, device="cpu")
     permutation = None
     if draw.table is None and _module.EXCHANGE is not None:
+        x = resolved(x)
+        grad = None if gradient is None else torch.empty_like(x, dtype=gradient)
         seed, per_sample = draw.number(), draw.per_sample
         if _loss_of(spec)(x, value, grad, seed, per_sample, scale, torch.get_num_threads()):
-            return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+            return value, grad
         permutation = _Permutation(seed, None, per_sample)
+    x = float_rows(x)
+    grad = None if gradient is None else torch.empty_like(x)
     _run(
         "loss", x, permutation or _Permutation.of(draw), {"loss": value, "grad": grad},
         orders=spec.orders, form=spec.form, power_weight=spec.power_weight,

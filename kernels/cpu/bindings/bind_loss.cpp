@@ -32,12 +32,11 @@ class Loss {
                   int threads) const {
     Numbers in, value, out;
     if (!reader_.read(x, in) || !reader_.read(loss, value)) return false;
-    if (in.type != Number::kFloat || value.type != Number::kFloat || in.dims < 2 || !in.size)
-      return false;
+    if (value.type != Number::kFloat || in.dims < 2 || !in.size) return false;
     const std::int64_t batch = in.shape[0], size = in.size / batch;
     if (!in.data || !value.data || value.size != batch) return false;
-    if (!grad.is_none() && !(reader_.read(grad, out) && out.type == Number::kFloat &&
-                             out.data && out.same_shape(in)))
+    if (!grad.is_none() && !(reader_.read(grad, out) && fits(in.type, out.type) && out.data &&
+                             out.same_shape(in)))
       return false;
     const bool alone = !(options_.power_weight > 0);
     if (!alone && (!has_plan(size) || options_.block_size < 1 || options_.block_size > size / 2))
@@ -47,9 +46,13 @@ class Loss {
     Job& job = request.job;
     job.batch = batch;
     job.size = size;
-    job.x = static_cast<const float*>(in.data);
+    job.x = in.data;
+    job.x_type = in.type;
     job.loss = static_cast<float*>(value.data);
-    job.grad = grad.is_none() ? nullptr : static_cast<float*>(out.data);
+    if (!grad.is_none()) {
+      job.grad = out.data;
+      job.grad_type = out.type;
+    }
     job.scale = scale;
     if (seed) {
       job.permutation.source = Permutation::Source::kSeed;
@@ -65,6 +68,10 @@ class Loss {
   }
 
  private:
+  static bool fits(Number x, Number grad) {
+    return grad == x || (x == Number::kHalf && grad == Number::kFloat);
+  }
+
   TensorReader reader_;
   Job options_;
 };

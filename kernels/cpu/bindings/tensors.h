@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "drift_job.h"
+#include "number.h"
 
 namespace gaussreg {
 

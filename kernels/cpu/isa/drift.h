@@ -5,59 +5,9 @@
 
 #include "drift_job.h"
 #include "job.h"
-#include "vector.h"
+#include "numbers.h"
 
 namespace gaussreg::GAUSSREG_ISA {
-
-typedef std::uint16_t vs __attribute__((vector_size(W * 2)));
-
-GAUSSREG_INLINE vu select(vi mask, vu a, vu b) { return (a & (vu)mask) | (b & ~(vu)mask); }
-
-// Types of numbers in memory. `read` converts W of them to float32, `rounded` converts float32 to
-// them, to the nearest, ties to even.
-struct Float {
-  float bits;
-  static vf read(const Float* p) { return load(&p->bits); }
-  static vf rounded(vf v) { return v; }
-};
-
-struct Bfloat16 {
-  std::uint16_t bits;
-  static vf read(const Bfloat16* p) {
-    return (vf)(__builtin_convertvector(load<vs>(&p->bits), vu) << 16);
-  }
-  static vs rounded(vf v) {
-    const vu u = (vu)v;
-    const vu nearest = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    return __builtin_convertvector(select(v == v, nearest, (u >> 16) | 0x7fc0u), vs);
-  }
-};
-
-struct Half {
-  std::uint16_t bits;
-  static vf read(const Half* p) {
-    const vu h = __builtin_convertvector(load<vs>(&p->bits), vu);
-    const vu magnitude = (h & 0x7fffu) << 13;
-    const vu number = (vu)((vf)magnitude * 0x1p112f);  // shifts the exponent to float32's bias
-    const vi finite = (vi)magnitude < 0x0f800000;
-    return (vf)(select(finite, number, magnitude | 0x7f800000u) | ((h & 0x8000u) << 16));
-  }
-  static vs rounded(vf v) {
-    const vu u = (vu)v & 0x7fffffffu, sign = ((vu)v & 0x80000000u) >> 16;
-    // For subnormal results adding 0.5 rounds at the right bit; for normal ones an integer carry
-    // does.
-    const vu subnormal = (vu)((vf)u + 0.5f) - 0x3f000000u;
-    const vu normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
-    vu h = select((vi)u < 0x38800000, subnormal, normal);
-    h = select((vi)u < 0x47800000, h, h * 0u + 0x7c00u);
-    h = select(v == v, h, h * 0u + 0x7e00u);
-    return __builtin_convertvector(h | sign, vs);
-  }
-};
-
-struct Nothing {
-  static vf read(const Nothing*) { return vf{}; }
-};
 
 // One step of the task, on W numbers. `grad` may be theta.
 template <DriftTask Task, class T, class B>

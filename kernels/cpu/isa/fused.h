@@ -19,6 +19,7 @@ struct Slot {
   float* kept;          // permuted x
   float* z;             // the transform, of each sample of a group
   float* group;         // samples side by side
+  float* row;           // a sample of a half type in float32, then its gradient; else null
   Bins bins;
   float* weights;       // one per block of 16, then the first again; null: one per bin, in lengths
 };
@@ -76,6 +77,7 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
   slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
   slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
+  slot.row = job.is_float() ? nullptr : arena.take<float>(job.size);
   // 64 bytes more for each array, so that their lines fall into different sets of the cache.
   slot.bins.re = arena.take<float>(bins + L);
   slot.bins.im = arena.take<float>(bins + L);
@@ -187,17 +189,51 @@ static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, 
   transform<+1>(z, plan, slot.bins.re, slot.bins.im, team);
 }
 
+// The numbers of a tensor (B, D) from a sample on.
+template <class T>
+GAUSSREG_INLINE const T* rows(const void* tensor, const Job& job, std::int64_t sample) {
+  return static_cast<const T*>(tensor) + sample * job.size;
+}
+template <class T>
+GAUSSREG_INLINE T* rows(void* tensor, const Job& job, std::int64_t sample) {
+  return static_cast<T*>(tensor) + sample * job.size;
+}
+
+// Returns a sample's x in float32, converted by the team if it is of a half type.
+static const float* float_row(const Job& job, std::int64_t index, const Slot& slot,
+                              const Team& team) {
+  if (job.is_float()) return rows<float>(job.x, job, index);
+  const auto [begin, end] = team.share(job.size, W);
+  with_numbers(job.x_type, job.grad_type, [&](auto number, auto) {
+    using T = decltype(number);
+    const T* x = rows<T>(job.x, job, index);
+    for (std::int64_t i = begin; i < end; i += W) store(slot.row + i, T::read(x + i));
+  });
+  team.barrier();
+  return slot.row;
+}
+
 template <int K>
 static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
                    const Slot& slot, const std::int32_t* table, const Team& team) {
   const Team::Range columns = team.share(plan.columns);
-  load_columns<K>(job, plan, table, job.x + index * job.size, slot, columns,
-                  partials[team.rank()]);
+  const float* x = float_row(job, index, slot, team);
+  load_columns<K>(job, plan, table, x, slot, columns, partials[team.rank()]);
   team.barrier();
   float coefficient[kMaxOrder];
   pass_spectrum(job, plan, index, partials, slot, slot.z, coefficient, team);
-  if (job.grad)
-    unload_columns<K>(job, plan, table, slot, coefficient, columns, job.grad + index * job.size);
+  if (!job.grad) return team.barrier();
+  const bool half = job.grad_type != Number::kFloat;
+  float* out = half ? slot.row : rows<float>(job.grad, job, index);
+  unload_columns<K>(job, plan, table, slot, coefficient, columns, out);
+  team.barrier();
+  if (!half) return;
+  const auto [begin, end] = team.share(job.size, W);
+  with_numbers(job.x_type, job.grad_type, [&](auto, auto number) {
+    using G = decltype(number);
+    G* grad = rows<G>(job.grad, job, index);
+    for (std::int64_t i = begin; i < end; i += W) store(grad + i, G::rounded(load(out + i)));
+  });
   team.barrier();
 }
 
@@ -205,10 +241,10 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial
 template <int K>
 static void group(const Job& job, const Plan& plan, std::int64_t first, int count,
                   Partial* partials, const Slot& slot, const std::int32_t* table) {
-  const float* x[kGroup];
-  for (int s = 0; s < kGroup; ++s) x[s] = job.x + (first + (s < count ? s : 0)) * job.size;
   const auto z = [&](int s) { return slot.z + s * job.size; };
-  interleave(x, job.size, slot.group);
+  with_numbers(job.x_type, job.grad_type, [&](auto x, auto) {
+    interleave(rows<decltype(x)>(job.x, job, first), count, job.size, slot.group);
+  });
   alignas(64) float values[kGroup * kTile];
   PowerSums<K> sums[kGroup];
   for (std::int64_t c = 0; c < plan.columns; ++c) {
@@ -234,7 +270,10 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
       scatter_tiles(plan, table, t, values, slot.group);
     });
   }
-  separate<K>(slot.group, x, count, coefficient, job.size, job.grad + first * job.size);
+  with_numbers(job.x_type, job.grad_type, [&](auto x, auto grad) {
+    separate<K>(slot.group, rows<decltype(x)>(job.x, job, first), count, coefficient, job.size,
+                rows<decltype(grad)>(job.grad, job, first));
+  });
 }
 
 static void fused(const Job& job, const Plan& plan, const Workspace& work, const Team& team) {

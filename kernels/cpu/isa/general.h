@@ -4,39 +4,48 @@
 
 #include "blocks.h"
 #include "moments.h"
+#include "numbers.h"
 
 namespace gaussreg::GAUSSREG_ISA {
 
-template <int K>
-static void sum_powers(const float* x, std::int64_t size, double* sums) {
+template <int K, class T>
+static void sum_powers(const T* x, std::int64_t size, double* sums) {
   constexpr std::int64_t kPart = 32 * W;
   PowerSums<K> total;
   std::int64_t i = 0;
   for (; i + 2 * W <= size;) {
     PowerPart<K> part;
     const std::int64_t end = size - i < kPart ? size : i + kPart;
-    for (; i + 2 * W <= end; i += 2 * W) part.add(load(x + i), load(x + i + W));
+    for (; i + 2 * W <= end; i += 2 * W) part.add(T::read(x + i), T::read(x + i + W));
+    total.add(part);
+  }
+  if (i < size) {
+    T last[2 * W] = {};
+    __builtin_memcpy(last, x + i, (size - i) * sizeof(T));
+    PowerPart<K> part;
+    part.add(T::read(last), T::read(last + W));
     total.add(part);
   }
   total.write(sums);
-  for (; i < size; ++i) {
-    float power = 1;
-    for (int n = 0; n < K; ++n) sums[n] += power *= x[i];
-  }
 }
 
 // out = polynomial(x), or with `accumulate` out += polynomial(x).
-template <int K, bool accumulate>
-static void add_polynomial(const float* x, const float* coefficient, std::int64_t size,
-                           float* out) {
+template <int K, bool accumulate, class T, class G>
+static void add_polynomial(const T* x, const float* coefficient, std::int64_t size, G* out) {
+  const auto step = [&](const T* from, G* to) {
+    vf value = polynomial<K>(T::read(from), coefficient);
+    if constexpr (accumulate) value = G::read(to) + value;
+    store(to, G::rounded(value));
+  };
   std::int64_t i = 0;
-  for (; i + W <= size; i += W) {
-    const vf value = polynomial<K>(load(x + i), coefficient);
-    store(out + i, accumulate ? load(out + i) + value : value);
-  }
-  for (; i < size; ++i) {
-    const float value = polynomial<K>(splat(x[i]), coefficient)[0];
-    out[i] = accumulate ? out[i] + value : value;
+  for (; i + W <= size; i += W) step(x + i, out + i);
+  if (i < size) {
+    T last[W] = {};
+    G rest[W] = {};
+    __builtin_memcpy(last, x + i, (size - i) * sizeof(T));
+    __builtin_memcpy(rest, out + i, (size - i) * sizeof(G));
+    step(last, rest);
+    __builtin_memcpy(out + i, rest, (size - i) * sizeof(G));
   }
 }
 
@@ -47,19 +56,23 @@ static void moments(const Job& job, char* work, const Team& team) {
   if (alone) partials += team.rank();
   const Team::Range samples = alone ? team.share(job.batch) : Team::Range{0, job.batch};
   const Team::Range part = group.share(job.size, 32 * W);
-  with_degree(job.orders.highest, [&](auto degree) {
-    constexpr int K = degree();
-    for (std::int64_t b = samples.begin; b < samples.end; ++b) {
-      const float* x = job.x + b * job.size + part.begin;
-      sum_powers<K>(x, part.end - part.begin, partials[group.rank()].sums);
-      group.barrier();
-      float coefficient[kMaxOrder];
-      finish(job, b, means(job, partials, group), 0, group.rank() == 0, coefficient);
-      if (job.grad)
-        add_polynomial<K, false>(x, coefficient, part.end - part.begin,
-                                 job.grad + b * job.size + part.begin);
-      group.barrier();
-    }
+  with_numbers(job.x_type, job.grad_type, [&](auto number, auto grad_number) {
+    using T = decltype(number);
+    using G = decltype(grad_number);
+    with_degree(job.orders.highest, [&](auto degree) {
+      constexpr int K = degree();
+      for (std::int64_t b = samples.begin; b < samples.end; ++b) {
+        const std::int64_t first = b * job.size + part.begin, count = part.end - part.begin;
+        const T* x = static_cast<const T*>(job.x) + first;
+        sum_powers<K>(x, count, partials[group.rank()].sums);
+        group.barrier();
+        float coefficient[kMaxOrder];
+        finish(job, b, means(job, partials, group), 0, group.rank() == 0, coefficient);
+        if (job.grad)
+          add_polynomial<K, false>(x, coefficient, count, static_cast<G*>(job.grad) + first);
+        group.barrier();
+      }
+    });
   });
 }
 
@@ -71,14 +84,14 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, M
                    const Team& team) {
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
-    const float* x = job.x + b * job.size;
+    const float* x = static_cast<const float*>(job.x) + b * job.size;
     float* out = permuted + b * job.size;
     const std::int32_t* from = table_of(job, table, b);
     const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
     for (std::int64_t j = 0; j < job.size; ++j) out[j] = x[from ? from[j] : j] * scale;
     with_degree(job.orders.highest, [&](auto degree) {
       double sums[kMaxOrder] = {};
-      sum_powers<degree()>(x, job.size, sums);
+      sum_powers<degree()>(reinterpret_cast<const Float*>(x), job.size, sums);
       for (int n = 0; n < kMaxOrder; ++n)
         means[b].powers[n] = sums[n] / static_cast<double>(job.size);
     });
@@ -141,14 +154,15 @@ static void scatter(const Job& job, const std::int32_t* table, const float* perm
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
     const float* from = permuted + b * job.size;
-    float* out = job.grad + b * job.size;
+    float* out = static_cast<float*>(job.grad) + b * job.size;
     const std::int32_t* to = table_of(job, table, b);
     for (std::int64_t j = 0; j < job.size; ++j) out[to ? to[j] : j] = from[j];
     if (!job.orders.count) continue;
     float coefficient[kMaxOrder];
     finish(job, b, sample_means[b], 0, false, coefficient);
     with_degree(job.orders.highest, [&](auto degree) {
-      add_polynomial<degree(), true>(job.x + b * job.size, coefficient, job.size, out);
+      add_polynomial<degree(), true>(static_cast<const Float*>(job.x) + b * job.size, coefficient,
+                                     job.size, reinterpret_cast<Float*>(out));
     });
   }
 }

@@ -2,6 +2,7 @@
 // as for 4, so one access serves all four.
 #pragma once
 
+#include "numbers.h"
 #include "tile.h"
 
 namespace gaussreg::GAUSSREG_ISA {
@@ -9,13 +10,19 @@ namespace gaussreg::GAUSSREG_ISA {
 constexpr int kGroup = 4;
 typedef float vg __attribute__((vector_size(kGroup * 4)));
 
-// group[i] = x[0][i], .., x[3][i]
-static void interleave(const float* const* x, std::int64_t size, float* group) {
-  for (std::int64_t i = 0; i < size; i += kGroup) {
-    vg square[kGroup];
-    for (int s = 0; s < kGroup; ++s) square[s] = load<vg>(x[s] + i);
-    transpose<kGroup>(square);
-    for (int s = 0; s < kGroup; ++s) store(group + (i + s) * kGroup, square[s]);
+// group[i] = x_0[i], .., x_3[i] of `count` samples, which follow each other; the first stands in for
+// those that are missing.
+template <class T>
+static void interleave(const T* x, int count, std::int64_t size, float* group) {
+  for (std::int64_t i = 0; i < size; i += W) {
+    alignas(64) float rows[kGroup][W];
+    for (int s = 0; s < kGroup; ++s) store(rows[s], T::read(x + (s < count ? s : 0) * size + i));
+    for (int j = 0; j < W; j += kGroup) {
+      vg square[kGroup];
+      for (int s = 0; s < kGroup; ++s) square[s] = load<vg>(rows[s] + j);
+      transpose<kGroup>(square);
+      for (int s = 0; s < kGroup; ++s) store(group + (i + j + s) * kGroup, square[s]);
+    }
   }
 }
 
@@ -53,11 +60,11 @@ static void scatter_tiles(const Plan& plan, const std::int32_t* table, std::int6
   }
 }
 
-// Writes group[i][s] + polynomial_s(x[s][i]) to out, for the first `count` samples. It writes runs
+// Writes group[i][s] + polynomial_s(x_s[i]) to out, for the first `count` samples. It writes runs
 // of whole cache lines, because samples often lie apart by a power of two, in the same cache set.
-template <int K>
-static void separate(const float* group, const float* const* x, int count,
-                     const float (*coefficient)[kMaxOrder], std::int64_t size, float* out) {
+template <int K, class T, class G>
+static void separate(const float* group, const T* x, int count,
+                     const float (*coefficient)[kMaxOrder], std::int64_t size, G* out) {
   constexpr int kPart = 128;
   for (std::int64_t i = 0; i < size; i += kPart) {
     alignas(64) float apart[kGroup][kPart];
@@ -68,9 +75,11 @@ static void separate(const float* group, const float* const* x, int count,
       for (int s = 0; s < kGroup; ++s) store(apart[s] + j, square[s]);
     }
     for (int s = 0; s < count; ++s)
-      for (int j = 0; j < kPart; j += W)
-        store(out + s * size + i + j,
-              load(apart[s] + j) + polynomial<K>(load(x[s] + i + j), coefficient[s]));
+      for (int j = 0; j < kPart; j += W) {
+        const std::int64_t at = s * size + i + j;
+        const vf moments = polynomial<K>(T::read(x + at), coefficient[s]);
+        store(out + at, G::rounded(load(apart[s] + j) + moments));
+      }
   }
 }
 

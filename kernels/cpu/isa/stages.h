@@ -33,6 +33,8 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   const std::int32_t* table = shared.table;
   const Team::Range columns{0, plan.columns};
   const float coefficient[kMaxOrder] = {};
+  const auto* x = static_cast<const float*>(job.x);
+  auto* grad = static_cast<float*>(job.grad);
   const auto every_tile = [&](auto&& body) {
     for (std::int64_t t = 0; t < plan.tiles; ++t) body(t);
   };
@@ -40,7 +42,7 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
 
   time([&] { fill_table(job.permutation, job.size, 0, shared.table, team); });
   time([&] {
-    load_columns<2>(job, plan, table, job.x, slot, columns, *shared.partials);
+    load_columns<2>(job, plan, table, x, slot, columns, *shared.partials);
   });
   time([&] { transform<-1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] { directions<Direction::kUnit, false>(plan, slot.bins, 0, plan.blocks / 2); });
@@ -53,20 +55,20 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   for (std::int64_t k = 0; k < plan.size / 2; ++k) slot.bins.re[k] = slot.bins.im[k] = 1;
   time([&] { transform<+1>(slot.z, plan, slot.bins.re, slot.bins.im, team); });
   time([&] {
-    unload_columns<2>(job, plan, table, slot, coefficient, columns, job.grad);
+    unload_columns<2>(job, plan, table, slot, coefficient, columns, grad);
   });
   time([&] { sample<2>(job, plan, 0, shared.partials, slot, table, team); });
   // Merely moving the data: the gather alone, the scatter alone, a copy.
   time([&] {
-    every_tile([&](std::int64_t t) { gather_tile(plan, table, t, job.x, slot.kept + t * kTile); });
+    every_tile([&](std::int64_t t) { gather_tile(plan, table, t, x, slot.kept + t * kTile); });
   });
   time([&] {
     every_tile([&](std::int64_t t) {
-      scatter_tile(plan, table, t, slot.kept + t * kTile, job.grad);
+      scatter_tile(plan, table, t, slot.kept + t * kTile, grad);
     });
   });
   time([&] {
-    for (std::int64_t i = 0; i < job.size; i += W) store(job.grad + i, load(job.x + i));
+    for (std::int64_t i = 0; i < job.size; i += W) store(grad + i, load(x + i));
   });
 }
 

@@ -3,10 +3,9 @@
 
 #include <cstdint>
 
-namespace gaussreg {
+#include "number.h"
 
-// The type of a tensor's numbers; kNone for a base that is left out, which stands for zeros.
-enum class Number { kNone, kFloat, kBfloat16, kHalf };
+namespace gaussreg {
 
 // With d = theta - base, in float32:
 enum class DriftTask {
@@ -23,7 +22,7 @@ struct DriftTensor {
   std::int64_t size;
   double scale;
   float factor;
-  Number theta_type, base_type;
+  Number theta_type, base_type;  // a base of kNone is left out, and stands for zeros
 };
 
 // Numbers per chunk. Each chunk has a sum of its own, and the sums are added in order, so that the

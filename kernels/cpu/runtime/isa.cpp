@@ -1,6 +1,9 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#ifdef GAUSSREG_X86
+#include <cpuid.h>
+#endif
 
 #include "job.h"
 
@@ -26,12 +29,20 @@ struct Candidate {
   bool runs;
 };
 
+#ifdef GAUSSREG_X86
+// GCC 10 does not know the name of this feature, conversions of float16.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_F16C;
+}
+#endif
+
 const Kernels& choose() {
   const Candidate candidates[] = {
 #ifdef GAUSSREG_X86
       {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")},
-      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()},
 #endif
       {&portable::table, true},
   };

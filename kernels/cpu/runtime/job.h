@@ -27,10 +27,12 @@ enum class Task {
   kProject,     // x -> the nearest white noise, in `grad`
 };
 
+// Half types are for losses by `fused` and by `moments`; all else has float32.
 struct Job {
   Task task;
   std::int64_t batch, size;
-  const float* x;  // (B, D)
+  const void* x;  // (B, D)
+  Number x_type = Number::kFloat;
   Permutation permutation;
   Orders orders;
   Form form = Form::kRoot;
@@ -40,12 +42,14 @@ struct Job {
   bool power_statistic = false;  // |y|^2 in place of |y|
   double scale = 1;    // of the gradient
   float* loss = nullptr;        // (B,)
-  float* grad = nullptr;        // (B, D)
+  void* grad = nullptr;         // (B, D)
+  Number grad_type = Number::kFloat;  // x's, or float32 for float16
   float* moments = nullptr;     // (B, K)
   float* amplitudes = nullptr;  // (B, P)
   const float* grad_moments = nullptr;
   const float* grad_amplitudes = nullptr;
 
+  bool is_float() const { return x_type == Number::kFloat; }
   std::int64_t bins() const { return size / 2; }
   std::int64_t spectrum_blocks() const { return (bins() + block_size - 1) / block_size; }
 };

@@ -3,6 +3,7 @@
 import os
 import re
 
+import pytest
 import torch
 from backends_here import needs_native
 from fresh_python import printed
@@ -93,3 +94,40 @@ def test_every_instruction_set_computes_the_same(compare, tmp_path):
         for key in want:
             for g, w in zip(got[key], want[key], strict=True):
                 compare.vectors(g, w, 1e-5, "result")
+
+
+GRADIENTS = """
+import sys, torch, gaussreg_fast as gf
+torch.set_num_threads(int(sys.argv[1]))
+results = []
+for size in (64, 1216, 4096, 16384, 25600, 65536, 131072):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = torch.randn(1, size, generator=torch.Generator().manual_seed(size)).to(dtype)
+        for orders in ((1, 2), (1, 3, 8)):
+            for kind in ("shared", "per_sample", "none", gf.permutation(7, size)):
+                options = dict(orders=orders, permutation=kind, seed=9, backend="native")
+                results += gf.gaussianity_value_and_grad(x, **options)
+        y = x.float().requires_grad_()
+        m, a = gf.permuted_statistics(y, orders=(1, 4), seed=9, backend="native")
+        (m.sum() + a.square().sum()).backward()
+        results.append(y.grad)
+torch.save(results, sys.argv[2])
+"""
+
+
+def test_gathered_and_scattered_gradients_have_the_same_bits(tmp_path):
+    results = {}
+    for stores in ("slow", "fast"):
+        file = tmp_path / stores
+        printed(GRADIENTS, 1, file, GAUSSREG_FAST_STORES=stores)
+        results[stores] = torch.load(file)
+    pairs = zip(results["slow"], results["fast"], strict=True)
+    assert all(torch.equal(slow, fast) for slow, fast in pairs)
+
+
+def test_a_wrong_speed_of_stores_is_refused():
+    with pytest.raises(AssertionError, match="must be slow or fast, got quick"):
+        printed(
+            "import gaussreg_fast as gf, torch\ngf.gaussianity_loss(torch.randn(1, 64))",
+            GAUSSREG_FAST_STORES="quick",
+        )

@@ -16,7 +16,8 @@ namespace gaussreg::GAUSSREG_ISA {
 
 struct Slot {
   std::int32_t* table;  // the sample's permutation; null unless each sample has its own
-  float* kept;          // permuted x
+  float* kept;          // permuted x, if the gradient is scattered
+  float* permuted;      // the gradient by it, if the gradient is gathered
   float* z;             // the transform, of each sample of a group
   float* group;         // samples side by side
   float* row;           // a sample of a half type in float32, then its gradient; else null
@@ -74,7 +75,8 @@ static std::int64_t take_slot(const Job& job, char* base, Slot& slot) {
   Arena arena(base);
   const bool own = is_permuted(job) && job.permutation.per_sample;
   slot.table = own ? arena.take<std::int32_t>(job.size) : nullptr;
-  slot.kept = job.grad ? arena.take<float>(padded) : nullptr;
+  slot.kept = job.grad && !job.gathers ? arena.take<float>(padded) : nullptr;
+  slot.permuted = job.grad && job.gathers ? arena.take<float>(job.size) : nullptr;
   slot.z = arena.take<float>(in_groups(job) ? kGroup * padded : padded);
   slot.group = in_groups(job) ? arena.take<float>(kGroup * job.size) : nullptr;
   slot.row = job.is_float() ? nullptr : arena.take<float>(job.size);
@@ -155,6 +157,7 @@ static void unload_columns(const Job& job, const Plan& plan, const std::int32_t*
     column_pass<+1>(slot.z, plan, c);
     each_tile(plan, table, c, [&](std::int64_t t) {
       unload_tile(plan, t, MadeRoots{plan, t}, slot.z, values);
+      if (slot.permuted) return write_tile(plan, t, values, slot.permuted);
       const float* kept = slot.kept + t * kTile;
       if constexpr (K > 0)
         if (job.task != Task::kProject)
@@ -213,6 +216,31 @@ static const float* float_row(const Job& job, std::int64_t index, const Slot& sl
   return slot.row;
 }
 
+// Writes the gradient by x from the gradient by the permuted x, in order.
+template <int K>
+static void gather_gradient(const Job& job, std::int64_t index, const float* x, const float* permuted,
+                            const float* coefficient, const Team& team) {
+  constexpr int kPart = 1024;
+  alignas(64) std::int32_t from[kPart];
+  const auto [begin, end] = team.share(job.size, 64);
+  const Permutation& p = job.permutation;
+  with_permutation<true>(p.seed, p.per_sample ? index : 0, job.size, [&](auto fill) {
+    with_numbers(job.x_type, job.grad_type, [&](auto, auto number) {
+      using G = decltype(number);
+      G* grad = rows<G>(job.grad, job, index);
+      for (std::int64_t i = begin; i < end; i += kPart) {
+        const std::int64_t count = end - i < kPart ? end - i : kPart;
+        fill(i, i + count, from);
+        for (std::int64_t k = 0; k < count; k += W) {
+          float part[W];
+          for (int lane = 0; lane < W; ++lane) part[lane] = permuted[from[k + lane]];
+          store(grad + i + k, G::rounded(load(part) + polynomial<K>(load(x + i + k), coefficient)));
+        }
+      }
+    });
+  });
+}
+
 template <int K>
 static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial* partials,
                    const Slot& slot, const std::int32_t* table, const Team& team) {
@@ -227,6 +255,10 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial
   float* out = half ? slot.row : rows<float>(job.grad, job, index);
   unload_columns<K>(job, plan, table, slot, coefficient, columns, out);
   team.barrier();
+  if (slot.permuted) {
+    gather_gradient<K>(job, index, x, slot.permuted, coefficient, team);
+    return team.barrier();
+  }
   if (!half) return;
   const auto [begin, end] = team.share(job.size, W);
   with_numbers(job.x_type, job.grad_type, [&](auto, auto number) {

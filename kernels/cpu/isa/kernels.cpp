@@ -16,6 +16,7 @@ const Kernels table{
     GAUSSREG_STRING(GAUSSREG_ISA),
     permutation<std::int32_t>,
     permutation<std::int64_t>,
+    quick_permutation,
     fused_workspace,
     fused,
     kMaxTeam * sizeof(Partial),

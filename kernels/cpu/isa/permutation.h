@@ -36,11 +36,12 @@ static void walk(const Network& network, std::int64_t size, int count, std::uint
   }
 }
 
+// Writes elements begin..end-1 of a permutation, or of its inverse, to out[0..]. `begin` is a
+// multiple of 64.
 template <bool inverse, class Network, class T>
-static void permute(const Feistel& feistel, std::int64_t size, std::int64_t begin, std::int64_t end,
-                    T* out) {
+static void permute(const Network& network, const Feistel& feistel, std::int64_t size,
+                    std::int64_t begin, std::int64_t end, T* out) {
   constexpr int kStep = Network::kStep, kPart = Network::kPart;
-  const Network network(feistel);
   const bool all_inside = size == std::int64_t{1} << (feistel.low_bits + feistel.high_bits);
   alignas(64) std::uint32_t local[kPart];
   for (std::int64_t start = begin; start < end; start += kPart) {
@@ -59,25 +60,42 @@ static void permute(const Feistel& feistel, std::int64_t size, std::int64_t begi
   }
 }
 
-// Writes perm[j], or its inverse, for j = begin..end-1 to out[0..]. Requires 1 <= size <= 2^31, and
-// `begin` a multiple of 64.
-template <class T>
-static void permutation(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
-                        std::int64_t begin, std::int64_t end, T* out) {
+// Calls body with a function (begin, end, out) that does so for the permutation of a seed.
+template <bool inverse, class Body>
+GAUSSREG_INLINE void with_permutation(std::uint64_t seed, std::uint64_t sample, std::int64_t size,
+                                      Body&& body) {
   const Feistel feistel(seed, sample, size);
 #ifdef GAUSSREG_BYTE_NETWORK
   if (ByteNetwork::can_run(feistel)) {
-    if (inverse)
-      permute<true, ByteNetwork>(feistel, size, begin, end, out);
-    else
-      permute<false, ByteNetwork>(feistel, size, begin, end, out);
-    return;
+    const ByteNetwork network(feistel);
+    return body([&](std::int64_t begin, std::int64_t end, auto* out) {
+      permute<inverse>(network, feistel, size, begin, end, out);
+    });
   }
 #endif
+  const WordNetwork network(feistel);
+  body([&](std::int64_t begin, std::int64_t end, auto* out) {
+    permute<inverse>(network, feistel, size, begin, end, out);
+  });
+}
+
+// Writes perm[j], or its inverse, for j = begin..end-1 to out[0..]. Requires 1 <= size <= 2^31.
+template <class T>
+static void permutation(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
+                        std::int64_t begin, std::int64_t end, T* out) {
+  const auto write = [&](auto fill) { fill(begin, end, out); };
   if (inverse)
-    permute<true, WordNetwork>(feistel, size, begin, end, out);
+    with_permutation<true>(seed, sample, size, write);
   else
-    permute<false, WordNetwork>(feistel, size, begin, end, out);
+    with_permutation<false>(seed, sample, size, write);
+}
+
+static bool quick_permutation([[maybe_unused]] std::int64_t size) {
+#ifdef GAUSSREG_BYTE_NETWORK
+  return ByteNetwork::can_run(Feistel(0, 0, size));
+#else
+  return false;
+#endif
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -44,6 +44,9 @@ struct Job {
   float* loss = nullptr;        // (B,)
   void* grad = nullptr;         // (B, D)
   Number grad_type = Number::kFloat;  // x's, or float32 for float16
+  // Of a sample outside of a group: whether its gradient is gathered through the inverse permutation,
+  // and not scattered. The bits are the same.
+  bool gathers = false;
   float* moments = nullptr;     // (B, K)
   float* amplitudes = nullptr;  // (B, P)
   const float* grad_moments = nullptr;
@@ -90,6 +93,8 @@ struct Kernels {
                         std::int64_t begin, std::int64_t end, std::int32_t* out);
   void (*permutation64)(std::uint64_t seed, std::uint64_t sample, std::int64_t size, bool inverse,
                         std::int64_t begin, std::int64_t end, std::int64_t* out);
+  // Whether it makes permutations of this size in a fraction of the time of moving the numbers.
+  bool (*quick_permutation)(std::int64_t size);
   // A whole job, for sizes that have a plan. The first tells the sizes of the workspace; the caller
   // gives it memory and calls the second.
   Workspace (*fused_workspace)(const Job& job);
@@ -133,5 +138,9 @@ constexpr const char* kStages[] = {"permutation table",
 // The kernels of the best instruction set that this processor has, or of the one that the
 // environment variable GAUSSREG_FAST_ISA names, for tests. Throws if that one cannot run.
 const Kernels& kernels();
+
+// Whether a random store takes this processor twice as long as a random load; the environment variable
+// GAUSSREG_FAST_STORES says otherwise with "slow" or "fast", for tests.
+bool stores_slowly();
 
 }  // namespace gaussreg

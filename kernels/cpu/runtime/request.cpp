@@ -59,11 +59,21 @@ void Request::fused() const {
   const Kernels& k = kernels();
   if (!has_plan(job.size)) throw std::invalid_argument("size must have a plan");
   const auto p = plan(job.size);
-  Workspace work = k.fused_workspace(job);
-  work.slots = job.batch >= threads ? threads : 1;
+  const int slots = job.batch >= threads ? threads : 1;
+  Job chosen = job;
+  chosen.gathers = gathers(k, slots);
+  Workspace work = k.fused_workspace(chosen);
+  work.slots = slots;
   const Memory memory(work.shared_bytes + work.slots * work.slot_bytes);
   work.base = memory.get();
-  parallel(threads, [&](const Team& team) { k.fused(job, *p, work, team); });
+  parallel(threads, [&](const Team& team) { k.fused(chosen, *p, work, team); });
+}
+
+// Threads that share a sample would scatter into each other's cache lines. One thread alone gathers if
+// the processor stores slowly and the inverse permutation costs less than that.
+bool Request::gathers(const Kernels& k, int slots) const {
+  if (job.permutation.source != Permutation::Source::kSeed) return false;
+  return slots < threads || (stores_slowly() && k.quick_permutation(job.size));
 }
 
 void Request::moments_alone() const {

@@ -44,6 +44,7 @@ struct Request {
   void scatter(Address table, Address permuted, Address means) const;
 
  private:
+  bool gathers(const Kernels& k, int slots) const;
   int members() const;
 };
 

@@ -70,37 +70,40 @@ static void write_tile(const Plan& plan, std::int64_t tile, const float* values,
   }
 }
 
-// Gathers the numbers of a tile through the table; a null table stands for no permutation.
-GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
-                                 const float* x, float* values) {
-  if (!table) return read_tile(plan, tile, x, values);
-  const auto gather = [&](int count) {
+// Calls move(number, place) for each number of a tile's buffer and its place by the table.
+template <class Move>
+GAUSSREG_INLINE void each_place(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                                Move&& move) {
+  const auto rows = [&](int lanes) {
     for (int l = 0; l < L; ++l) {
-      const std::int32_t* from = row_of(plan, table, tile, l);
-      for (int lane = 0; lane < count; ++lane) {
-        values[l * 2 * L + lane] = x[from[2 * lane]];
-        values[l * 2 * L + L + lane] = x[from[2 * lane + 1]];
+      const std::int32_t* places = row_of(plan, table, tile, l);
+      for (int lane = 0; lane < lanes; ++lane) {
+        move(l * 2 * L + lane, places[2 * lane]);
+        move(l * 2 * L + L + lane, places[2 * lane + 1]);
       }
     }
   };
   const int lanes = plan.lanes(tile);
-  if (lanes == L) return gather(L);  // a loop of known length
-  for (int i = 0; i < kTile; ++i) values[i] = 0;
-  gather(lanes);
+  if (lanes == L)
+    rows(L);  // loops of known length
+  else
+    rows(lanes);
+}
+
+// Gathers the numbers of a tile through the table; a null table stands for no permutation.
+GAUSSREG_INLINE void gather_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
+                                 const float* x, float* values) {
+  if (!table) return read_tile(plan, tile, x, values);
+  if (plan.lanes(tile) < L)
+    for (int i = 0; i < kTile; ++i) values[i] = 0;
+  each_place(plan, table, tile, [&](int i, std::int32_t place) { values[i] = x[place]; });
 }
 
 // The inverse of gather_tile.
 GAUSSREG_INLINE void scatter_tile(const Plan& plan, const std::int32_t* table, std::int64_t tile,
                                   const float* values, float* x) {
   if (!table) return write_tile(plan, tile, values, x);
-  const int lanes = plan.lanes(tile);
-  for (int l = 0; l < L; ++l) {
-    const std::int32_t* to = row_of(plan, table, tile, l);
-    for (int lane = 0; lane < lanes; ++lane) {
-      x[to[2 * lane]] = values[l * 2 * L + lane];
-      x[to[2 * lane + 1]] = values[l * 2 * L + L + lane];
-    }
-  }
+  each_place(plan, table, tile, [&](int i, std::int32_t place) { x[place] = values[i]; });
 }
 
 // exp(-2 pi i r k / M) / (2 sqrt D) of a tile's rows k.

@@ -21,6 +21,7 @@ from gaussreg_fast._files import user_path
 STUDIES = {
     "call_overhead": "the cost of a call beside its arithmetic",
     "cpu": "the CPU kernels by instruction set, by threads, and stage by stage",
+    "cpu_limits": "the CPU kernels' instructions and bytes against the processor's limits",
     "drift": "parameter drift against users' code",
     "drift_memory": "the memory of the drift of 1e9 parameters; needs 8 GB",
     "path_kl": "path KL and surrogate rewards against users' code",

@@ -133,7 +133,8 @@ constexpr const char* kStages[] = {"permutation table",
                                    "whole sample after the table",
                                    "bare gather",
                                    "bare scatter",
-                                   "bare copy"};
+                                   "bare copy",
+                                   "a cycle per number"};
 
 // The kernels of the best instruction set that this processor has, or of the one that the
 // environment variable GAUSSREG_FAST_ISA names, for tests. Throws if that one cannot run.

@@ -3,8 +3,8 @@
     python -m bench study path_kl [--out bench/results/path_kl.json] [--threads 1]
 
 Path KL of mean differences dmu (T, B, D), float32: the value alone; value and gradient by autograd
-(forward and backward, upstream 1 / B); value and gradient without autograd. "naive" is a line of
-PyTorch, "compiled" the same line under torch.compile. "copy" is dmu.clone(), which moves 8 bytes a
+(forward and backward, upstream 1 / B); value and gradient of the sum without autograd. "naive" is a
+line of PyTorch, "compiled" the same line under torch.compile. "copy" is dmu.clone(), which moves 8 bytes a
 number, like value and gradient in one pass. Surrogate rewards: all groups at once against a
 bisection with a Python loop over groups. Calls take turns, the best sample of each counts; values
 are compared before anything is timed.
@@ -65,7 +65,7 @@ def path_case(shape: tuple[int, int, int], seconds: float) -> dict[str, Any]:
         calls[f"{name}, value"] = lambda f=function: f(dmu, sigma)
         calls[f"{name}, backward"] = lambda f=function: backward(f, dmu, sigma)
     both = gf.path_kl_value_and_grad(dmu, sigma)
-    for got, right in zip(both, (want, gradient), strict=True):
+    for got, right in zip(both, (want, shape[1] * gradient), strict=True):  # of the batch's sum
         torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=0)
     calls["ours, one pass"] = lambda: gf.path_kl_value_and_grad(dmu, sigma)
     steps, batch, size = shape

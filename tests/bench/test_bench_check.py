@@ -68,7 +68,7 @@ def test_recorded_noise_raises_no_alarm_and_a_slower_call_does(path, monkeypatch
             return factor * float(rng.choice(calls[name]["ratio"]))
 
         each = [{n: {"ratio": ratio(n), "us": 1.0} for n in names or calls} for _ in range(count)]
-        return {}, each
+        return FACTS, each
 
     monkeypatch.setattr(regression, "measure", measured)
     options = argparse.Namespace(processes=0, tolerance=0.1, out=None)

@@ -16,7 +16,7 @@ from gaussreg_fast._files import write_text
 
 Report = dict[str, Any]
 COLUMNS = {clock.name: clock.column for clock in timing.clocks("cpu")}
-PAIRS = "In a cell with two, the first is cold, the second hot."
+PAIRS = "Where a column does not say which, the first of two numbers is cold, the second hot."
 
 
 def clocks(report: Report) -> tuple[str, ...]:
@@ -71,7 +71,8 @@ def speed(report: Report) -> str:
 
 def forms(report: Report) -> str:
     """Return the table of the three ways to call ours, and the spread of one."""
-    head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
+    spread_of = "cold: median, 90 %" if len(clocks(report)) > 1 else "median, 90 %"
+    head = ["case", "value only", "value and gradient", spread_of, "loss and backward"]
     rows = []
     for row in store.on_topic(report, "loss"):
         spread = row["summary_us"][row["clock"]]["value_and_grad"]

@@ -84,9 +84,8 @@ def _threads(best: Result) -> str:
 
 def projection(result: Result) -> str:
     """Return the native projection's times, and the peers' as multiples of it."""
-    head = ["latents"]
-    for column in COLUMNS:
-        head += [f"{column}: projection", "of the loss", "torch", "compile", "rfft + irfft"]
+    about = ("projection", "of the loss", "torch", "compile", "rfft + irfft")
+    head = ["latents", *(f"{column}: {name}" for column in COLUMNS for name in about)]
     rows = []
     for case in result["cases"]:
         rows.append([_latents(case)])
@@ -101,9 +100,8 @@ def projection(result: Result) -> str:
 def drift(result: Result) -> str:
     """Return our times in ms and the peers' as multiples, for each list, task and threads."""
     others = ("loop", "foreach", "compile")
-    head = ["list", "task"]
-    for column in COLUMNS:
-        head += [f"{column}: ours", *(f"{o} / ours" for o in others)]
+    about = ("ours", *(f"{other} / ours" for other in others))
+    head = ["list", "task", *(f"{column}: {name}" for column in COLUMNS for name in about)]
     rows = []
     for case in result["cases"]:
         millions = f"{case['numbers'] / 1e6:.1f} M numbers in {case['tensors']} tensors"

@@ -129,7 +129,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench report --quick --restart
 
 # Compares with the committed baseline of this device. Exit code 2 means that there is none.
-BASELINE ?= bench/baselines/cpu-amd-epyc-avx2.json
+BASELINE ?= bench/baselines/cpu-amd-epyc-avx512.json
 
 bench-check: $(VENV)/.bench
 	$(BIN)/python -m bench check --baseline "$(BASELINE)"

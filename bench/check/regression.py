@@ -1,11 +1,13 @@
 """`python -m bench check`: find calls that are slower than in a baseline.
 
-Every call is timed in several fresh processes, in turns with its yardstick. Other programs on the
-machine only ever add time, so that the result of a process is its fastest sample of the call over
-that of the yardstick: the speed of the machine cancels, and medians would scatter several times as
-much on a busy machine. A call whose ratio has grown beyond the tolerance is suspicious and measured
-again, in other processes; it is a regression only if these alone show it (decision.py). So a busy
-minute raises no alarm.
+Every call is timed in several fresh processes, in turns with its yardstick. On a CPU two clocks
+time it, each for a row of its own: cold, after other work, and hot, repeated by itself. The result
+of a process is the best time of the call over that of the yardstick, by the same clock, so that the
+speed of the machine and of its memory cancels. The best of hot samples is the fastest, because
+other programs only ever add time; that of cold ones is the lower quartile (`ColdClock`). Medians
+would scatter several times as much on a busy machine. A row whose ratio has grown beyond the
+tolerance is suspicious and measured again, in other processes; it is a regression only if these
+alone show it (decision.py). So a busy minute raises no alarm.
 """
 
 from __future__ import annotations
@@ -32,11 +34,9 @@ from gaussreg_fast._exit_codes import Exit
 BASELINES = ROOT / "bench" / "baselines"
 RECORD_PROCESSES = 12
 CHECK_PROCESSES = 6
-# These make glibc keep freed memory. Otherwise the layout of a process's heap decides whether a
-# tensor's memory returns to the system in every call, and page faults then dominate the time.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
-Process = dict[str, dict[str, float]]  # the result of one process: call -> "ratio", "us"
+Process = dict[str, dict[str, float]]  # the result of one process: row -> "ratio", "us"
+Rows = dict[str, tuple[str, Any]]  # row -> call and clock
 
 
 # ---------------------------------------------------------------- one process
@@ -54,31 +54,41 @@ def _sample(options: argparse.Namespace) -> dict[str, Any]:
     if options.verify and not options.suite:
         gate.verify(device)
     suite = gate.load(options.suite, device)
+    rows = rows_of(suite, device)
     wanted = options.exactly
-    names = [n for n in suite if (n in wanted if wanted else options.only in n)]
+    names = [n for n in rows if (n in wanted if wanted else options.only in n)]
     if not names:
         raise BadInput(
             f"--only: no call has a name that contains {options.only!r}, the suite has "
-            f"{', '.join(suite)}"
+            f"{'; '.join(rows)}"
         )
     turn = options.turn % len(names)  # so that no call is always the first
-    calls = time_suite({n: suite[n] for n in names[turn:] + names[:turn]}, options.seconds)
+    chosen = {n: rows[n] for n in names[turn:] + names[:turn]}
+    calls = time_rows(suite, chosen, options.seconds)
     return {"machine": machine.facts(device), "calls": {n: calls[n] for n in names}}
 
 
-def time_suite(suite: gate.Suite, seconds: float) -> Process:
-    """Time every call beside its yardstick, in this process."""
-    clock = timing.clock(machine.device())
+def rows_of(suite: gate.Suite, device: str) -> Rows:
+    """Return the rows of a suite, each call by each clock of the device: "sd-1 value, cold"."""
+    return {
+        f"{name}, {clock.column}" if clock.column else name: (name, clock)
+        for name in suite
+        for clock in timing.clocks(device)
+    }
+
+
+def time_rows(suite: gate.Suite, rows: Rows, seconds: float) -> Process:
+    """Time the call of every row beside its yardstick, in this process."""
     found = {}
-    for name, (call, yardstick) in suite.items():
+    for row, (name, clock) in rows.items():
+        call, yardstick = suite[name]
         calls = {"call": _indexed(call), "yardstick": _indexed(yardstick)}
         try:
             samples = clock.even(calls, seconds)
         except (Exception, SystemExit) as error:  # a user's call may raise anything
             raise BadInput(f"the call {name!r} failed: {describe(error)}") from error
-        fastest = {which: min(times) for which, times in samples.items()}
-        ratio = fastest["call"] / fastest["yardstick"]
-        found[name] = {"ratio": ratio, "us": fastest["call"]}
+        best = {which: clock.best(times) for which, times in samples.items()}
+        found[row] = {"ratio": best["call"] / best["yardstick"], "us": best["call"]}
     return found
 
 
@@ -92,11 +102,10 @@ def _indexed(call: Any) -> Any:
 def measure(
     options: argparse.Namespace, processes: int, progress: Progress, names: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], list[Process]]:
-    """Measure the named calls, or all, in fresh processes; return the machine and the results."""
+    """Measure the named rows, or all, in fresh processes; return the machine and the results."""
     words = ["sample", "--threads", str(options.threads), "--seconds", str(options.seconds)]
     words += ["--only", options.only]
     words += ["--suite", str(options.suite.resolve())] if options.suite else []
-    environment = {**os.environ, **ALLOCATOR}
     facts: dict[str, Any] = {}
     found = []
     for turn in range(processes):
@@ -104,7 +113,7 @@ def measure(
         more = ["--turn", str(turn), *(["--verify"] if turn == 0 and not names else [])]
         for name in names:
             more += ["--exactly", name]
-        result = child.ask([*words, *more], environment)
+        result = child.ask([*words, *more], os.environ)
         facts = result["machine"]
         found.append(result["calls"])
         progress.end(f"process {turn + 1} of {processes}")
@@ -124,12 +133,12 @@ def record(options: argparse.Namespace) -> int:
     with Progress(count) as progress:
         facts, processes = measure(options, count, progress)
     out = options.out or BASELINES / f"{slug(facts)}.json"
-    about = {"what": "baseline", "format": store.FORMAT, "date": store.today(), "machine": facts}
+    about = {**store.header("baseline"), "date": store.today(), "machine": facts}
     suite = options.suite.name if options.suite else None
     ratios, us = by_call(processes), by_call(processes, "us")
     calls = {name: {"ratio": ratios[name], "us": us[name]} for name in ratios}
     store.write(out, {**about, "suite": suite, "seconds": options.seconds, "calls": calls})
-    print(f"wrote {out}: {len(calls)} calls, {count} processes")
+    print(f"wrote {out}: {machine.describe(facts)}, {len(calls)} rows, {count} processes")
     print(f"Smallest slowdown that {CHECK_PROCESSES} processes of a check can show, at this noise:")
     level = decision.level(len(calls))
     for name, found in ratios.items():
@@ -182,7 +191,7 @@ def _baseline(options: argparse.Namespace) -> dict[str, list[float]]:
     if not calls:
         raise BadInput(
             f"--only: no call has a name that contains {options.only!r}, {path} has "
-            f"{', '.join(content['calls'])}"
+            f"{'; '.join(content['calls'])}"
         )
     before = min(map(len, calls.values()))
     count = options.processes or CHECK_PROCESSES
@@ -211,6 +220,7 @@ def _timed(options: argparse.Namespace, before: dict[str, list[float]]) -> list[
         second = {name: decision.shift(before[name], again[name], level) for name in suspects}
     slower = [n for n, s in second.items() if decision.regressed(s, options.tolerance)]
     if first:
+        print(f"{machine.describe(facts)}, {facts['threads']} thread(s)")
         _show(first, second, slower, by_call(processes, "us"))
     if new := sorted(now.keys() - before.keys()):
         print(f"not compared, because the baseline lacks them: {', '.join(new)}")
@@ -238,7 +248,7 @@ def _as_json(
         name: {"first": vars(s), "second": vars(second[name]) if name in second else None}
         for name, s in first.items()
     }
-    about = {"what": "check", "format": store.FORMAT, "date": store.today(), "machine": facts}
+    about = {**store.header("check"), "date": store.today(), "machine": facts}
     given = {"baseline": str(options.baseline), "tolerance": options.tolerance}
     return {**about, **given, "regressions": found, "shifts": shifts, "processes": processes}
 

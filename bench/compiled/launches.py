@@ -160,7 +160,7 @@ def main(given: list[str]) -> int:
     options = parser.parse_args(given)
     os.environ.pop("TRITON_INTERPRET", None)  # the interpreter would leave nothing to record
     if options.out:
-        about = {"what": "launches", "format": store.FORMAT}
+        about = store.header("launches")
         store.write(options.out, {**about, "archs": table()})
     if not options.check:
         if not options.out:

@@ -68,7 +68,7 @@ def _record(release: str, arch: str, seconds: dict[str, float]) -> None:
     merged = {k: s for k, s in (estimates(release, arch) | seconds).items() if k in needed}
     releases = store.read(ESTIMATES, WHAT)["releases"] if ESTIMATES.exists() else {}
     releases[release] = {**releases.get(release, {}), arch: dict(sorted(merged.items()))}
-    about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
+    about = {**store.header(WHAT), "date": store.today()}
     store.write(ESTIMATES, {**about, "releases": releases})
     print(f"wrote {ESTIMATES}")
 

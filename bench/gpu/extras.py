@@ -17,6 +17,7 @@ import gaussreg_fast as gf
 from bench.gpu import programs
 from bench.gpu.stage import LeftOut, Part, Row
 from bench.harness import timing
+from bench.harness.samples import Calls, summary
 from bench.simulator import records
 
 # (numbers, tensors) of a list.
@@ -61,7 +62,7 @@ def _lists(numbers: int, tensors: int) -> tuple[list[torch.Tensor], list[torch.T
     return filled(0.5), filled(0.25)
 
 
-def _calls(params: list[torch.Tensor], base: list[torch.Tensor]) -> timing.Calls:
+def _calls(params: list[torch.Tensor], base: list[torch.Tensor]) -> Calls:
     def foreach(_: int) -> Any:
         """Compute value and gradients as users do, with torch's functions for lists."""
         gaps = torch._foreach_sub(params, base)
@@ -95,7 +96,7 @@ def _drift(numbers: int, tensors: int, allowed: float) -> Row:
     return {
         "numbers": numbers,
         "us": samples,
-        "summary_us": {name: timing.summary(each) for name, each in samples.items()},
+        "summary_us": {name: summary(each) for name, each in samples.items()},
         "extra_memory_bytes": memory,
     }
 

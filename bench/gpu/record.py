@@ -57,7 +57,7 @@ class Record:
                 f"{folder / NAME}: holds a run already: --resume measures its missing rows, "
                 "--restart replaces it"
             )
-        about = {"what": WHAT, "format": store.FORMAT, "date": store.today()}
+        about = {**store.header(WHAT), "date": store.today()}
         return cls(folder / NAME, {**about, "machine": facts, "stages": {}})
 
     @classmethod

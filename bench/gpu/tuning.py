@@ -18,6 +18,7 @@ import torch
 
 from bench.gpu import queue
 from bench.gpu.stage import Part, Row
+from bench.harness import samples as sampling
 from bench.harness import timing
 from bench.harness.errors import Wrong
 from bench.subjects.cases import Case
@@ -230,7 +231,7 @@ def _checked(
 
 
 def _times(samples: list[float], batch: int) -> Row:
-    summary = timing.summary(samples)
+    summary = sampling.summary(samples)
     return {"us": samples, **summary, "ns_per_sample": summary["median"] / batch * 1e3}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 import gaussreg_fast
-from bench.harness.timing import CpuClock, GpuClock
+from bench.harness.cpu_clocks import CpuClock
+from bench.harness.timing import GpuClock
 from gaussreg_fast.backends import native
 
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**31}  # more than any cache
@@ -72,6 +73,11 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
         if a.get(name) != b.get(name):
             return f"{name} {a.get(name)}, here it is {b.get(name)}"
     return ""
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return processor and instruction set in words, or the GPU and its driver."""
+    return f"{facts['device']}, {facts['instruction_set'] or facts['driver']}"
 
 
 def clocks(device: str) -> str | None:

@@ -11,7 +11,8 @@ from bench.harness import machine
 from bench.harness.errors import BadInput
 from gaussreg_fast._files import json_text, write_text
 
-FORMAT = 1
+# The formats of the kinds of files that have changed; that of the others is 1.
+FORMATS = {"report": 2, "baseline": 2, "check": 2, "profile": 2}
 NAME = "report.json"
 # The entries that a file must hold, with their types.
 CONTENT: dict[str, dict[str, Any]] = {
@@ -21,6 +22,11 @@ CONTENT: dict[str, dict[str, Any]] = {
     "compile seconds": {"releases": dict},
     "baseline": {"machine": dict, "calls": dict, "suite": (str, type(None))},
 }
+
+
+def header(what: str) -> dict[str, Any]:
+    """Return the first entries of a file: its kind and format."""
+    return {"what": what, "format": FORMATS.get(what, 1)}
 
 
 def today() -> str:
@@ -67,9 +73,10 @@ def read(path: Path, what: str) -> dict[str, Any]:
         raise BadInput(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict) or content.get("what") != what:
         raise BadInput(f"{path}: not a {what}")
-    if content.get("format") != FORMAT:
+    if (got := content.get("format")) != (wanted := header(what)["format"]):
         raise BadInput(
-            f"{path}: the format must be {FORMAT} for this version, got {content.get('format')}"
+            f"{path}: the format of a {what} must be {wanted} for this version, got {got}: measure "
+            "it again"
         )
     for key, kind in CONTENT[what].items():
         if not isinstance(content.get(key), kind):
@@ -108,7 +115,7 @@ class Report:
 
     @classmethod
     def _new(cls, path: Path, settings: dict[str, Any], facts: dict[str, Any]) -> Report:
-        about = {"what": "report", "format": FORMAT, "date": today(), "seconds": 0.0}
+        about = {**header("report"), "date": today(), "seconds": 0.0}
         content = {**about, "complete": False, "settings": settings, "machine": facts, "rows": []}
         report = cls(path, content)
         report.save()

@@ -1,10 +1,9 @@
-"""Timing: calls take turns, so that noise and clock changes affect all alike.
+"""Time limits, the clock of a GPU, and the clocks of each device.
 
-`in_turns` serves all devices; a sample depends on the device, and each device has one clock class.
-On the CPU a sample is some milliseconds of repeated calls by the host's clock. On a GPU it is the
-device's own time by events, behind a spin that keeps the device busy until all calls are queued,
-with inputs and outputs that rotate over more than the cache. Another kind of GPU sample is the
-host's time for one call and a synchronize, eager or as the replay of a CUDA graph.
+A sample depends on the clock (`cpu_clocks` has those of the CPU), turns are the same for all. On a
+GPU a sample is the device's own time by events, behind a spin that keeps the device busy until all
+calls are queued, with inputs and outputs that rotate over more than the cache. Another kind of GPU
+sample is the host's time for one call and a synchronize, eager or as the replay of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,22 +13,14 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from bench.harness import memory
+from bench.harness.cpu_clocks import ColdClock, CpuClock
 from bench.harness.gpu_turns import SPIN_PER_SECOND, Replay, Turns, waits, warm
-
-Calls = dict[str, Callable[[int], Any]]  # name -> call that takes the number of its buffers
-Samples = dict[str, list[float]]  # name -> microseconds
-
-CPU_SAMPLE = 2e-3  # seconds of one sample on the CPU, if a call does not take longer
-CPU_ROUNDS = 30
-CPU_SHORT_SAMPLE = (
-    5e-4  # seconds; well below a time slice, so that no process disturbs some samples
-)
+from bench.harness.samples import Calls, Samples, Timed, in_turns
 
 
 class OutOfTime(BaseException):
@@ -58,117 +49,13 @@ def limit(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(0.01, outer - (time.monotonic() - begin)))
 
 
-def in_turns(samplers: dict[str, Callable[[], float]], rounds: int | dict[str, int]) -> Samples:
-    """Take a sample of each in every round; samples of those with fewer rounds are spread out."""
-    each = dict.fromkeys(samplers, rounds) if isinstance(rounds, int) else rounds
-    total = max(each.values(), default=0)
-    samples: Samples = {name: [] for name in samplers}
-    for turn in range(total):
-        for name, sample in samplers.items():
-            if turn == 0 or turn * each[name] // total > (turn - 1) * each[name] // total:
-                samples[name].append(sample())
-    return samples
-
-
-def summary(samples: list[float]) -> dict[str, float]:
-    """Return the median, and the tenth and ninetieth percentile."""
-    cuts = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
-    return {"median": statistics.median(samples), "p10": cuts[0], "p90": cuts[-1]}
-
-
-@dataclass
-class Timed:
-    """The samples of several calls by one clock.
-
-    Attributes:
-        samples: microseconds of each call.
-        queue_us: microseconds that Python takes to queue a call.
-        late: number of samples in which the device may have waited for the host.
-        dropped: calls that were too slow for the given time, with the reason.
-        waiting: calls that synchronise with the device.
-    """
-
-    samples: Samples
-    queue_us: dict[str, float] = field(default_factory=dict)
-    late: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-
-# ---------------------------------------------------------------- CPU
-
-
-class CpuClock:
-    """The host's clock; a sample is at least `CPU_SAMPLE` long."""
-
-    device = "cpu"
-    name = "host"
-    extra_memory = staticmethod(memory.resident)
-
-    @staticmethod
-    def buffers(nbytes: int) -> int:
-        """Return 1: users' loops keep a small latent in the cache too, and a big one never fits."""
-        return 1
-
-    @classmethod
-    def timed(
-        cls, calls: Calls, buffers: int = 1, seconds: float = 2.0, patience: float = 3.0
-    ) -> Timed:
-        """Take samples in turns: up to `CPU_ROUNDS` as `seconds` allow, but at least 3.
-
-        A call that takes longer than `patience` times all the seconds is dropped.
-        """
-        result = Timed({})
-        samplers, each = {}, {}
-        share = seconds / max(1, len(calls))
-        for name, call in calls.items():
-            elapsed = cls._once(call)
-            if elapsed < share:
-                elapsed = min(elapsed, cls._once(call))
-            if elapsed > patience * seconds:
-                result.dropped[name] = f"one call takes {elapsed:.1f} s"
-                continue
-            repeats = max(1, round(CPU_SAMPLE / elapsed))
-            samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
-            each[name] = min(CPU_ROUNDS, max(3, int(share / (repeats * elapsed * 1.1))))
-        result.samples = in_turns(samplers, each)
-        return result
-
-    @classmethod
-    def even(cls, calls: Calls, seconds: float) -> Samples:
-        """Take short samples in turns, equally many of each call and at least 5."""
-        samplers, cost = {}, 0.0
-        for name, call in calls.items():
-            elapsed = max(1e-7, min(cls._once(call) for _ in range(3)))
-            repeats = max(1, round(CPU_SHORT_SAMPLE / elapsed))
-            samplers[name] = lambda call=call, repeats=repeats: cls._sample(call, repeats)
-            cost += repeats * elapsed * 1.1
-        return in_turns(samplers, max(5, int(seconds / cost)))
-
-    @staticmethod
-    def _once(call: Callable[[int], Any]) -> float:
-        begin = time.perf_counter()
-        call(0)
-        return max(1e-7, time.perf_counter() - begin)
-
-    @staticmethod
-    def _sample(call: Callable[[int], Any], repeats: int) -> float:
-        for _ in range(repeats // 10):  # untimed, because the other calls have filled the caches
-            call(0)
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            call(0)
-        return (time.perf_counter() - begin) / repeats * 1e6
-
-
-# ---------------------------------------------------------------- GPU
-
-
 class GpuClock:
     """The device's own time."""
 
     device = "cuda"
     name = "device"
+    column = ""
+    best = staticmethod(min)
     extra_memory = staticmethod(memory.allocated)
 
     @staticmethod
@@ -265,6 +152,6 @@ def rotated(nbytes: int, cache: int) -> int:
     return max(2, -(-4 * cache // nbytes))
 
 
-def clock(device: str) -> Any:
-    """Return the clock class of a device."""
-    return GpuClock if device == "cuda" else CpuClock
+def clocks(device: str) -> tuple[Any, ...]:
+    """Return the clock classes of a device; the first is that of the leading column."""
+    return (GpuClock,) if device == "cuda" else (ColdClock, CpuClock)

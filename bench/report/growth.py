@@ -14,13 +14,16 @@ Curve = list[tuple[int, float]]  # (size, microseconds), by size
 UPPER = 0.6  # share of the sizes that is fitted; at the smaller ones a call's overhead dominates
 
 
-def curves(report: dict[str, Any], by: str) -> dict[str, Curve]:
-    """Return each call's curve by "dimension" (one sample) or by "batch" (D = 16384)."""
+def curves(report: dict[str, Any], by: str, clock: str = "") -> dict[str, Curve]:
+    """Return each call's curve by "dimension" (one sample) or by "batch" (D = 16384).
+
+    Its times are those of a clock, or of each row's own.
+    """
     found: dict[str, Curve] = {}
     for row in store.on_topic(report, "growth"):
         one_sample, one_size = row["batch"] == 1, row["dimension"] == 16384
         if one_sample if by == "dimension" else one_size:
-            for call, us in typical(row).items():
+            for call, us in typical(row, clock).items():
                 found.setdefault(call, []).append((row[by], us))
     return {call: sorted(curve) for call, curve in found.items()}
 
@@ -61,12 +64,18 @@ def crossing(ours: Curve, other: Curve) -> dict[str, Any]:
 
 
 def analysis(report: dict[str, Any]) -> dict[str, Any]:
-    """Return the exponents of every call by D and by B, and the crossings with ours by D."""
+    """Return by clock the exponents of every call by D and by B, and the crossings with ours."""
+    rows = store.on_topic(report, "growth")
+    clocks = dict.fromkeys(clock for row in rows for clock in row["us"])
+    return {clock: _analysis(report, clock) for clock in clocks}
+
+
+def _analysis(report: dict[str, Any], clock: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for by in ("dimension", "batch"):
-        fits = {call: exponent(curve) for call, curve in curves(report, by).items()}
+        fits = {call: exponent(curve) for call, curve in curves(report, by, clock).items()}
         found[by] = {call: fit for call, fit in fits.items() if fit}
-    by_size = curves(report, "dimension")
+    by_size = curves(report, "dimension", clock)
     ours = by_size.get("value_and_grad", [])
     found["crossings"] = {
         call: crossing(ours, by_size[call])

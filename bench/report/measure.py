@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from bench.harness import machine, timing
+from bench.harness.cpu_clocks import ColdClock, CpuClock
 from bench.harness.errors import failed_row
+from bench.harness.samples import Calls, summary
 from bench.subjects import correctness, peers
 from bench.subjects.cases import TARGETS, Case
 from bench.subjects.naive import by_hand
@@ -57,8 +59,7 @@ def verdicts(case: Case, values: dict[str, float]) -> dict[str, str]:
 
 def run_case(
     case: Case,
-    clock: Any,
-    *,
+    *clocks: Any,
     backend: str = "auto",
     seconds: float = 3.0,
     compile_seconds: float = 0.0,
@@ -67,9 +68,9 @@ def run_case(
 
     Args:
         case: the case to measure.
-        clock: clock class, `timing.clock(device)`.
+        clocks: clock classes, `timing.clocks(device)`; the first gives ratios and targets.
         backend: backend of ours.
-        seconds: time for samples.
+        seconds: time for samples, of all clocks together.
         compile_seconds: time for each peer under torch.compile; 0 leaves them out.
     """
     begin = time.monotonic()
@@ -83,10 +84,10 @@ def run_case(
     }
     try:
         need = NEED * case.batch * case.dimension
-        if need > (free := machine.free_memory(clock.device)):
+        if need > (free := machine.free_memory(clocks[0].device)):
             raise Skipped(f"needs about {need / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
-        row["errors"] = checked(case, clock.device, backend)
-        _measure(case, clock, backend, seconds, compile_seconds, row)
+        row["errors"] = checked(case, clocks[0].device, backend)
+        _measure(case, clocks, backend, seconds, compile_seconds, row)
         row["status"] = "ok"
     except Skipped as reason:
         row |= {"status": "not measured", "reason": str(reason)[:500]}
@@ -109,13 +110,14 @@ def checked(case: Case, device: str, backend: str) -> correctness.Errors:
 
 def _measure(
     case: Case,
-    clock: Any,
+    clocks: tuple[Any, ...],
     backend: str,
     seconds: float,
     compile_seconds: float,
     row: dict[str, Any],
 ) -> None:
-    # A single latent has one buffer: it stays in the cache, as in the loop that optimises it.
+    clock = clocks[0]
+    # A single latent has one buffer, which stays in a GPU's cache in a user's loop, too.
     count = 1 if case.batch == 1 else clock.buffers(case.nbytes)
     xs = peers.inputs(case, clock.device, count)
     calls = peers.ours(case, xs, backend) | peers.others(case, xs, clock.device)
@@ -126,14 +128,9 @@ def _measure(
             check_compiled(row["errors"], case, xs, found)
         calls |= found
     row["extra_memory_bytes"] = _memory(calls, xs, clock)
-    timed = clock.timed(calls, count, seconds)
-    row["not_measured"] |= timed.dropped
-    row["clock"] = clock.name
-    row["us"] = {clock.name: timed.samples}
-    if timed.queue_us:
-        row |= {"queue_us": timed.queue_us, "late_samples": timed.late}
-    waits = "it waits for the device: its times include the host's"
-    row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
+    row |= {"clock": clock.name, "us": {}}
+    for each in clocks:
+        _sample(each, calls, count, seconds / len(clocks), row)
     graph: dict[str, float] = {}
     if case.batch == 1 and case.topic == "loss" and clock.device == "cuda":
         row["clock"] = "wall"  # the time that the loop that optimises one latent waits
@@ -141,10 +138,21 @@ def _measure(
         row["us"]["wall"] = clock.wait_times(waiting)
         graph = _graphs(case, clock, backend, compile_seconds, row)
     row["summary_us"] = {
-        name: {call: timing.summary(s) for call, s in samples.items()}
+        name: {call: summary(s) for call, s in samples.items()}
         for name, samples in row["us"].items()
     }
     _compare(row, case, graph, clock.device)
+
+
+def _sample(clock: Any, calls: Calls, buffers: int, seconds: float, row: dict[str, Any]) -> None:
+    """Add a clock's samples to the row, and what it could not measure."""
+    timed = clock.timed(calls, buffers, seconds)
+    row["us"][clock.name] = timed.samples
+    row["not_measured"] |= timed.dropped
+    if timed.queue_us:
+        row |= {"queue_us": timed.queue_us, "late_samples": timed.late}
+    waits = "it waits for the device: its times include the host's"
+    row["not_measured"] |= {f"{name}, the device alone": waits for name in timed.waiting}
 
 
 def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: str) -> None:
@@ -163,15 +171,15 @@ def _compare(row: dict[str, Any], case: Case, graph: dict[str, float], device: s
 def typical(row: dict[str, Any], clock: str = "") -> dict[str, float]:
     """Return each call's typical microseconds by a row's own clock, or by another.
 
-    On a CPU it is the tenth percentile, because other programs only ever add time. On a GPU it is
-    the median.
+    Of hot calls on a CPU it is the tenth percentile, because other programs only ever add time, of
+    cold ones the lower quartile (`ColdClock`). On a GPU it is the median.
     """
     clock = clock or row.get("clock", "")
-    statistic = "p10" if clock == timing.CpuClock.name else "median"
+    statistic = {CpuClock.name: "p10", ColdClock.name: "p25"}.get(clock, "median")
     return {call: s[statistic] for call, s in row.get("summary_us", {}).get(clock, {}).items()}
 
 
-def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int | None]:
+def _memory(calls: Calls, xs: list[Tensor], clock: Any) -> dict[str, int | None]:
     """Measure each call's extra memory; the gradient that it leaves in its input is included."""
 
     def once(call: Callable[[int], Any], slot: int) -> Any:
@@ -187,9 +195,7 @@ def _memory(calls: timing.Calls, xs: list[Tensor], clock: Any) -> dict[str, int 
     }
 
 
-def check_compiled(
-    errors: correctness.Errors, case: Case, xs: list[Tensor], found: timing.Calls
-) -> None:
+def check_compiled(errors: correctness.Errors, case: Case, xs: list[Tensor], found: Calls) -> None:
     """Raise Wrong if a peer under torch.compile differs from its eager result."""
     eager = peers.turns(peers.naive_of(case), xs[:1])
     hand = partial(by_hand, xs[0].detach(), per_sample=case.permutation == "per_sample")
@@ -221,7 +227,7 @@ def _graphs(
         makers["compile"] = lambda xs: peers.turns(
             torch.compile(peers.naive_of(case), dynamic=False), xs
         )
-    replays: timing.Calls = {}
+    replays: Calls = {}
     for name, make in makers.items():
         try:  # a new leaf, whose gradient is accumulated on the stream of the capture
             with timing.limit(compile_seconds or GRAPH_SECONDS):

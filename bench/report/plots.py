@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.harness import store
+from bench.harness.cpu_clocks import CpuClock
 from bench.harness.text import digits
 from bench.report import growth, roofline
 from bench.report.measure import typical
@@ -48,7 +49,7 @@ def _ceiling(report: Report, name: str) -> float | None:
 
 
 def speedups(report: Report) -> Figure | None:
-    """Draw bars: the peers' times as multiples of ours."""
+    """Draw bars: the peers' times as multiples of ours, on a CPU cold with a mark for hot."""
     rows = store.on_topic(report, "loss")
     if not rows:
         return None
@@ -63,8 +64,12 @@ def speedups(report: Report) -> Figure | None:
                 continue
             ratio = us[call] / us["value_and_grad"]
             y = place + (k - (len(calls) - 1) / 2) * height
-            label = LABELS[call] if place == _first(rows, call) else None
+            first = place == _first(rows, call)
+            label = LABELS[call] if first else None
             axes.barh(y, ratio, height, color=COLORS[call], label=label)
+            if call in (hot := typical(row, CpuClock.name)):
+                label = "hot" if first and call == calls[0] else None
+                axes.plot(hot[call] / hot["value_and_grad"], y, "k|", ms=7, label=label)
             text = axes.text(ratio * 1.03, y, f"{digits(ratio)}x", va="center", fontsize="x-small")
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axvline(1, color=COLORS["value_and_grad"], lw=1.5, label="ours", zorder=0.9)
@@ -88,13 +93,18 @@ def _first(rows: list[dict[str, Any]], call: str) -> int:
 
 
 def growths(report: Report) -> Figure | None:
-    """Plot the time of one sample against D, and of a batch against B, with the memory limit."""
+    """Plot the time of one sample against D, and of a batch against B, with the memory limit.
+
+    On a CPU lines are cold calls, and dotted ones hot calls.
+    """
     found = {by: growth.curves(report, by) for by in ("dimension", "batch")}
+    hot = {by: growth.curves(report, by, CpuClock.name) for by in found}
     if not any(found.values()):
         return None
     figure = _figure(11, 5.6)
     copy = _ceiling(report, "copy_gb_per_s")
-    fits = report.get("growth", {})
+    # The first clock leads.
+    fits = next(iter(report.get("growth", {}).values()), {})
     for k, (by, name) in enumerate((("dimension", "D, one sample"), ("batch", "B at D = 16384"))):
         axes = figure.add_subplot(1, 2, k + 1)
         sizes: list[int] = []
@@ -108,6 +118,8 @@ def growths(report: Report) -> Figure | None:
             power = f" ~ {by[0].upper()}^{fit['exponent']:.2f}" if fit else ""
             marker = {"marker": "o", "ms": 4, "lw": 2.2 if call == "value_and_grad" else 1.3}
             axes.plot(x, y, color=COLORS[call], label=LABELS[call] + power, **marker)
+            if curve := hot[by].get(call, []):
+                axes.plot(*zip(*curve, strict=True), ":", color=COLORS[call], lw=1)
         if copy and sizes:
             per = 1 if by == "dimension" else 16384
             limit = [roofline.loss_and_gradient(s * per)[0] / copy / 1e3 for s in sizes]
@@ -121,7 +133,8 @@ def growths(report: Report) -> Figure | None:
             axes.legend(fontsize="x-small", loc="upper left")
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * 30)  # room for the legend
-    figure.suptitle(f"Growth of time\n{_subtitle(report)}", fontsize="medium")
+    dotted = ", dotted: hot" if any(hot.values()) else ""
+    figure.suptitle(f"Growth of time{dotted}\n{_subtitle(report)}", fontsize="medium")
     return figure
 
 

@@ -68,7 +68,7 @@ def _case(case: Case, device: str, compiling: bool, share: float, left: float) -
     if device == "cuda":
         torch.cuda.empty_cache()
     return measure.run_case(
-        case, timing.clock(device), seconds=seconds, compile_seconds=compile_seconds
+        case, *timing.clocks(device), seconds=seconds, compile_seconds=compile_seconds
     )
 
 
@@ -107,6 +107,7 @@ def main(
     make = Report.resume if resume else Report.restart if restart else Report.begin
     todo = parts(device, quick, only)
     report = make(out, settings, facts)
+    print(f"{machine.describe(facts)}, {threads} thread(s)")
     todo = {name: part for name, part in todo.items() if name not in report.names()}
     with Progress(len(todo), out) as progress:
         run(report, todo, minutes * 60 or BUDGET[device, quick], progress)

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.harness import store
+from bench.harness import store, timing
 from bench.harness.text import digits, table, time_text
 from bench.report.measure import typical
 from bench.subjects.peers import LABELS
 from gaussreg_fast._files import write_text
 
 Report = dict[str, Any]
+COLUMNS = {clock.name: clock.column for clock in timing.clocks("cpu")}
+PAIRS = "Where a column does not say which, the first of two numbers is cold, the second hot."
+
+
+def clocks(report: Report) -> tuple[str, ...]:
+    """Return the clocks by which a report's rows are shown; "" is a row's own."""
+    on_gpu = report["machine"]["kind"] == "cuda"
+    return ("",) if on_gpu else tuple(COLUMNS)
+
+
+def _cell(report: Report, row: dict[str, Any], show: Callable[[dict[str, float]], str]) -> str:
+    """Return what `show` makes of a row's times by each clock; "not measured" if it lacks one."""
+    found = []
+    for clock in clocks(report):
+        try:
+            found.append(show(typical(row, clock)))
+        except KeyError:
+            return "not measured"
+    return ", ".join(found)
+
+
+def _time(report: Report, row: dict[str, Any], call: str) -> str:
+    return _cell(report, row, lambda us: time_text(us[call]))
 
 
 def line(row: dict[str, Any]) -> str:
@@ -36,29 +60,29 @@ def speed(report: Report) -> str:
             "FFT pair alone", "copy alone"]  # fmt: skip
     rows = []
     for row in store.on_topic(report, "loss"):
-        us = typical(row)
-        ours = us["value_and_grad"]
         against = [
-            f"{digits(us[call] / ours)}x" if call in us else "not measured"
+            _cell(report, row, lambda us, call=call: f"{digits(us[call] / us['value_and_grad'])}x")
             for call in ("naive", "compile", "hand", "fft", "copy")
         ]
-        rows.append([row["case"], str(row["dimension"]), time_text(ours), *against])
+        ours = _time(report, row, "value_and_grad")
+        rows.append([row["case"], str(row["dimension"]), ours, *against])
     return table(head, rows)
 
 
 def forms(report: Report) -> str:
     """Return the table of the three ways to call ours, and the spread of one."""
-    head = ["case", "value only", "value and gradient", "median, 90 %", "loss and backward"]
+    spread_of = "cold: median, 90 %" if len(clocks(report)) > 1 else "median, 90 %"
+    head = ["case", "value only", "value and gradient", spread_of, "loss and backward"]
     rows = []
     for row in store.on_topic(report, "loss"):
-        us, spread = typical(row), row["summary_us"][row["clock"]]["value_and_grad"]
+        spread = row["summary_us"][row["clock"]]["value_and_grad"]
         rows.append(
             [
                 row["case"],
-                time_text(us["value"]),
-                time_text(us["value_and_grad"]),
+                _time(report, row, "value"),
+                _time(report, row, "value_and_grad"),
                 f"{time_text(spread['median'])}, {time_text(spread['p90'])}",
-                time_text(us["loss_backward"]),
+                _time(report, row, "loss_backward"),
             ]
         )
     return table(head, rows)
@@ -82,9 +106,7 @@ def guards(report: Report) -> str:
     calls = list(dict.fromkeys(call for row in rows for call in typical(row)))
     lines = []
     for call in calls:
-        times = [typical(row).get(call) for row in rows]
-        shown = ["not measured" if t is None else time_text(t) for t in times]
-        lines.append([LABELS.get(call, call), *shown])
+        lines.append([LABELS.get(call, call), *(_time(report, row, call) for row in rows)])
     names = [row["case"].removesuffix("-guards") for row in rows]
     return table(["loss and backward", *names], lines)
 
@@ -93,16 +115,23 @@ def exponents(report: Report) -> str:
     """Return the table of growth exponents with standard errors and the fitted sizes."""
     lines = []
     for by, name in (("dimension", "D"), ("batch", "B")):
-        for call, fit in report.get("growth", {}).get(by, {}).items():
-            power = f"{name}^({fit['exponent']:.2f} ± {fit['error']:.2f})"
-            lines.append([LABELS.get(call, call), power, f"{fit['from']} to {fit['to']}"])
-    return table(["call", "time grows as", "fitted over"], lines)
+        for clock, found in report.get("growth", {}).items():
+            for call, fit in found[by].items():
+                power = f"{name}^({fit['exponent']:.2f} ± {fit['error']:.2f})"
+                span = f"{fit['from']} to {fit['to']}"
+                lines.append([LABELS.get(call, call), COLUMNS.get(clock, clock), power, span])
+    return table(["call", "clock", "time grows as", "fitted over"], lines)
 
 
 def crossings(report: Report) -> str:
     """Return a line for each peer: the sizes where its time crosses ours, if any."""
     lines = []
-    for call, found in report.get("growth", {}).get("crossings", {}).items():
+    crossings = [
+        (f"{LABELS[call]}, {COLUMNS.get(clock, clock)}", crossing)
+        for clock, found in report.get("growth", {}).items()
+        for call, crossing in found["crossings"].items()
+    ]
+    for name, found in crossings:
         span = f"from D = {found['from']} to {found['to']}"
         ends = (
             f"{digits(found['ratio_at_first'])} times our time at D = {found['from']}, "
@@ -110,7 +139,7 @@ def crossings(report: Report) -> str:
         )
         at = " and ".join(f"{d:.0f}" for d in found["at"])
         text = f"crosses ours near D = {at} (interpolated)" if at else f"no crossing {span}"
-        lines.append(f"- {LABELS[call]}: {text}; {ends}.\n")
+        lines.append(f"- {name}: {text}; {ends}.\n")
     return "".join(lines)
 
 
@@ -203,11 +232,15 @@ def sections(report: Report, names: tuple[str, ...] = ()) -> str:
 def markdown(report: Report) -> str:
     """Return the whole report in Markdown."""
     kind = "quick " if report["settings"]["quick"] else ""
-    statistic = "Medians" if report["machine"]["kind"] == "cuda" else "Tenth percentiles"
+    statistic = "Medians of interleaved samples"
+    if report["machine"]["kind"] == "cpu":
+        statistic = (
+            f"Interleaved samples: lower quartiles of cold calls, tenth percentiles of hot. {PAIRS}"
+        )
     state = "" if report["complete"] else " **Interrupted: not all of it was measured.**"
     return (
-        f"# gaussreg_fast: {kind}report\n\n{statistic} of interleaved samples; every case was "
-        f"compared with float64 first. Took {report['seconds']:.0f} s.{state}\n" + sections(report)
+        f"# gaussreg_fast: {kind}report\n\n{statistic.rstrip('.')}. Every case was compared with "
+        f"float64 first. Took {report['seconds']:.0f} s.{state}\n" + sections(report)
     )
 
 

@@ -74,7 +74,7 @@ def main(given: Sequence[str]) -> int:
             details = (f"       {line}" for line in outcome.details()[:8])
             progress.end("\n".join([outcome.line(), *details]))
     if options.out:
-        about = {"what": "simulation", "format": store.FORMAT, "triton": triton.__version__}
+        about = {**store.header("simulation"), "triton": triton.__version__}
         content = {**about, "arch": options.arch, "outcomes": running.as_json(outcomes)}
         store.write(options.out, content)
     return _report(outcomes, triton.__version__, options.arch)

@@ -6,7 +6,7 @@ uses the last way for eager calls and the third for compiled code (gaussreg_fast
 
     python -m bench study call_overhead [--out bench/results/call_overhead.json]
 
-Times are the best of several interleaved rounds, one thread.
+The calls take turns on one thread, cold and hot; the best sample of each counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 import gaussreg_fast
-from bench.studies.best import best_times
+from bench.harness.best import Times, best_times
+from bench.harness.text import columns, time_text
 from bench.subjects.peers import with_backward
 
 SECONDS = 3.0
@@ -95,7 +96,7 @@ def ways() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def measure(seconds: float) -> dict[str, float]:
+def measure(seconds: float) -> Times:
     torch.set_num_threads(1)
     x = torch.randn(1, 64, requires_grad=True)
     z = x.detach()
@@ -111,10 +112,7 @@ def measure(seconds: float) -> dict[str, float]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     times = measure(options.seconds)
-    width = max(map(len, times))
-    for name, microseconds in times.items():
-        print(f"{name:{width}}  {microseconds:7.1f} us")
-    return {
-        "benchmark": "call overhead, B = 1, D = 64, forward and backward",
-        "microseconds": {name: round(t, 1) for name, t in times.items()},
-    }
+    rows = [[name, *(time_text(us[name]) for us in times.values())] for name in times["cold"]]
+    print(columns([["", *times], *rows]))
+    about = "call overhead, B = 1, D = 64, forward and backward"
+    return {"benchmark": about, "microseconds": times}

@@ -3,9 +3,9 @@
     python -m bench study cpu [--out bench/results/cpu.json]
 
 Calls compute value and gradient, orders 1 and 2, in float32 on one thread unless stated otherwise,
-and draw a permutation each. The competitors take turns; the best sample of each counts. A case
-whose values differ fails before it is timed. Every instruction set of the processor is measured, in
-a process of its own.
+and draw a permutation each. The competitors take turns, cold and hot, and the best sample of each
+counts (`bench.harness.cpu_clocks`). A case whose values differ fails before it is timed. Every
+instruction set of the processor is measured, in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from typing import Any
 import torch
 
 import gaussreg_fast
-from bench.harness import child
+from bench.harness import child, machine
+from bench.harness.best import Times, best_times, multiples
 from bench.harness.errors import BadInput
 from bench.report import roofline
-from bench.studies.best import best_times
 from bench.subjects import correctness, peers
 from bench.subjects.cases import Case, parse
 
 SECONDS = 1.5
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
-CASES = ["d4096-1", "sd-1", "sd-16", "sd-64", "sdxl-8", "flux-1", "flux-4"]
+CASES = [
+    *("d4096-1", "sd-1", "sd-16", "sd-64", "sana-1", "sdxl-8", "flux-1", "flux-4"),
+    *("sd-1-bfloat16", "sd-16-bfloat16", "sd-16-float16"),
+    *("d25600-1", "d25600-4", "sd768-1", "sd768-4"),  # no powers of two
+]
 THREAD_CASES = ["sd-64", "sdxl-8", "flux-1"]
 CALLS = {
     "naive": "naive",
@@ -39,7 +43,7 @@ CALLS = {
 }
 
 
-def compare(case: Case, seconds: float) -> dict[str, float]:
+def compare(case: Case, seconds: float) -> Times:
     """Return the microseconds of our calls and of the peers'."""
     correctness.check(case, "cpu", rounds=1)
     xs = peers.inputs(case, "cpu", 1)
@@ -48,18 +52,16 @@ def compare(case: Case, seconds: float) -> dict[str, float]:
     return best_times(named, seconds)
 
 
-def threads(case: Case, seconds: float) -> dict[str, float]:
-    """Return the microseconds of a call on one thread and on two, which take turns."""
+def threads(case: Case, seconds: float) -> Times:
+    """Return the microseconds of a call on one thread and on two, which take turns.
+
+    What comes before a cold call runs on as many threads, as it does in a user's loop.
+    """
     (x,) = peers.inputs(case, "cpu", 1)
-
-    def call(count: int) -> Callable[[], Any]:
-        def run() -> None:
-            torch.set_num_threads(count)
-            gaussreg_fast.gaussianity_value_and_grad(x.detach())
-
-        return run
-
-    times = best_times({"one": call(1), "two": call(2)}, seconds)
+    counts = {"one": 1, "two": 2}
+    call = partial(gaussreg_fast.gaussianity_value_and_grad, x.detach())
+    before = {name: partial(torch.set_num_threads, count) for name, count in counts.items()}
+    times = best_times(dict.fromkeys(counts, call), seconds, before)
     torch.set_num_threads(1)
     return times
 
@@ -69,12 +71,14 @@ def measure(seconds: float) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
-    def row(name: str, measured: Callable[[Case, float], dict[str, float]]) -> dict[str, Any]:
+    def row(name: str, measured: Callable[[Case, float], Times]) -> dict[str, Any]:
         case = parse(name)
-        us = measured(case, seconds)
-        return {"batch": case.batch, "dimension": case.dimension, "microseconds": us}
+        about = {"case": name, "batch": case.batch, "dimension": case.dimension}
+        dtype = str(case.dtype).removeprefix("torch.")
+        return {**about, "dtype": dtype, "microseconds": measured(case, seconds)}
 
     return {
+        "processor": machine.describe(machine.facts("cpu")),
         "cases": [row(name, compare) for name in CASES],
         "threads": [row(name, threads) for name in THREAD_CASES],
         "stages": [{"dimension": d, "microseconds": stages(d)} for d in roofline.STAGE_SIZES],
@@ -96,16 +100,12 @@ def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
         raise
 
 
-def show(instruction_set: str, result: dict[str, Any]) -> None:
-    print(f"{instruction_set}, one thread, speed-ups over naive PyTorch:")
-    for case in result["cases"]:
-        times = case["microseconds"]
-        ratios = ", ".join(f"{name} {times['naive'] / t:.1f}" for name, t in times.items())
-        print(f"  ({case['batch']}, {case['dimension']}) naive {times['naive']:.0f} us: {ratios}")
-    for case in result["threads"]:
-        times = case["microseconds"]
-        ratio = times["one"] / times["two"]
-        print(f"  ({case['batch']}, {case['dimension']}) two threads: {ratio:.2f} times one")
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['processor']}:")
+    for rows, of in (("cases", "gaussianity_value_and_grad"), ("threads", "two")):
+        for case in result[rows]:
+            for line in multiples(case["microseconds"], of):
+                print(f"  {case['case']}, {line}")
     for part in result["stages"]:
         listed = ", ".join(f"{name} {t:.1f}" for name, t in part["microseconds"].items())
         print(f"  D = {part['dimension']}, us a sample: {listed}")
@@ -126,5 +126,5 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             print(f"{name}: this processor does not have it")
             continue
         results[name] = result
-        show(name, result)
-    return {"benchmark": "value and gradient on the CPU, float32", "instruction_sets": results}
+        show(result)
+    return {"benchmark": "value and gradient on the CPU", "instruction_sets": results}

@@ -2,9 +2,9 @@
 
     python -m bench study projection [--out bench/results/projection.json]
 
-One thread, float32, blocks of 16 bins. The competitors take turns; the best sample of each counts,
-and the report gives ratios within the run. A case whose results differ from float64 fails before it
-is timed. torch.compile compiles the whole torch backend.
+One thread, float32, blocks of 16 bins. The competitors take turns, cold and hot; the best sample of
+each counts, and the report gives ratios within the run. A case whose results differ from float64
+fails before it is timed. torch.compile compiles the whole torch backend.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 import gaussreg_fast
+from bench.harness.best import best_times, multiples
 from bench.harness.errors import Wrong
-from bench.studies.best import best_times
 from gaussreg_fast import reference
-from gaussreg_fast.backends import native
 
 SECONDS = 3.0
 CASES = ((1, 4096), (1, 16384), (16, 16384), (8, 65536), (1, 262144), (4, 36864))
@@ -55,13 +54,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for batch, dimension in CASES:
         rows.append(measure(batch, dimension, options.seconds))
-        t = rows[-1]["microseconds"]
-        ratios = ", ".join(f"{name} {us / t['native']:.2f}" for name, us in t.items())
-        print(
-            f"({batch}, {dimension}) native {t['native']:.0f} us; times that: {ratios}", flush=True
-        )
+        for line in multiples(rows[-1]["microseconds"], of="native"):
+            print(f"({batch}, {dimension}) {line}", flush=True)
     return {
         "benchmark": "white-noise projection on the CPU, one thread, float32",
-        "instruction_set": native.module().instruction_set(),
         "cases": rows,
     }

@@ -29,7 +29,7 @@ STUDIES = {
     "noise_injection": "the effect of MPGR's loss on noise and on checkerboards",
     "learning_rates": "every guard of the checkerboard experiment at every rate",
 }
-MACHINE = ("device", "python", "torch")  # facts that are stored with a result
+MACHINE = ("device", "instruction_set", "python", "torch")  # facts that are stored with a result
 
 
 def main(given: list[str]) -> int:
@@ -53,9 +53,10 @@ def run(name: str, given: list[str]) -> int:
     """Run a study and write its result with the date and the machine, whole or not at all."""
     study = importlib.import_module(f"bench.studies.{name}")
     options = _parser(name, study).parse_args(given)
+    facts = machine.facts("cpu")
+    print(machine.describe(facts))
     result = study.run(options)
     if result is not None and options.out:
-        facts = machine.facts("cpu")
         about = {"date": store.today(), **{key: facts[key] for key in MACHINE}}
         store.write(options.out, {**about, **result})
     return 0
@@ -67,7 +68,7 @@ def _parser(name: str, study: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=user_path, help="JSON file to write the result to.")
     if hasattr(study, "SECONDS"):
-        about = f"Time for each case. Default: {study.SECONDS:g}."
+        about = f"Time for each case and clock. Default: {study.SECONDS:g}."
         parser.add_argument("--seconds", type=number, default=study.SECONDS, help=about)
     if hasattr(study, "add_options"):
         study.add_options(parser)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import gaussreg_fast
-from bench.harness.timing import Calls, OutOfTime, limit
+from bench.harness.samples import Calls
+from bench.harness.timing import OutOfTime, limit
 from bench.subjects.cases import COVARIANCE_LIMIT, PRNO_LIMIT, Case
 from bench.subjects.naive import by_hand, naive
 from gaussreg_fast import gaussianity_loss, gaussianity_value_and_grad

@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench import ROOT
 from bench.gpu import pages as gpu
+from bench.harness import machine
 from bench.harness.errors import BadInput
 from bench.harness.text import table
 from bench.report import tables
 from bench.simulator.pages import counts_page
 from bench.studies import path_kl
 from bench.studies.noise_injection import BATCHES
+from bench.tools import cpu_pages
 from gaussreg_fast._exit_codes import Exit
 from gaussreg_fast._files import write_text
 from gaussreg_fast.experiments.checkerboard import report as checkerboard_report
@@ -32,6 +34,11 @@ REPORT = "docs/results/report/report.json"
 
 def load(path: str) -> Any:
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def of_study(name: str, tables: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    """Return a function that formats the committed result of a study."""
+    return lambda: tables(load(f"bench/results/{name}.json"))
 
 
 def demo_table() -> str:
@@ -48,67 +55,6 @@ def personalisation_table() -> str:
 
 def reward_table() -> str:
     return reward_tuning_report.markdown(load("docs/results/demo/reward-tuning.json"))
-
-
-def cpu_table() -> str:
-    """Return speed-ups over naive PyTorch, a row per case, for the best instruction set."""
-    name, result = next(iter(load("bench/results/cpu.json")["instruction_sets"].items()))
-    head = ["latents", "naive PyTorch", "`gaussianity_loss` + backward",
-            "`gaussianity_value_and_grad`", "torch's rfft + irfft alone"]  # fmt: skip
-    rows = []
-    for case in result["cases"]:
-        t = case["microseconds"]
-        ours = [t[key] for key in ("gaussianity_loss", "gaussianity_value_and_grad")]
-        rows.append(
-            [f"{case['batch']} x {case['dimension']}", f"{t['naive'] / 1000:.2f} ms"]
-            + [f"{u / 1000:.2f} ms, {t['naive'] / u:.1f}x" for u in ours]
-            + [f"{t['rfft_irfft'] / 1000:.2f} ms"]
-        )
-    return f"{name}, one thread, float32:\n\n" + table(head, rows)
-
-
-def cpu_details() -> str:
-    """Return tables of the instruction sets, of two threads, and of the stages."""
-    sets = load("bench/results/cpu.json")["instruction_sets"]
-    text = []
-    rows = []
-    for i, first in enumerate(next(iter(sets.values()))["cases"]):
-        times = [result["cases"][i]["microseconds"] for result in sets.values()]
-        ours = [f"{t['gaussianity_value_and_grad']:.0f}" for t in times]
-        rows.append([f"{first['batch']} x {first['dimension']}", *ours])
-    text.append("Microseconds of `gaussianity_value_and_grad`, one thread:\n\n")
-    text.append(table(["latents", *sets], rows))
-    name, result = next(iter(sets.items()))
-    shared = []
-    for case in result["threads"]:
-        one, two = case["microseconds"]["one"], case["microseconds"]["two"]
-        name_of_case = f"{case['batch']} x {case['dimension']}"
-        shared.append([name_of_case, f"{one:.0f}", f"{two:.0f}", f"{one / two:.2f}"])
-    text.append(f"\nThreads, {name}, microseconds:\n\n")
-    text.append(table(["latents", "one", "two", "ratio"], shared))
-    sizes = [part["dimension"] for part in result["stages"]]
-    rows = [
-        [stage, *(f"{part['microseconds'][stage]:.1f}" for part in result["stages"])]
-        for stage in result["stages"][0]["microseconds"]
-    ]
-    text.append(f"\nStages of one sample, {name}, microseconds on warm data:\n\n")
-    text.append(table(["stage", *(f"D = {d}" for d in sizes)], rows))
-    return "".join(text)
-
-
-def projection() -> str:
-    """Return the peers' times as multiples of the native projection's time."""
-    result = load("bench/results/projection.json")
-    others = ("torch", "compile", "rfft_irfft")
-    rows = []
-    for case in result["cases"]:
-        t = case["microseconds"]
-        native = t["native"]
-        name = f"{case['batch']} x {case['dimension']}"
-        rows.append([name, f"{native:.0f} us", f"{native / t['loss']:.2f}"])
-        rows[-1] += [f"{t[other] / native:.1f}" for other in others]
-    head = ["latents", "projection", "of the loss", "torch", "compile", "rfft + irfft alone"]
-    return f"{result['instruction_set']}:\n\n" + table(head, rows)
 
 
 def learning_rates() -> str:
@@ -151,33 +97,13 @@ def noise_injection() -> str:
     )  # fmt: skip
 
 
-def path_table() -> str:
-    """Return the speed-ups of path KL and surrogate rewards over users' code."""
-    return path_kl.tables(load("bench/results/path_kl.json"))
-
-
-def drift_table() -> str:
-    """Return our times in ms and the peers' as multiples, for each list, task and threads."""
-    cases = load("bench/results/drift.json")["cases"]
-    others = ("loop", "foreach", "compile")
-    rows = []
-    for case in cases:
-        millions = f"{case['numbers'] / 1e6:.1f} M numbers in {case['tensors']} tensors"
-        threads = f"{case['threads']} thread" + ("s" if case["threads"] > 1 else "")
-        for task, us in case["microseconds"].items():
-            ratios = [f"{us[o] / us['ours']:.2f}" if o in us else "" for o in others]
-            where = f"{case['list']}: {millions}, {threads}"
-            rows.append([where, task, f"{us['ours'] / 1000:.1f} ms", *ratios])
-    return "\n" + table(["list", "task", "ours", *(f"{o} / ours" for o in others)], rows) + "\n"
-
-
 def report_tables() -> str:
     """Return the main tables of the committed report; its report.md has all."""
     report = load(REPORT)
     about, sections = report["machine"], ("speed", "exponents", "crossings", "toy", "memory")
-    where = f"{about['device']}, {about['instruction_set'] or about['driver']}"
-    first = f"{where}, {about['threads']} thread(s), torch {about['torch']}, {report['date']}.\n"
-    return first + tables.sections(report, sections)
+    where = f"{machine.describe(about)}, {about['threads']} thread(s), torch {about['torch']}"
+    pairs = f" {tables.PAIRS}" if len(tables.clocks(report)) > 1 else ""
+    return f"{where}, {report['date']}.{pairs}\n" + tables.sections(report, sections)
 
 
 MARKED = {
@@ -188,16 +114,18 @@ MARKED = {
     ("docs/results/gpu.md", "measured"): gpu.details,
     ("bench/NOTES.md", "counts"): counts_page,
     ("bench/NOTES.md", "predictions"): gpu.predicted,
-    ("README.md", "cpu table"): cpu_table,
-    ("docs/results/cpu.md", "cpu table"): cpu_table,
-    ("docs/results/cpu.md", "cpu details"): cpu_details,
-    ("docs/results/projection.md", "projection table"): projection,
+    ("README.md", "cpu table"): of_study("cpu", cpu_pages.speed),
+    ("docs/results/cpu.md", "cpu table"): of_study("cpu", cpu_pages.speed),
+    ("docs/results/cpu.md", "cpu details"): of_study("cpu", cpu_pages.details),
+    ("docs/results/projection.md", "projection table"): of_study(
+        "projection", cpu_pages.projection
+    ),
     ("docs/results/benchmarks.md", "report"): report_tables,
     ("docs/results/demo/README.md", "frontier"): frontier_table,
-    ("docs/results/drift.md", "drift"): drift_table,
+    ("docs/results/drift.md", "drift"): of_study("drift", cpu_pages.drift),
     ("docs/results/finetuning.md", "personalisation"): personalisation_table,
     ("docs/results/finetuning.md", "reward tuning"): reward_table,
-    ("docs/results/path-kl.md", "path_kl"): path_table,
+    ("docs/results/path-kl.md", "path_kl"): of_study("path_kl", path_kl.tables),
     ("docs/results/demo/README.md", "learning rates"): learning_rates,
     ("docs/results/demo/README.md", "noise injection"): noise_injection,
 }

@@ -68,7 +68,7 @@ def test_recorded_noise_raises_no_alarm_and_a_slower_call_does(path, monkeypatch
             return factor * float(rng.choice(calls[name]["ratio"]))
 
         each = [{n: {"ratio": ratio(n), "us": 1.0} for n in names or calls} for _ in range(count)]
-        return {}, each
+        return FACTS, each
 
     monkeypatch.setattr(regression, "measure", measured)
     options = argparse.Namespace(processes=0, tolerance=0.1, out=None)
@@ -105,7 +105,7 @@ def processes(count, scale=None, seed=0):
 @pytest.fixture
 def baseline(tmp_path):
     path = tmp_path / "baseline.json"
-    about = {"what": "baseline", "format": store.FORMAT, "date": "2026-01-01", "machine": FACTS}
+    about = {**store.header("baseline"), "date": "2026-01-01", "machine": FACTS}
     calls = {
         name: {"ratio": ratios, "us": ratios}
         for name, ratios in regression.by_call(processes(12)).items()
@@ -195,8 +195,11 @@ def edited(path, **changed):
         (lambda p: p.write_text('{"what'), "not JSON"),
         (lambda p: p.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
         (lambda p: p.write_text('{"what": "report"}'), "not a baseline"),
-        (lambda p: edited(p, format=0), "the format must be 1"),
-        (lambda p: p.write_text('{"what": "baseline", "format": 1}'), "broken baseline: 'machine'"),
+        (
+            lambda p: edited(p, format=1),  # of hot calls alone
+            "the format of a baseline must be 2 for this version, got 1: measure it again",
+        ),
+        (lambda p: p.write_text('{"what": "baseline", "format": 2}'), "broken baseline: 'machine'"),
         (lambda p: edited(p, calls=[]), "broken baseline: 'calls'"),
         (lambda p: edited(p, calls={"a": {"ratio": [1, 0]}}), "needs ratios above 0"),
         (lambda p: edited(p, calls={"a": {"ratio": ["1"]}}), "needs ratios above 0"),
@@ -245,6 +248,31 @@ def test_nothing_asked_for(capsys):
     with pytest.raises(SystemExit) as end:
         run("check", "--baseline", "x", "--tolerance", "ten")
     assert end.value.code == 2
+
+
+def test_a_call_is_compared_cold_and_hot_on_a_cpu_and_once_on_a_gpu():
+    suite = {"a": (None, None), "b": (None, None)}
+    assert list(regression.rows_of(suite, "cpu")) == ["a, cold", "a, hot", "b, cold", "b, hot"]
+    assert list(regression.rows_of(suite, "cuda")) == ["a", "b"]
+
+
+def test_a_row_is_timed_by_its_own_clock_and_its_yardstick_alike():
+    class Clock:
+        best = staticmethod(max)
+
+        def __init__(self, factor):
+            self.factor = factor
+
+        def even(self, calls, seconds):
+            assert list(calls) == ["call", "yardstick"]
+            return {name: [self.factor * call(0), 1.0] for name, call in calls.items()}
+
+    rows = {"a, slow": ("a", Clock(10)), "a, fast": ("a", Clock(4))}
+    found = regression.time_rows({"a": (lambda: 3.0, lambda: 2.0)}, rows, 1.0)
+    assert found == {
+        "a, slow": {"ratio": 1.5, "us": 30},
+        "a, fast": {"ratio": 1.5, "us": 12},
+    }
 
 
 def test_the_file_of_a_device():

@@ -94,7 +94,7 @@ def test_a_case_that_does_not_fit_is_not_measured_rather_than_wrong(monkeypatch)
         return torch.empty(2**50)
 
     monkeypatch.setattr(measure, "checked", too_large)
-    row = measure.run_case(cases.parse("sd-1"), timing.clock("cpu"))
+    row = measure.run_case(cases.parse("sd-1"), *timing.clocks("cpu"))
     assert row["status"] == "not measured"
     assert "allocate memory" in row["reason"]
 

@@ -104,12 +104,15 @@ def test_a_report(tiny, tmp_path, capsys):
         assert content["machine"][fact]
     assert content["date"]
     row = store.row(content, "d64-2")
-    assert {"value", "value_and_grad", "loss_backward", "naive", "fft", "copy"} == set(
-        row["us"]["host"]
-    )
-    assert all(len(samples) >= 3 for samples in row["us"]["host"].values())
-    assert set(store.row(content, "d64-1-guards")["us"]["host"]) == set(measure.peers.GUARDS)
-    assert "covariance" in content["growth"]["crossings"]
+    assert list(row["us"]) == ["cold", "host"]
+    assert row["clock"] == "cold"
+    for clock, samples in row["us"].items():
+        calls = {"value", "value_and_grad", "loss_backward", "naive", "fft", "copy"}
+        assert set(samples) == calls
+        assert all(len(each) >= 3 for each in samples.values())
+        guards = store.row(content, "d64-1-guards")["us"][clock]
+        assert set(guards) == set(measure.peers.GUARDS)
+        assert "covariance" in content["growth"][clock]["crossings"]
     assert set(store.row(content, "toy")["seconds_of_runs"]) == {"MPGR", "PRNO"}
     text = (tmp_path / "report.md").read_text()
     for title, _ in tables.SECTIONS:
@@ -211,6 +214,7 @@ def test_a_killed_run_leaves_a_whole_file(tmp_path):
         [*command, "--only", "sd-1"], cwd=ROOT, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
+    assert process.stdout.readline().startswith(machine.describe(machine.facts("cpu")))
     assert process.stdout.readline().startswith("[1/")  # the ceilings are measured
     process.kill()
     process.communicate()
@@ -256,8 +260,8 @@ def test_other_settings_are_not_resumed(tiny, tmp_path, capsys):
         ("{", "not JSON"),
         ("[]", "not a report"),
         ('{"what": "baseline"}', "not a report"),
-        ('{"what": "report", "format": 0}', "the format must be 1"),
-        ('{"what": "report", "format": 1}', "a broken report: 'machine'"),
+        ('{"what": "report", "format": 1}', "the format of a report must be 2 for this version"),
+        ('{"what": "report", "format": 2}', "a broken report: 'machine'"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path, capsys, text, said):

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.gpu import tuning
-from bench.harness import timing
+from bench.harness.samples import Timed
 from bench.subjects.cases import Case
 from gaussreg_fast.backends.triton import parameters
 
@@ -15,7 +15,7 @@ class FakeClock:
     def timed(calls, buffers, seconds, rounds):
         for call in calls.values():
             call(0)
-        return timing.Timed({name: [20.0 - k, 22.0 - k] for k, name in enumerate(calls)})
+        return Timed({name: [20.0 - k, 22.0 - k] for k, name in enumerate(calls)})
 
 
 @pytest.mark.parametrize("dimension", [1024, 4096, 16384, 32768])

@@ -5,7 +5,9 @@ import time
 import pytest
 import torch
 
-from bench.harness import timing
+from bench.harness import cpu_clocks, interlude, timing
+from bench.harness.cpu_clocks import ColdClock, CpuClock
+from bench.harness.samples import in_turns, summary
 
 
 def test_every_call_has_its_turn_in_every_round():
@@ -14,7 +16,7 @@ def test_every_call_has_its_turn_in_every_round():
     def sampler(name):
         return lambda: log.append(name) or float(len(log))
 
-    samples = timing.in_turns({name: sampler(name) for name in "ab"}, 3)
+    samples = in_turns({name: sampler(name) for name in "ab"}, 3)
     assert log == list("ababab")
     assert samples == {"a": [1, 3, 5], "b": [2, 4, 6]}
 
@@ -22,7 +24,7 @@ def test_every_call_has_its_turn_in_every_round():
 def test_fewer_rounds_are_spread_evenly():
     log = []
     samplers = {name: lambda name=name: log.append(name) or 0.0 for name in "ab"}
-    samples = timing.in_turns(samplers, {"a": 9, "b": 3})
+    samples = in_turns(samplers, {"a": 9, "b": 3})
     assert {name: len(found) for name, found in samples.items()} == {"a": 9, "b": 3}
     assert "".join(log).split("b") == ["a", "aaa", "aaa", "aa"]
 
@@ -31,25 +33,118 @@ def test_the_cpu_clock_times_what_it_says():
     def pause(seconds):
         return lambda _: time.sleep(seconds)
 
-    timed = timing.CpuClock.timed({"short": pause(1e-3), "long": pause(4e-3)}, 1, 0.2)
+    timed = CpuClock.timed({"short": pause(1e-3), "long": pause(4e-3)}, 1, 0.2)
     assert 1000 <= min(timed.samples["short"]) < 3000
     assert 4000 <= min(timed.samples["long"]) < 8000
     assert min(map(len, timed.samples.values())) >= 3
-    pairs = timing.CpuClock.even({"short": pause(1e-3), "long": pause(4e-3)}, 0.1)
+    pairs = CpuClock.even({"short": pause(1e-3), "long": pause(4e-3)}, 0.1)
     assert len(pairs["short"]) == len(pairs["long"]) >= 5
 
 
 def test_a_call_that_takes_too_long_is_dropped_with_a_reason():
     calls = {"quick": lambda _: None, "endless": lambda _: time.sleep(0.2)}
-    timed = timing.CpuClock.timed(calls, 1, 0.02)
+    timed = CpuClock.timed(calls, 1, 0.02)
     assert list(timed.samples) == ["quick"]
     assert list(timed.dropped) == ["endless"]
     assert timed.dropped["endless"].startswith("one call takes 0.")
 
 
+# ---------------------------------------------------------------- cold calls
+
+
+class Host:
+    """A host whose time passes only in calls and interludes, and which keeps a log of them."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.log = 0.0, []
+        monkeypatch.setattr(cpu_clocks.time, "perf_counter", self.look)
+        monkeypatch.setattr(cpu_clocks, "interlude", lambda: self.work("interlude", 2e-3))
+
+    def look(self):
+        self.log.append("look")
+        return self.now
+
+    def work(self, name, seconds):
+        def run(*_):
+            self.log.append(name)
+            self.now += seconds
+
+        return run
+
+
+@pytest.fixture
+def host(monkeypatch):
+    return Host(monkeypatch)
+
+
+@pytest.mark.parametrize("take", ["timed", "even"])
+def test_a_cold_sample_is_one_call_after_an_interlude_that_is_not_timed(host, take):
+    calls = {"a": host.work("a", 1e-4), "b": host.work("b", 3e-4)}
+    samples = getattr(ColdClock, take)(calls, seconds=1.0)
+    samples = samples.samples if take == "timed" else samples
+    assert samples["a"] == pytest.approx([100] * len(samples["a"]))
+    assert samples["b"] == pytest.approx([300] * len(samples["b"]))
+    one_round = ["interlude", "look", "a", "look", "interlude", "look", "b", "look"]
+    rounds = len(samples["a"])
+    assert rounds == len(samples["b"]) >= 5
+    assert host.log[-len(one_round) * rounds :] == one_round * rounds
+
+
+def test_cold_calls_of_unequal_length_have_equal_interludes(host):
+    calls = {"short": host.work("short", 1e-5), "long": host.work("long", 2e-2)}
+    samples = ColdClock.timed(calls, 1, 0.5).samples
+    measured = sum(map(len, samples.values()))
+    assert host.log.count("interlude") == measured + len(calls)  # and one each, for its length
+    assert len(samples["short"]) == cpu_clocks.COLD_ROUNDS
+    assert 3 <= len(samples["long"]) < len(samples["short"])
+
+
+def test_hot_calls_have_no_interludes(host):
+    samples = CpuClock.even({"a": host.work("a", 1e-4)}, 0.05)
+    assert "interlude" not in host.log
+    assert samples["a"] == pytest.approx([100] * len(samples["a"]))
+
+
+@pytest.mark.parametrize("clock", [ColdClock, CpuClock])
+def test_what_a_call_needs_done_before_is_done_before_each_sample_and_untimed(host, clock):
+    calls = {"a": host.work("a", 1e-3), "b": host.work("b", 1e-3)}
+    samples = clock.timed(calls, 1, 0.1, before={"b": host.work("before b", 0.5)}).samples
+    assert samples["b"] == pytest.approx([1000] * len(samples["b"]))
+    assert host.log.count("before b") == len(samples["b"])
+    following = host.log[host.log.index("before b") + 1]
+    assert following == ("interlude" if clock is ColdClock else "look")
+
+
+def test_a_cold_call_that_takes_too_long_is_dropped(host):
+    calls = {"quick": host.work("quick", 1e-4), "endless": host.work("endless", 1.0)}
+    timed = ColdClock.timed(calls, 1, 0.1)
+    assert list(timed.samples) == ["quick"]
+    assert timed.dropped == {"endless": "one call takes 1.0 s"}
+
+
+def test_an_interlude_touches_all_of_its_memory_and_takes_its_time():
+    between = interlude.Interlude()
+    before = [part.clone() for part in between.parts]
+    begin = time.perf_counter()
+    between()
+    assert time.perf_counter() - begin >= interlude.LEAST
+    assert sum(part.nbytes for part in between.parts) == interlude.TOUCHED
+    for part, old in zip(between.parts, before, strict=True):
+        assert torch.all(part != old)
+
+
+def test_an_interlude_works_in_any_state_of_autograd():
+    with torch.no_grad():
+        interlude.interlude()()
+    assert interlude.interlude() is interlude.interlude()
+
+
+# ---------------------------------------------------------------- memory and buffers
+
+
 def test_memory_of_a_call_is_seen():
     size = 2**24
-    found = timing.CpuClock.extra_memory(lambda _: torch.ones(size))
+    found = CpuClock.extra_memory(lambda _: torch.ones(size))
     if found is None:
         pytest.skip("this system's high-water mark cannot be reset")
     assert 4 * size * 0.9 < found < 4 * size * 1.2
@@ -147,5 +242,5 @@ def test_buffers_do_not_fit_in_the_cache():
 
 def test_summary():
     samples = [float(n) for n in range(1, 12)]
-    assert timing.summary(samples) == {"median": 6, "p10": 2, "p90": 10}
-    assert timing.summary([3.0]) == {"median": 3, "p10": 3, "p90": 3}
+    assert summary(samples) == {"median": 6, "p25": 3.5, "p10": 2, "p90": 10}
+    assert summary([3.0]) == {"median": 3, "p25": 3, "p10": 3, "p90": 3}

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench import ROOT
-from bench.harness import machine, timing
+from bench.harness import cpu_clocks, machine
+from bench.harness.samples import Timed
 from bench.subjects import cases, prepare
 
 
@@ -76,9 +77,9 @@ def test_ceilings(monkeypatch):
 
 def test_a_slower_copy_is_a_lower_ceiling(monkeypatch):
     def timed(calls, *_):
-        return timing.Timed({name: [1000.0, 2000.0] for name in calls})
+        return Timed({name: [1000.0, 2000.0] for name in calls})
 
-    monkeypatch.setattr(timing.CpuClock, "timed", timed)
+    monkeypatch.setattr(cpu_clocks.CpuClock, "timed", timed)
     monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 2**20})
     found = machine.ceilings("cpu")
     assert found["copy_gb_per_s"] == pytest.approx(2 * 2**20 / 1000 / 1e3)

@@ -8,6 +8,7 @@ import torch
 
 from bench.gpu import headline
 from bench.harness import machine, timing
+from bench.harness.samples import Timed, summary
 from bench.report import measure
 from bench.subjects import cases, correctness, peers
 from bench.subjects.cases import Case
@@ -43,7 +44,7 @@ class FakeClock:
     def timed(cls, calls, buffers=1, seconds=1.0, **_):
         for call in calls.values():
             call(buffers - 1)
-        return timing.Timed(cls.wait_times(calls), dict.fromkeys(calls, 3.0), {})
+        return Timed(cls.wait_times(calls), dict.fromkeys(calls, 3.0), {})
 
     @staticmethod
     def captured(call):
@@ -203,6 +204,31 @@ def test_one_latent_is_a_matter_of_waiting(plain_compile, gpu, monkeypatch):
     assert row["targets"]["graph us"] == "2 (MISSED: <= 1.5)"
 
 
+def test_every_clock_has_its_samples_and_the_first_leads():
+    class Slower(FakeClock):
+        name = "slower"
+
+        @classmethod
+        def timed(cls, calls, buffers=1, seconds=1.0):
+            times = FakeClock.timed(calls, buffers, seconds).samples
+            return Timed({call: [2 * t for t in each] for call, each in times.items()})
+
+    row = measure.run_case(Case("d128", 4), Slower, FakeClock)
+    assert row["status"] == "ok", row
+    assert list(row["us"]) == list(row["summary_us"]) == ["slower", "device"]
+    assert row["clock"] == "slower"
+    assert row["ns_per_sample"] == 5000
+    assert measure.typical(row)["naive"] == 260
+    assert measure.typical(row, "device")["naive"] == 130
+
+
+def test_a_cold_time_is_the_lower_quartile_and_a_hot_one_the_tenth_percentile():
+    found = summary([float(n) for n in range(1, 102)])
+    row = {"clock": "cold", "summary_us": {"cold": {"a": found}, "host": {"a": found}}}
+    assert measure.typical(row) == {"a": 26}
+    assert measure.typical(row, "host") == {"a": 11}
+
+
 @pytest.mark.parametrize("topic", ["growth", "guards"])
 def test_growth_and_regularisers_are_a_matter_of_the_device(gpu, topic):
     """One sample of them is compared with larger ones, and with the O(n^2) loss."""
@@ -217,7 +243,10 @@ def test_growth_and_regularisers_are_a_matter_of_the_device(gpu, topic):
 @pytest.mark.parametrize("permutation", ["shared", "per_sample"])
 def test_compiled_peers_are_compared_with_eager_ones(permutation):
     row = measure.run_case(
-        Case("d64", 4, permutation=permutation), timing.CpuClock, seconds=0.1, compile_seconds=120
+        Case("d64", 4, permutation=permutation),
+        *timing.clocks("cpu"),
+        seconds=0.1,
+        compile_seconds=120,
     )
     assert row["status"] == "ok", row
     assert {"compile", "hand"} <= set(row["extra_memory_bytes"]) & set(measure.typical(row))

@@ -86,7 +86,8 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def stages(dimension: int) -> dict[str, float]:
-    return {name: stage["us"] for name, stage in roofline.cpu_stages(dimension).items()}
+    timed = roofline.cpu_stages(dimension)
+    return {name: timed[name]["us"] for name in roofline.CPU_STAGES}
 
 
 def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:

@@ -117,6 +117,7 @@ MARKED = {
     ("README.md", "cpu table"): of_study("cpu", cpu_pages.speed),
     ("docs/results/cpu.md", "cpu table"): of_study("cpu", cpu_pages.speed),
     ("docs/results/cpu.md", "cpu details"): of_study("cpu", cpu_pages.details),
+    ("docs/internals/native.md", "cpu limits"): of_study("cpu_limits", cpu_pages.limits),
     ("docs/results/projection.md", "projection table"): of_study(
         "projection", cpu_pages.projection
     ),

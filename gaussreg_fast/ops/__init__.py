@@ -15,7 +15,9 @@ Four functions need no operator. `prno` and `lora_product` are plain torch, and 
 AD and double backward. `covariance` and `sharded_drift` are `autograd.Function`s, without either.
 """
 
+from gaussreg_fast._torch_internals import writable
 from gaussreg_fast.backends.lists import uniform
+from gaussreg_fast.ops._call_cache import CallCache, prepare
 from gaussreg_fast.ops._drift import drift, lora_product
 from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
@@ -28,6 +30,7 @@ from gaussreg_fast.ops._statistics import statistics
 from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
+    "CallCache",
     "covariance",
     "drift",
     "drift_in_place",
@@ -40,6 +43,7 @@ __all__ = [
     "new_like",
     "path_kl",
     "permutation",
+    "prepare",
     "prno",
     "project_white_noise",
     "sharded",
@@ -48,4 +52,5 @@ __all__ = [
     "statistics",
     "tilt",
     "uniform",
+    "writable",
 ]

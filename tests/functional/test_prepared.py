@@ -9,6 +9,7 @@ import torch
 from backends_here import BACKENDS, device_of, needs_native, quiet_interpreter
 
 import gaussreg_fast as gf
+from gaussreg_fast import _torch_internals
 from gaussreg_fast.functional import _prepared
 
 OPTIONS = {
@@ -98,6 +99,7 @@ def test_results_are_overwritten_and_unrecorded(batch, backend):
 
 
 @needs_native
+@pytest.mark.skipif(_torch_internals.CALL_STATE is None, reason="torch without private names")
 def test_the_compiled_route_is_taken(monkeypatch):
     """Otherwise the tests above would hold of the slow one alone."""
     x = torch.randn(2, 64)

@@ -8,9 +8,13 @@ from backends_here import needs_native
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gaussreg_fast as gf
+from gaussreg_fast import _torch_internals
 from gaussreg_fast.functional import _losses
 
-pytestmark = needs_native
+pytestmark = [
+    needs_native,
+    pytest.mark.skipif(_torch_internals.CALL_STATE is None, reason="torch without private names"),
+]
 
 D = 256
 LOSSES = {

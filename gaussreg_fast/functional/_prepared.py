@@ -88,8 +88,8 @@ class PreparedLoss:
         Raises:
             TypeError: x is not a dense floating-point tensor.
             ValueError: x has another shape, dtype or device; seed or generator are out of range.
-            RuntimeError: another thread calls, x is a fake or wrapped tensor, or the call is traced
-                or transformed (torch.compile, torch.func, dispatch modes).
+            RuntimeError: another thread calls, or a transform of torch.func, inside of which the
+                results cannot be written to. (For a fake tensor torch raises its own error.)
         """
         if threading.get_ident() != self._thread:
             raise RuntimeError("a PreparedLoss belongs to one thread: make one in each thread")
@@ -111,11 +111,6 @@ class PreparedLoss:
             raise ValueError(
                 f"x must be {dtype} of shape {tuple(shape)} on {device}, as prepared, got "
                 f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
-            )
-        if not ops.writable(x):
-            raise RuntimeError(
-                "x must be an ordinary tensor, and the call neither traced nor transformed: use "
-                "gaussianity_value_and_grad there"
             )
         draw = self._draw
         if draw.seeded:

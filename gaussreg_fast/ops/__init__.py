@@ -15,7 +15,6 @@ Four functions need no operator. `prno` and `lora_product` are plain torch, and 
 AD and double backward. `covariance` and `sharded_drift` are `autograd.Function`s, without either.
 """
 
-from gaussreg_fast._torch_internals import writable
 from gaussreg_fast.backends.lists import uniform
 from gaussreg_fast.ops._call_cache import CallCache, prepare
 from gaussreg_fast.ops._drift import drift, lora_product
@@ -52,5 +51,4 @@ __all__ = [
     "statistics",
     "tilt",
     "uniform",
-    "writable",
 ]

@@ -216,10 +216,21 @@ class Subclass(torch.Tensor):
     pass
 
 
-def test_traced_and_transformed_calls_are_refused():
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_subclasses_and_traces_compute(backend):
     x = torch.randn(1, 64)
-    prepared = gf.PreparedLoss(x)
-    with pytest.raises(RuntimeError, match="ordinary tensor"):
-        torch.func.vmap(prepared, randomness="same")(torch.randn(2, 1, 64))
-    with pytest.raises(RuntimeError, match="ordinary tensor"):
-        prepared(x.as_subclass(Subclass))
+    prepared = gf.PreparedLoss(x, backend=backend)
+    want = gf.gaussianity_value_and_grad(x, seed=3, backend=backend)
+    assert same(prepared(x.as_subclass(Subclass), seed=3), want)
+    compiled = torch.compile(lambda x: prepared(x, seed=3)[0] * 2, backend="eager")
+    assert torch.equal(compiled(x), want[0] * 2)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_transforms_raise(backend):
+    x = torch.randn(1, 64)
+    prepared = gf.PreparedLoss(x, backend=backend)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda x: prepared(x, seed=3))(torch.randn(2, 1, 64))
+    with pytest.raises(RuntimeError, match="in-place operation"):
+        torch.func.grad(lambda x: prepared(x, seed=3)[0])(x)

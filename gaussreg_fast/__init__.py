@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from gaussreg_fast.diagnostics import Diagnosis, diagnose
 from gaussreg_fast.drift import DriftDecay, LoraDrift, ParameterDrift
 from gaussreg_fast.functional import (
+    PreparedLoss,
     accumulate_parameter_drift,
     backends,
     covariance_loss,
@@ -70,6 +71,7 @@ __all__ = [
     "ParameterDrift",
     "PathKL",
     "PowerSpectrumLoss",
+    "PreparedLoss",
     "WhiteNoiseProjection",
     "__version__",
     "accumulate_parameter_drift",

@@ -41,6 +41,13 @@ _transforms = _private("_C._are_functorch_transforms_active")
 _level = _private("_current_level", forward_ad)  # a number that changes: `_direct` reads it anew
 _COMPLETE = None not in (_modes, _trace, _transforms, _level)
 
+CALL_STATE: dict[str, Any] | None = (
+    {"modes": _modes, "trace": _trace, "transforms": _transforms, "forward_ad": forward_ad}
+    if _COMPLETE
+    else None
+)
+"""What C++ asks before it takes a call by itself, as `direct` does. None: it takes none."""
+
 
 # ---------------------------------------------------------------- the kind of a call
 

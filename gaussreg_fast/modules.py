@@ -58,6 +58,13 @@ class GaussianityLoss(_Loss):
 
     function = staticmethod(functional.gaussianity_loss)
 
+    def prepare(self, x: Tensor) -> functional.PreparedLoss:
+        """Return the loss and gradient for tensors like x, with buffers that each call overwrites.
+
+        See `PreparedLoss` for the call, and for its errors.
+        """
+        return functional.PreparedLoss(x, **self.options)
+
 
 class MomentLoss(_Loss):
     """Module form of `moment_loss`."""

@@ -117,7 +117,7 @@ class Draw(NamedTuple):
         if self.source is _NONE or self.source is _TABLE:
             return None
         if self.seed is None:
-            seed = _scratch.seed.random_(_LOW, _HIGH, generator=self.generator)
+            seed = scratch.seed.random_(_LOW, _HIGH, generator=self.generator)
             return seed.item()  # type: ignore[return-value]
         return int(self.seed.item()) if isinstance(self.seed, Tensor) else int(self.seed)
 
@@ -153,7 +153,7 @@ class _Scratch(threading.local):
             self.seed = torch.empty((1,), dtype=torch.int64, device="cpu")
 
 
-_scratch = _Scratch()
+scratch = _Scratch()
 
 
 def seed_tensor(seed: Any, generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -44,11 +44,13 @@ from gaussreg_fast.functional._peers import (
     prno_loss,
 )
 from gaussreg_fast.functional._permutation import permutation
+from gaussreg_fast.functional._prepared import PreparedLoss
 from gaussreg_fast.functional._projection import project_white_noise
 from gaussreg_fast.functional._warmup import warmup
 
 __all__ = [
     "Pairs",
+    "PreparedLoss",
     "Tensors",
     "accumulate_parameter_drift",
     "backends",

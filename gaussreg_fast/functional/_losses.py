@@ -2,90 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
-from gaussreg_fast import checks, ops, reference
-from gaussreg_fast.backends import require
+from gaussreg_fast import checks, ops
 from gaussreg_fast.functional._common import Seed, check_backend, check_draw
-from gaussreg_fast.spec import NONE, Draw, Gradient, LossSpec, StatisticsSpec
-
-
-def _check_options(
-    form: str,
-    power_weight: float,
-    block_size: int,
-    target: str,
-    statistic: str,
-    reduction: str,
-    backend: str,
-    precision: str,
-    moments: bool,
-    *orders: int,
-) -> LossSpec:
-    """Check the options, which do not depend on x; without `moments`, orders are ignored."""
-    orders = tuple(checks.orders(orders)) if moments else ()
-    block_size = checks.spectrum(block_size, statistic, target)
-    checks.one_of("form", form, checks.FORMS)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    checks.one_of("backend", backend, checks.BACKENDS)
-    checks.one_of("precision", precision, checks.PRECISIONS)
-    power_weight = checks.weight("power_weight", power_weight)
-    mu = reference.block_target(target, statistic)
-    return LossSpec(orders, form, power_weight, block_size, mu, statistic, reduction)
-
-
-# typed: orders=(True,) must not be answered from orders=(1,).
-_check_options_once = functools.lru_cache(maxsize=64, typed=True)(_check_options)
-
-
-def _check_loss(
-    x: Tensor,
-    orders: Sequence[int] | None,
-    power_weight: float,
-    form: str,
-    block_size: int,
-    target: str,
-    statistic: str,
-    permutation: str | Tensor,
-    seed: Seed,
-    generator: torch.Generator | None,
-    reduction: str,
-    backend: str,
-    precision: str,
-    moments: bool = True,
-) -> tuple[Draw, LossSpec]:
-    """Check the arguments of a loss, and return its permutation and its options."""
-    dimension = checks.latents(x)
-    if type(orders) is not tuple:
-        orders = tuple(checks.orders(orders)) if moments else ()
-    key = (
-        form, power_weight, block_size, target, statistic, reduction, backend, precision, moments,
-        *orders,
-    )  # fmt: skip
-    try:
-        spec = _check_options(*key) if torch.compiler.is_compiling() else _check_options_once(*key)
-    except TypeError:  # an option that cannot be hashed: the check says which
-        spec = _check_options(*key)
-    require(backend, x)
-    draw = check_draw(permutation, seed, generator, x, dimension)
-    if spec.power_weight:
-        checks.long_enough(dimension, spec.block_size)
-    else:
-        draw = NONE
-    return draw, spec
-
+from gaussreg_fast.functional._loss_options import check_loss
+from gaussreg_fast.spec import NONE, Gradient, LossSpec, StatisticsSpec
 
 # In Python before 3.12 looking up an enum's member costs more than reading a global.
 _NO_GRADIENT, _KEPT = Gradient.NONE, Gradient.KEPT
+
+# Calls that repeat an earlier one; each function has its own options.
+_GAUSSIANITY, _VALUE_AND_GRAD = ops.CallCache("loss"), ops.CallCache("value_and_grad")
+_POWER_SPECTRUM, _MOMENTS = ops.CallCache("loss"), ops.CallCache("loss")
+_KL, _KURTOSIS, _NORM = ops.CallCache("loss"), ops.CallCache("loss"), ops.CallCache("loss")
 
 
 def _for_backward(x: Tensor) -> Gradient:
     """Return whether the operator keeps a gradient for backward."""
     return _KEPT if x.requires_grad and torch.is_grad_enabled() else _NO_GRADIENT
+
+
+def _with_spectrum(cache: ops.CallCache, arguments: tuple) -> Tensor:
+    """Return the loss of x for the arguments of `check_loss`."""
+    if not is_dynamo_compiling() and (loss := cache.take(arguments)) is not None:
+        return loss
+    draw, spec = check_loss(*arguments)
+    x, backend = arguments[0], arguments[-2]
+    cache.keep(x, arguments[2:], draw, spec, backend)
+    return ops.loss(x, draw, spec, _for_backward(x), backend)[0]
 
 
 def gaussianity_loss(
@@ -144,11 +93,11 @@ def gaussianity_loss(
         ValueError: any other argument is out of range, or D is below 2 * block_size.
         RuntimeError: the backend cannot run here.
     """
-    draw, spec = _check_loss(
-        x, orders, power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, backend, precision,
+    arguments = (
+        x, seed, True, orders, power_weight, form, block_size, target, statistic, permutation,
+        generator, reduction, backend, precision,
     )  # fmt: skip
-    return ops.loss(x, draw, spec, _for_backward(x), backend)[0]
+    return _with_spectrum(_GAUSSIANITY, arguments)
 
 
 def gaussianity_value_and_grad(
@@ -177,10 +126,14 @@ def gaussianity_value_and_grad(
         (for `reduction="none"`, row b is the gradient of loss b). Both are without an autograd
         graph.
     """
-    draw, spec = _check_loss(
-        x, orders, power_weight, form, block_size, target, statistic, permutation,
-        seed, generator, reduction, backend, precision,
+    arguments = (
+        x, seed, True, orders, power_weight, form, block_size, target, statistic, permutation,
+        generator, reduction, backend, precision,
     )  # fmt: skip
+    if not is_dynamo_compiling() and (both := _VALUE_AND_GRAD.take(arguments)) is not None:
+        return both
+    draw, spec = check_loss(*arguments)
+    _VALUE_AND_GRAD.keep(x, arguments[2:], draw, spec, backend)
     x = x.detach() if x.requires_grad else x
     value, grad = ops.loss(x, draw, spec, Gradient.REDUCED, backend)
     assert grad is not None
@@ -221,11 +174,18 @@ def permuted_statistics(
     return ops.statistics(x, draw, spec, backend)
 
 
-def _moments_only(x: Tensor, orders: list[int], form: str, reduction: str, backend: str) -> Tensor:
+def _moments_only(
+    cache: ops.CallCache, x: Tensor, orders: Sequence[int], form: str, reduction: str, backend: str
+) -> Tensor:
+    arguments = (x, None, orders, form, reduction, backend)
+    if not is_dynamo_compiling() and (loss := cache.take(arguments)) is not None:
+        return loss
+    orders = tuple(checks.orders(orders))
     checks.latents(x)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     check_backend(backend, x)
-    spec = LossSpec(tuple(orders), form, 0.0, 0, 0.0, "amplitude", reduction)
+    spec = LossSpec(orders, form, 0.0, 0, 0.0, "amplitude", reduction)
+    cache.keep(x, arguments[2:], NONE, spec, backend)
     return ops.loss(x, NONE, spec, _for_backward(x), backend)[0]
 
 
@@ -242,7 +202,7 @@ def moment_loss(
     Arguments, result and errors are those of `gaussianity_loss`; any D >= 1.
     """
     checks.one_of("form", form, checks.FORMS)
-    return _moments_only(x, checks.orders(orders), form, reduction, backend)
+    return _moments_only(_MOMENTS, x, orders, form, reduction, backend)
 
 
 def power_spectrum_loss(
@@ -263,11 +223,11 @@ def power_spectrum_loss(
     It is about 0.0924 for white noise at block_size 16. Arguments, result and errors are those of
     `gaussianity_loss`.
     """
-    draw, spec = _check_loss(
-        x, None, 1.0, "root", block_size, target, statistic, permutation, seed, generator,
-        reduction, backend, precision, moments=False,
+    arguments = (
+        x, seed, False, None, 1.0, "root", block_size, target, statistic, permutation, generator,
+        reduction, backend, precision,
     )  # fmt: skip
-    return ops.loss(x, draw, spec, _for_backward(x), backend)[0]
+    return _with_spectrum(_POWER_SPECTRUM, arguments)
 
 
 def kl_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
@@ -277,7 +237,7 @@ def kl_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Ten
     is about 1e-7 of the mean square: below that, as for a constant sample, the loss is rounding.
     Arguments, result and errors are those of `gaussianity_loss`.
     """
-    return _moments_only(x, [1, 2], "kl", reduction, backend)
+    return _moments_only(_KL, x, (1, 2), "kl", reduction, backend)
 
 
 def kurtosis_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
@@ -286,7 +246,7 @@ def kurtosis_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") 
     MPGR uses "kurtosis" for its root-form moment loss of order 4, `moment_loss(x, orders=(4,))`.
     Arguments, result and errors are those of `gaussianity_loss`.
     """
-    return _moments_only(x, [2, 4], "kurtosis", reduction, backend)
+    return _moments_only(_KURTOSIS, x, (2, 4), "kurtosis", reduction, backend)
 
 
 def norm_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> Tensor:
@@ -295,4 +255,4 @@ def norm_loss(x: Tensor, *, reduction: str = "mean", backend: str = "auto") -> T
     This is ReNO's regulariser (arXiv 2406.04312), up to a constant; r^2 = D m_2. Arguments, result
     and errors are those of `gaussianity_loss`.
     """
-    return _moments_only(x, [2], "norm", reduction, backend)
+    return _moments_only(_NORM, x, (2,), "norm", reduction, backend)

@@ -16,6 +16,7 @@ AD and double backward. `covariance` and `sharded_drift` are `autograd.Function`
 """
 
 from gaussreg_fast.backends.lists import uniform
+from gaussreg_fast.ops._call_cache import CallCache, prepare
 from gaussreg_fast.ops._drift import drift, lora_product
 from gaussreg_fast.ops._drift_run import drift_in_place, move_towards, new_like
 from gaussreg_fast.ops._drift_shards import eager, local, sharded, sharded_drift, shards
@@ -28,6 +29,7 @@ from gaussreg_fast.ops._statistics import statistics
 from gaussreg_fast.ops._tilt import tilt
 
 __all__ = [
+    "CallCache",
     "covariance",
     "drift",
     "drift_in_place",
@@ -40,6 +42,7 @@ __all__ = [
     "new_like",
     "path_kl",
     "permutation",
+    "prepare",
     "prno",
     "project_white_noise",
     "sharded",

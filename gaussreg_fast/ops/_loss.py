@@ -133,22 +133,20 @@ def _scale(x: Tensor, grad: Tensor, upstream: Tensor, reduction: str, last: bool
 
 def _scales_by_one(upstream: Tensor) -> bool:
     """Return whether the upstream gradient is known to be 1; only on the CPU a look is cheap."""
-    return upstream.device.type == "cpu" and upstream.dim() == 0 and upstream.item() == 1
+    return upstream.is_cpu and upstream.dim() == 0 and upstream.item() == 1
 
 
 class _LossEager(Function):
     """Autograd of eager calls in the fewest steps, at a third of the cost of the operator's.
 
-    The options are one argument, because autograd inspects each argument, forward and backward.
+    The results are one argument, because autograd inspects each argument, forward and backward.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, options: tuple[Draw, LossSpec, Gradient, str]) -> Tensor:
-        draw, spec, gradient, backend = options
-        loss, grad = _compute(x, draw, spec, gradient, backend)
-        assert grad is not None
+    def forward(ctx: Any, x: Tensor, results: tuple[Tensor, Tensor], reduction: str) -> Tensor:
+        loss, grad = results
         ctx.save_for_backward(x, grad)
-        ctx.reduction = spec.reduction
+        ctx.reduction = reduction
         ctx.same_type = grad.dtype == x.dtype
         # A hook would receive the saved gradient, which then must not be overwritten.
         ctx.own = not saved_tensor_hooks(True)
@@ -159,11 +157,16 @@ class _LossEager(Function):
         x, grad = ctx.saved_tensors
         last = ctx.own and _last_use(upstream[0])
         if last and ctx.same_type and _scales_by_one(upstream[0]):
-            return grad, None
-        return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None
+            return grad, None, None
+        return first_order(_scale(x, grad, upstream[0], ctx.reduction, last), x), None, None
 
 
 _apply_eager = quick_apply(_LossEager)
+
+
+def record(x: Tensor, loss: Tensor, grad: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the loss with its graph, for a gradient that was kept for backward."""
+    return _apply_eager(x, (loss, grad), reduction)
 
 
 class _LossOperator(Operator):
@@ -180,7 +183,9 @@ class _LossOperator(Operator):
             return self._traced(x, *options)
         x = unwrapped(x)
         if x.requires_grad and torch.is_grad_enabled():
-            return _apply_eager(x, options), None
+            value, grad = _compute(x.detach(), *options)
+            assert grad is not None
+            return record(x, value, grad, options[1].reduction), None
         return _compute(x, *options)
 
 

@@ -145,6 +145,7 @@ CALLS = {
     "diagnose": _diagnosed,
     "WhiteNoiseProjection": _projected,
     "GaussianityLoss": lambda i, b: gf.GaussianityLoss(backend=b)(i.x, seed=3),
+    "PreparedLoss": lambda i, b: gf.PreparedLoss(i.x, backend=b)(i.x, seed=3),
     "MomentLoss": lambda i, b: gf.MomentLoss(backend=b)(i.x),
     "PowerSpectrumLoss": lambda i, b: gf.PowerSpectrumLoss(backend=b)(i.x, seed=3),
     "KLLoss": lambda i, b: gf.KLLoss(backend=b)(i.x),

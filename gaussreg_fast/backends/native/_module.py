@@ -6,11 +6,13 @@ import functools
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gaussreg_fast import _torch_internals
+from gaussreg_fast.spec import scratch
 
 # C++ reads tensors through DLPack's exchange API, if they are of exactly these types.
 EXCHANGE = _torch_internals.EXCHANGE_API
@@ -35,6 +37,27 @@ def module() -> ModuleType:
     if native is None:
         raise RuntimeError(f"backend 'native' cannot run here: {reason}")
     return native
+
+
+@functools.cache
+def torch_calls() -> Any:
+    """Return the functions of torch that C++ calls itself, or None if torch lacks one of them."""
+    state = _torch_internals.CALL_STATE
+    if EXCHANGE is None or state is None:
+        return None
+    with torch.inference_mode(False):
+        scalar = torch.empty((), dtype=torch.float32, device="cpu")
+    functions = {
+        "empty_like": torch.empty_like,
+        "get_num_threads": torch.get_num_threads,
+        "increment_version": torch.autograd.graph.increment_version,
+        "is_grad_enabled": torch.is_grad_enabled,
+        "is_neg": Tensor.is_neg,
+        "random_": Tensor.random_,
+        "storage_offset": Tensor.storage_offset,
+    }
+    found = {**state, **functions, "scalar": scalar, "scratch": scratch}
+    return module().TorchCalls(EXCHANGE, TYPES, found)
 
 
 def resolved(x: Tensor) -> Tensor:

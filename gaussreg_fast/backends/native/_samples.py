@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +90,35 @@ def loss(
         scale=scale,
     )  # fmt: skip
     return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+
+
+def call_cache(record: Callable) -> Any:
+    """Return a C++ object that takes calls which repeat an earlier one, or None without it.
+
+    It gives `record` an x that requires grad, its loss and its gradient, and returns the result.
+    """
+    calls = _module.torch_calls()
+    return None if calls is None else module().CallCache(calls, record)
+
+
+def keep(cache: Any, options: tuple, draw: Draw, spec: LossSpec) -> None:
+    """Let a cache take calls with these very options, which make this draw and this spec."""
+    cache.keep(options, _loss_of(spec), draw.generator, draw.seeded, draw.per_sample)
+
+
+def prepare(
+    draw: Draw, spec: LossSpec, results: tuple[Tensor, Tensor], scale: float
+) -> Callable | None:
+    """Return a call that fills losses (B,), and `scale` times their gradients; None without it.
+
+    `((x, seed, generator)) -> bool`: it refuses an x that it cannot compute, or that has another
+    shape than the gradients; a seed that is None is drawn.
+    """
+    calls = _module.torch_calls()
+    if calls is None or draw.table is not None:
+        return None
+    loss = _loss_of(spec)
+    return module().Prepared(calls, loss, results, draw.seeded, draw.per_sample, scale).fill
 
 
 @functools.lru_cache(maxsize=64)

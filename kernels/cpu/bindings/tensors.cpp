@@ -64,15 +64,25 @@ TensorReader::TensorReader(nb::handle exchange, nb::tuple types) : types_(types)
   fill_ = api->version.major == 1 ? api->view_of_object : nullptr;  // null: read() refuses all
 }
 
-bool TensorReader::read(nb::handle object, Numbers& out) const {
+bool TensorReader::view(nb::handle object, void* view) const {
   bool known = false;
   for (nb::handle type : types_) known |= object.type().is(type);
   if (!known || !fill_) return false;
-  View v{};
-  if (fill_(object.ptr(), &v)) {  // it fails for a sparse tensor, for example
+  if (fill_(object.ptr(), view)) {  // it fails for a sparse tensor, for example
     PyErr_Clear();
     return false;
   }
+  return true;
+}
+
+void* TensorReader::address(nb::handle object) const {
+  View v{};
+  return view(object, &v) ? static_cast<char*>(v.data) + v.byte_offset : nullptr;
+}
+
+bool TensorReader::read(nb::handle object, Numbers& out) const {
+  View v{};
+  if (!view(object, &v)) return false;
   std::int64_t size = 1;
   for (std::int32_t i = 0; i < v.dims; ++i) size *= v.shape[i];
   out = {static_cast<char*>(v.data) + v.byte_offset, size, number_of(v), v.dims, v.shape};

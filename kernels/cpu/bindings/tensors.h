@@ -30,8 +30,13 @@ class TensorReader {
   // Returns false unless the object is of one of the types, and a contiguous tensor in CPU memory
   // with numbers of a type in `Number`.
   bool read(nanobind::handle object, Numbers& out) const;
+  // Returns the address of a tensor of one of the types, whatever its numbers; null if it has none.
+  void* address(nanobind::handle object) const;
 
  private:
+  // Fills a DLPack view; false if the object is of another type or has no numbers in memory.
+  bool view(nanobind::handle object, void* view) const;
+
   using Fill = int (*)(void* object, void* tensor);
   Fill fill_;
   nanobind::tuple types_;

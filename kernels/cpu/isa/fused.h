@@ -61,7 +61,7 @@ static void load_columns(const Job& job, const Plan& plan, const std::int32_t* t
       gather_tile(plan, table, t, x, values);
       if (scale != 1)
         for (int i = 0; i < kTile; i += W) store(values + i, load(values + i) * scale);
-      load_tile<K>(plan, t, MadeRoots{plan, t}, values, slot.z, sums);
+      load_tile<K>(t, MadeRoots{plan, t}, values, slot.z, sums);
     });
     column_pass<-1>(slot.z, plan, c);
   }
@@ -77,7 +77,7 @@ static void unload_columns(const Job& job, const Plan& plan, const std::int32_t*
   for (std::int64_t c = columns.begin; c < columns.end; ++c) {
     column_pass<+1>(slot.z, plan, c);
     each_tile(plan, table, c, [&](std::int64_t t) {
-      unload_tile(plan, t, MadeRoots{plan, t}, slot.z, values);
+      unload_tile(t, MadeRoots{plan, t}, slot.z, values);
       if (slot.permuted) return write_tile(plan, t, values, slot.permuted);
       const float* kept = slot.kept + t * kTile;
       if constexpr (K > 0)
@@ -205,7 +205,7 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
       gather_tiles(plan, table, t, slot.group, values);
       const KeptRoots root(plan, t);
       for (int s = 0; s < count; ++s)
-        load_tile<K>(plan, t, root, values + s * kTile, z(s), sums[s]);
+        load_tile<K>(t, root, values + s * kTile, z(s), sums[s]);
     });
     for (int s = 0; s < count; ++s) column_pass<-1>(z(s), plan, c);
   }
@@ -219,7 +219,7 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
     for (int s = 0; s < count; ++s) column_pass<+1>(z(s), plan, c);
     each_tile(plan, table, c, [&](std::int64_t t) {
       const KeptRoots root(plan, t);
-      for (int s = 0; s < count; ++s) unload_tile(plan, t, root, z(s), values + s * kTile);
+      for (int s = 0; s < count; ++s) unload_tile(t, root, z(s), values + s * kTile);
       scatter_tiles(plan, table, t, values, slot.group);
     });
   }

@@ -132,38 +132,27 @@ class KeptRoots {
   alignas(64) float rows_[L][2 * L];
 };
 
-// Transposes between the tile's rows k (lanes r) and its blocks r (lanes k).
+// Transposes between the tile's rows k (lanes r) and its blocks r (lanes k). Blocks of unused r lie in
+// the padding of z; no result depends on them.
 template <bool forward>
-GAUSSREG_INLINE void turn_tile(const Plan& plan, std::int64_t tile, float* rows, float* z) {
-  const int lanes = plan.lanes(tile);
+GAUSSREG_INLINE void turn_tile(std::int64_t tile, float* rows, float* z) {
   float* blocks = z + tile * L * 2 * L;
   for (int part = 0; part < 2; ++part)
     for (int k = 0; k < COLS; ++k)
       for (int r = 0; r < COLS; ++r) {
-        if (r * W >= lanes) continue;
+        float* row = rows + (k * W * 2 + part) * L + r * W;
+        float* block = blocks + (r * W * 2 + part) * L + k * W;
         vf square[W];
-        for (int i = 0; i < W; ++i) {
-          const int lane = r * W + i;
-          if constexpr (forward)
-            square[i] = load(rows + ((k * W + i) * 2 + part) * L + r * W);
-          else
-            square[i] = lane < lanes ? load(blocks + (lane * 2 + part) * L + k * W) : vf{};
-        }
+        for (int i = 0; i < W; ++i) square[i] = load((forward ? row : block) + i * 2 * L);
         transpose(square);
-        for (int i = 0; i < W; ++i) {
-          const int lane = r * W + i;
-          if constexpr (!forward)
-            store(rows + ((k * W + i) * 2 + part) * L + r * W, square[i]);
-          else if (lane < lanes)
-            store(blocks + (lane * 2 + part) * L + k * W, square[i]);
-        }
+        for (int i = 0; i < W; ++i) store((forward ? block : row) + i * 2 * L, square[i]);
       }
 }
 
 // Transforms the permuted x of a tile over l and stores its blocks; adds its powers to the sums.
 template <int K, class Root>
-static void load_tile(const Plan& plan, std::int64_t tile, const Root& root, const float* values,
-                      float* z, PowerSums<K>& sums) {
+static void load_tile(std::int64_t tile, const Root& root, const float* values, float* z,
+                      PowerSums<K>& sums) {
   alignas(64) float rows[kTile];
   PowerPart<K> part;
   for (int c = 0; c < COLS; ++c)
@@ -175,15 +164,14 @@ static void load_tile(const Plan& plan, std::int64_t tile, const Root& root, con
         },
         [&](int k, Complex a) { store_block(rows + k * 2 * L, c, turn<-1>(a, root(k, c))); });
   sums.add(part);
-  turn_tile<true>(plan, tile, rows, z);
+  turn_tile<true>(tile, rows, z);
 }
 
 // Transforms a tile's blocks back to the gradient by the permuted x, in `values`.
 template <class Root>
-static void unload_tile(const Plan& plan, std::int64_t tile, const Root& root, float* z,
-                        float* values) {
+static void unload_tile(std::int64_t tile, const Root& root, float* z, float* values) {
   alignas(64) float rows[kTile];
-  turn_tile<false>(plan, tile, rows, z);
+  turn_tile<false>(tile, rows, z);
   for (int c = 0; c < COLS; ++c)
     dft16<+1>(
         [&](int k) { return turn<+1>(load_block(rows + k * 2 * L, c), root(k, c)); },

@@ -16,7 +16,7 @@ struct Slot {
   std::int32_t* table;  // the sample's permutation; null unless each sample has its own
   float* kept;          // permuted x, if the gradient is scattered
   float* permuted;      // the gradient by it, if the gradient is gathered
-  float* z;             // the transform, of each sample of a group
+  float* z;             // the transform, whole tiles, of each sample of a group
   float* group;         // samples side by side
   float* row;           // a sample of a half type in float32, then its gradient; else null
   Bins bins;

@@ -21,8 +21,8 @@ import torch
 
 from bench.harness import child, single_step
 from bench.harness.errors import BadInput
+from bench.harness.text import table
 from bench.report import roofline
-from bench.tools import cpu_pages
 from gaussreg_fast.backends import native
 
 INSTRUCTION_SETS = ("avx512", "avx2")
@@ -69,6 +69,31 @@ def count(size: int, names: Iterable[str]) -> dict[str, single_step.Counts]:
     return dict(zip(names, parts[1::2], strict=True))
 
 
+def page(result: dict[str, Any]) -> str:
+    """Return what each stage takes of the processor, a table for each instruction set."""
+    text = []
+    for name, found in result["instruction_sets"].items():
+        rows = [
+            [
+                stage,
+                f"{n['cycles']:.2f}",
+                f"{n['vector_instructions']:.2f} + {n['scalar_instructions']:.2f}",
+                f"{(n['vector_instructions'] + n['scalar_instructions']) / n['cycles']:.1f}",
+                f"{n['bytes']:.0f}",
+                f"{n['bytes'] / n['cycles']:.1f}",
+                f"{n['operations'] / n['cycles']:.1f}",
+            ]
+            for stage, n in found["stages"].items()
+        ]
+        head = ["stage", "cycles", "instructions, vector + scalar", "a cycle", "bytes", "a cycle",
+                "operations a cycle"]  # fmt: skip
+        text.append(
+            f"{name}, D = {result['dimension']}, {found['gigahertz']:.1f} GHz, per number:\n\n"
+            + table(head, rows)
+        )
+    return "\n".join(text)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)  # in a process of its own
 
@@ -89,5 +114,5 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             print(f"{name}: this processor does not have it")
     found = {"benchmark": "the limits of the CPU kernels", "dimension": SIZE,
              "instruction_sets": results}  # fmt: skip
-    print(cpu_pages.limits(found))
+    print(page(found))
     return found

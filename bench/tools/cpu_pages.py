@@ -113,28 +113,3 @@ def drift(result: Result) -> str:
                 ratios = [f"{us[o] / us['ours']:.2f}" if o in us else "" for o in others]
                 rows[-1] += [f"{us['ours'] / 1000:.1f} ms", *ratios]
     return "\n" + table(head, rows) + "\n"
-
-
-def limits(result: Result) -> str:
-    """Return what each stage takes of the processor, a table for each instruction set."""
-    text = []
-    for name, found in result["instruction_sets"].items():
-        rows = [
-            [
-                stage,
-                f"{n['cycles']:.2f}",
-                f"{n['vector_instructions']:.2f} + {n['scalar_instructions']:.2f}",
-                f"{(n['vector_instructions'] + n['scalar_instructions']) / n['cycles']:.1f}",
-                f"{n['bytes']:.0f}",
-                f"{n['bytes'] / n['cycles']:.1f}",
-                f"{n['operations'] / n['cycles']:.1f}",
-            ]
-            for stage, n in found["stages"].items()
-        ]
-        head = ["stage", "cycles", "instructions, vector + scalar", "a cycle", "bytes", "a cycle",
-                "operations a cycle"]  # fmt: skip
-        text.append(
-            f"{name}, D = {result['dimension']}, {found['gigahertz']:.1f} GHz, per number:\n\n"
-            + table(head, rows)
-        )
-    return "\n".join(text)

@@ -19,7 +19,7 @@ from bench.harness.errors import BadInput
 from bench.harness.text import table
 from bench.report import tables
 from bench.simulator.pages import counts_page
-from bench.studies import path_kl
+from bench.studies import cpu_limits, path_kl
 from bench.studies.noise_injection import BATCHES
 from bench.tools import cpu_pages
 from gaussreg_fast._exit_codes import Exit
@@ -117,7 +117,7 @@ MARKED = {
     ("README.md", "cpu table"): of_study("cpu", cpu_pages.speed),
     ("docs/results/cpu.md", "cpu table"): of_study("cpu", cpu_pages.speed),
     ("docs/results/cpu.md", "cpu details"): of_study("cpu", cpu_pages.details),
-    ("docs/internals/native.md", "cpu limits"): of_study("cpu_limits", cpu_pages.limits),
+    ("docs/internals/native.md", "cpu limits"): of_study("cpu_limits", cpu_limits.page),
     ("docs/results/projection.md", "projection table"): of_study(
         "projection", cpu_pages.projection
     ),

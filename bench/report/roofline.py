@@ -18,6 +18,7 @@ from gaussreg_fast.backends import native
 
 STAGE_SIZES = (4096, 16384, 65536, 262144)
 PER_BIN = 20  # operations, one way
+CYCLE = "a cycle per number"
 
 # Stage of the CPU pipeline -> (bytes, operations) of one sample of D numbers.
 CPU_STAGES: dict[str, Callable[[int], tuple[float, float]]] = {
@@ -57,17 +58,21 @@ def rates(us: float, needs: tuple[float, float]) -> dict[str, float]:
     return {"us": us, "gb_per_s": moved / us / 1e3, "gflop_per_s": operations / us / 1e3}
 
 
-def cpu_stages(dimension: int) -> dict[str, dict[str, float]]:
-    """Time each stage of the native kernel on one sample, warm, one thread, best of many runs."""
+def cpu_times(dimension: int) -> dict[str, float]:
+    """Return microseconds of the native kernel's stages on one sample, warm, best of many runs.
+
+    `CYCLE` is the time of as many cycles of the processor as there are numbers.
+    """
     x, grad = torch.randn(dimension), torch.empty(dimension)
     repeats = max(20, 4_000_000 // dimension)
     timed = native.module().time_stages(dimension, x.data_ptr(), grad.data_ptr(), repeats)
-    return {
-        name: rates(seconds * 1e6, CPU_STAGES[name](dimension))
-        if name in CPU_STAGES
-        else {"us": seconds * 1e6}
-        for name, seconds in timed
-    }
+    return {name: seconds * 1e6 for name, seconds in timed}
+
+
+def cpu_stages(dimension: int) -> dict[str, dict[str, float]]:
+    """Return time and rates of each stage of the native kernel, on one thread."""
+    us = cpu_times(dimension)
+    return {name: rates(us[name], needs(dimension)) for name, needs in CPU_STAGES.items()}
 
 
 def gpu_kernels(call: Callable[[], Any]) -> dict[str, dict[str, float]]:

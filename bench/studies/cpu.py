@@ -52,6 +52,22 @@ def compare(case: Case, seconds: float) -> Times:
     return best_times(named, seconds)
 
 
+def one_latent(case: Case, seconds: float) -> Times:
+    """Return the microseconds of the ways to call a loss of one latent, without competitors."""
+    (x,) = peers.inputs(case, "cpu", 1)
+    z = x.detach()
+    call = gaussreg_fast.gaussianity_value_and_grad
+    calls = {
+        "gaussianity_value_and_grad": partial(call, z),
+        "with a given seed": partial(call, z, seed=3),
+        "without a permutation": partial(call, z, permutation="none"),
+        "PreparedLoss": partial(gaussreg_fast.PreparedLoss(z), z),
+        "gaussianity_loss + backward": peers.with_backward(gaussreg_fast.gaussianity_loss, x),
+        "kl_loss": partial(gaussreg_fast.kl_loss, z),
+    }
+    return best_times(calls, seconds)
+
+
 def threads(case: Case, seconds: float) -> Times:
     """Return the microseconds of a call on one thread and on two, which take turns.
 
@@ -80,14 +96,14 @@ def measure(seconds: float) -> dict[str, Any]:
     return {
         "processor": machine.describe(machine.facts("cpu")),
         "cases": [row(name, compare) for name in CASES],
+        "one_latent": [row("sd-1", one_latent)],
         "threads": [row(name, threads) for name in THREAD_CASES],
         "stages": [{"dimension": d, "microseconds": stages(d)} for d in roofline.STAGE_SIZES],
     }
 
 
 def stages(dimension: int) -> dict[str, float]:
-    timed = roofline.cpu_stages(dimension)
-    return {name: timed[name]["us"] for name in roofline.CPU_STAGES}
+    return {name: stage["us"] for name, stage in roofline.cpu_stages(dimension).items()}
 
 
 def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:

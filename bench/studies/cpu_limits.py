@@ -27,22 +27,19 @@ from gaussreg_fast.backends import native
 
 INSTRUCTION_SETS = ("avx512", "avx2")
 SIZE = 16384
-CYCLE = "a cycle per number"
 
 
 def measure(size: int) -> dict[str, Any]:
     """Measure the stages with the instruction set of this process."""
     torch.set_num_threads(1)
-    timed = roofline.cpu_stages(size)
-    counted = count(size, timed)
-    cycle = timed[CYCLE]["us"] / size
+    us = roofline.cpu_times(size)
+    counted = count(size, us)
+    cycle = us[roofline.CYCLE] / size
     stages = {}
-    for name, stage in timed.items():
-        if name == CYCLE:
-            continue
-        moved, operations = roofline.CPU_STAGES[name](size)
+    for name, needs in roofline.CPU_STAGES.items():
+        moved, operations = needs(size)
         stages[name] = {
-            "cycles": stage["us"] / size / cycle,
+            "cycles": us[name] / size / cycle,
             **{f"{kind}_instructions": n / size for kind, n in counted[name].items()},
             "bytes": moved / size,
             "operations": operations / size,

@@ -55,6 +55,16 @@ def details(result: Result) -> str:
         for i, first in enumerate(best["cases"])
     ]
     head = ["latents", *(f"{name}, {column}" for name in sets for column in COLUMNS)]
+    (single,) = best["one_latent"]
+    us = single["microseconds"]
+    ways = [
+        [
+            call,
+            *(time_text(us[c][call]) for c in COLUMNS),
+            f"{us['cold'][call] / us['hot'][call]:.1f}",
+        ]
+        for call in us["cold"]
+    ]
     sizes = [f"D = {part['dimension']}" for part in best["stages"]]
     stages = [
         [stage, *(f"{part['microseconds'][stage]:.1f}" for part in best["stages"])]
@@ -64,6 +74,8 @@ def details(result: Result) -> str:
     return (
         f"Naive PyTorch, {where}, one thread:\n\n" + table(["latents", *COLUMNS], naive)
         + "\nMicroseconds of `gaussianity_value_and_grad`, one thread:\n\n" + table(head, by_set)
+        + f"\nCalls at {_latents(single)} that take turns without competitors, {where}:\n\n"
+        + table(["call", *COLUMNS, "cold / hot"], ways)
         + f"\nThreads, {where}, microseconds:\n\n" + _threads(best)
         + f"\nStages of one sample, {where}, microseconds on warm data:\n\n"
         + table(["stage", *sizes], stages)

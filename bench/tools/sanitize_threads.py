@@ -22,7 +22,10 @@ from bench.tools.sanitize_native import compiler, runtimes
 from gaussreg_fast._exit_codes import Exit
 
 SOURCE = Path(__file__).with_name("threads_for_tsan.cpp")
-TESTS = ("native/test_native_runtime", "functional/test_drift", "functional/test_path")
+TESTS = (
+    *("native/test_native_runtime", "native/test_native_calls"),
+    *("functional/test_drift", "functional/test_path"),
+)
 # The C library reuses the memory of thread_local variables of threads that have ended, under a lock
 # of its own, which the sanitizer does not see.
 SUPPRESSED = "race:_dl_deallocate_tls\n"

@@ -22,8 +22,10 @@ class PreparedLoss:
     """The Gaussianity loss and its gradient, for many tensors of one shape, dtype and device.
 
     Each call returns the same two tensors, which the next call overwrites: use or copy them before.
-    The options are checked once, and no memory is allocated for the results. The numbers are those
-    of `gaussianity_value_and_grad`, bit for bit.
+    The options are checked once. On the CPU, if the compiled kernels take x's size and type, no
+    memory is allocated for the results; elsewhere they are computed as usual, and copied. The
+    numbers are those of `gaussianity_value_and_grad`, bit for bit. Under torch.compile the call
+    breaks the graph.
 
         prepared = GaussianityLoss(power_weight=10).prepare(x)
         for _ in range(1000):
@@ -51,7 +53,10 @@ class PreparedLoss:
         if draw.table is not None:
             checks.bijection(draw.table)
             draw = draw._replace(table=draw.table.clone(), valid=True)
-        self._draw, self._options = draw, options
+            options = {**options, "permutation": draw.table}
+        if "orders" in options:
+            options = {**options, "orders": self._spec.orders}
+        self._draw, self._options = draw, options  # which a copy is made of
         self._seed, self._generator = arguments["seed"], arguments["generator"]
         self._like = x.shape, x.dtype, x.device
         self._thread = threading.get_ident()

@@ -343,8 +343,9 @@ def test_a_crossing_is_interpolated_and_none_invented():
 
 
 def test_every_stage_of_the_native_kernel_has_its_counts():
+    timed = {*roofline.CPU_STAGES, roofline.CYCLE}
+    assert set(roofline.cpu_times(4096)) == timed, "the pipeline's stages have changed"
     stages = roofline.cpu_stages(4096)
-    assert set(roofline.CPU_STAGES) == set(stages), "the pipeline's stages have changed"
     assert all(stage["us"] > 0 for stage in stages.values())
     copied = stages["bare copy"]
     assert copied["gb_per_s"] == pytest.approx(8 * 4096 / copied["us"] / 1e3)

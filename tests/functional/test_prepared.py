@@ -146,6 +146,26 @@ def test_modes_do_not_matter(mode, backend):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copy_has_the_options_as_they_were_given(copied):
+    x, table, orders = torch.randn(1, 64), torch.randperm(64), [1, 2]
+    want = gf.gaussianity_value_and_grad(x, permutation=table)
+    prepared = gf.PreparedLoss(x, permutation=table, orders=orders)
+    table.copy_(torch.arange(64))
+    orders.append(9)
+    for each in (prepared, copied(prepared)):
+        assert same(each(x), want)
+
+
+@pytest.mark.parametrize("seed", [1, torch.tensor([1])])
+def test_results_that_require_grad_are_not_overwritten(seed):
+    x = torch.randn(1, 64)
+    prepared = gf.PreparedLoss(x)
+    prepared(x)[1].requires_grad_()
+    with pytest.raises(RuntimeError, match="leaf Variable"):
+        prepared(x, seed=seed)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
 def test_a_copy_has_its_own_buffers(copied):
     x = torch.randn(2, 64)
     prepared = gf.PreparedLoss(x, reduction="sum")

@@ -228,6 +228,17 @@ def test_more_options_than_are_kept(general):
             assert torch.equal(got, want)
 
 
+def test_options_in_use_are_kept(counted):
+    """A weight that is computed anew in each call does not push out the options of other calls."""
+    x = torch.randn(1, D)
+    gf.gaussianity_loss(x, seed=3)
+    taken = counted()
+    for step in range(8):
+        gf.gaussianity_loss(x, seed=3, power_weight=1.0 + step)
+        gf.gaussianity_loss(x, seed=3)
+    assert taken == [False, True] * 8
+
+
 def test_several_threads():
     x, wrong = torch.randn(1, 4096), []
     weights = [float(n) for n in range(1, 7)]

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from backends_here import needs_native
 from draws import skewed_noise
 from fresh_python import fresh_python
 
+import gaussreg_fast as gf
 from gaussreg_fast.backends import native
 
 pytestmark = needs_native
@@ -63,6 +65,39 @@ def test_any_number_of_threads_computes_the_same(compare, threads, shape, kind):
     for count in (2, 3, 5):
         threads(count)
         check_close(compare, run(x, kind), want)
+
+
+@needs_threads
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["shared", "per_sample"])
+@pytest.mark.parametrize("size", [16384, 25600])
+def test_threads_that_share_a_sample_of_a_half_type(compare, threads, size, kind, dtype):
+    x = skewed_noise(1, size).to(dtype)
+    options = {"permutation": kind, "seed": 4, "backend": "native"}
+    threads(1)
+    value, grad = gf.gaussianity_value_and_grad(x, **options)
+    for count in (2, 3):
+        threads(count)
+        got = gf.gaussianity_value_and_grad(x, **options)
+        compare.values(got[0], value, 1e-6)
+        compare.vectors(got[1], grad, 1e-4 + torch.finfo(dtype).eps)
+
+
+def test_more_sizes_than_plans_are_kept(threads):
+    """The plans of the last 32 sizes are kept; threads use others meanwhile."""
+    threads(1)
+    sizes = [n for n in range(64, 6400, 64) if native.module().has_plan(n)]
+    assert len(sizes) > 64
+    xs = [skewed_noise(1, size) for size in sizes]
+
+    def losses(order):
+        return {i: gf.gaussianity_loss(xs[i], seed=1, backend="native").item() for i in order}
+
+    want = losses(range(len(xs)))
+    with ThreadPoolExecutor(4) as pool:
+        orders = [range(k, len(xs), 2) for k in (0, 1)]
+        found = pool.map(losses, [*orders, *(reversed(order) for order in orders)])
+        assert all(result.items() <= want.items() for result in found)
 
 
 FEWER = """

@@ -1,5 +1,6 @@
 #include "call_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace nb = nanobind;
@@ -31,22 +32,20 @@ void CallCache::keep(nb::tuple options, nb::object loss, nb::object generator, b
   if (!is_constant(options, generator) || find(options, 0)) return;
   nb::cast<const Loss&>(loss);  // an error if it is none
   Entry entry{std::move(options), std::move(loss), std::move(generator), {seeded, per_sample}};
-  if (entries_.size() < kKept) {
-    entries_.push_back(std::move(entry));
-  } else {
-    std::swap(entries_[oldest_], entry);
-    oldest_ = (oldest_ + 1) % kKept;
-  }
+  if (entries_.size() < kKept) entries_.emplace_back();
+  std::swap(entries_.back(), entry);  // the least recently used ends with this function
+  std::rotate(entries_.begin(), entries_.end() - 1, entries_.end());
 }
 
-const CallCache::Entry* CallCache::find(const nb::tuple& arguments,
-                                         std::size_t first) const {
-  for (const Entry& entry : entries_) {
-    const std::size_t count = entry.options.size();
+const CallCache::Entry* CallCache::find(const nb::tuple& arguments, std::size_t first) {
+  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+    const std::size_t count = entry->options.size();
     bool same = count + first == arguments.size();
     for (std::size_t i = 0; same && i < count; ++i)
-      same = entry.options[i].ptr() == arguments[first + i].ptr();
-    if (same) return &entry;
+      same = entry->options[i].ptr() == arguments[first + i].ptr();
+    if (!same) continue;
+    std::rotate(entries_.begin(), entry, entry + 1);
+    return &entries_.front();
   }
   return nullptr;
 }
@@ -66,7 +65,7 @@ CallCache::Results CallCache::compute(const Entry& entry, nb::handle x, const Nu
 }
 
 template <class Body>
-nb::object CallCache::with_call(const nb::tuple& arguments, Body&& body) const {
+nb::object CallCache::with_call(const nb::tuple& arguments, Body&& body) {
   const Entry* found = find(arguments, 2);
   if (!found) return nb::none();
   const Entry entry = *found;  // a copy: torch may call Python, and that replace the entry
@@ -79,7 +78,7 @@ nb::object CallCache::with_call(const nb::tuple& arguments, Body&& body) const {
   return body(entry, in, seed);
 }
 
-nb::object CallCache::value_and_grad(nb::tuple arguments) const {
+nb::object CallCache::value_and_grad(nb::tuple arguments) {
   const nb::object x = arguments[0];
   return with_call(arguments, [&](const Entry& entry, const Numbers& in, auto seed) {
     const Results results = compute(entry, x, in, seed, true);
@@ -88,7 +87,7 @@ nb::object CallCache::value_and_grad(nb::tuple arguments) const {
   });
 }
 
-nb::object CallCache::loss(nb::tuple arguments) const {
+nb::object CallCache::loss(nb::tuple arguments) {
   const nb::object x = arguments[0];
   return with_call(arguments, [&](const Entry& entry, const Numbers& in, auto seed) {
     const bool records = torch_.records(x);

@@ -28,8 +28,8 @@ class CallCache {
             bool per_sample);
   // Return the results for x, a seed or None, and the options, in one tuple; None if the call is
   // not taken.
-  nanobind::object value_and_grad(nanobind::tuple arguments) const;
-  nanobind::object loss(nanobind::tuple arguments) const;
+  nanobind::object value_and_grad(nanobind::tuple arguments);
+  nanobind::object loss(nanobind::tuple arguments);
 
  private:
   static constexpr std::size_t kKept = 4;
@@ -42,18 +42,17 @@ class CallCache {
     nanobind::object loss, grad;
   };
 
-  // Finds the options that begin at `first`.
-  const Entry* find(const nanobind::tuple& arguments, std::size_t first) const;
+  // Finds the options that begin at `first`, and moves them to the front.
+  const Entry* find(const nanobind::tuple& arguments, std::size_t first);
   // Computes a call whose x was read. Without results if torch made no ordinary tensors for them.
   Results compute(const Entry& entry, nanobind::handle x, const Numbers& in,
                   std::optional<std::int64_t> seed, bool gradient) const;
   template <class Body>
-  nanobind::object with_call(const nanobind::tuple& arguments, Body&& body) const;
+  nanobind::object with_call(const nanobind::tuple& arguments, Body&& body);
 
   nanobind::object torch_owner_, record_;
   const TorchCalls& torch_;
-  std::vector<Entry> entries_;
-  std::size_t oldest_ = 0;
+  std::vector<Entry> entries_;  // the last used first
 };
 
 }  // namespace gaussreg

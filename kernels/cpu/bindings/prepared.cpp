@@ -31,7 +31,8 @@ bool Prepared::fill(nb::tuple arguments) const {
   if (!torch_.direct() || !torch_.read(arguments[0], in) || !reader.read(results_[0], value) ||
       !reader.read(results_[1], grad) || !loss_.takes(in) || in.type != grad.type ||
       !Loss::fit(in, value, &grad) || overlap(in, grad) || overlap(in, value) ||
-      !Draws::given(arguments[1], number))
+      !Draws::given(arguments[1], number) || torch_.records(results_[0]) ||
+      torch_.records(results_[1]))
     return false;
   const int threads = torch_.threads();
   loss_.fill(in, value, &grad, draws_.of(number, torch_, arguments[2]), scale_, threads);

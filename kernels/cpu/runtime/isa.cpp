@@ -72,7 +72,8 @@ bool stores_slowly() {
     if (!name.empty())
       throw std::runtime_error("GAUSSREG_FAST_STORES must be slow or fast, got " + name);
     // Measured by the stages "bare gather" and "bare scatter" at 16384, 65536 and 262144 numbers:
-    // Intel with AVX-512 1.9, 1.8 and 2.0 times as long, AMD Zen 5 1.3, 1.2 and 1.0 times.
+    // Intel with AVX-512 1.9, 1.8 and 2.0 times as long, AMD Zen 5 1.2, 1.4 and 1.0 times. A whole call
+    // on Intel was not measured with this choice.
 #ifdef GAUSSREG_X86
     return static_cast<bool>(__builtin_cpu_is("intel"));
 #else

@@ -35,7 +35,7 @@ void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t
 }
 
 // Radices whose product is `points`; of one with a prime factor above 19, 0 is among them. The first
-// belongs to the widest pass: the largest, but if possible one whose pass has whole columns of tiles.
+// belongs to the widest pass: the first in this order whose pass has whole columns of tiles, if any.
 std::vector<int> radices(std::int64_t points) {
   std::vector<int> result;
   int bits = std::countr_zero(static_cast<std::uint64_t>(points));

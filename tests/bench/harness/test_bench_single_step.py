@@ -7,11 +7,12 @@ from backends_here import needs_native
 
 from bench.harness import single_step
 from bench.harness.errors import BadInput
+from bench.report import roofline
 from bench.studies import cpu_limits
 
 pytestmark = needs_native
 
-NAMES = ("permutation table", *list(cpu_limits.roofline.CPU_STAGES)[1:], cpu_limits.CYCLE)
+NAMES = (*roofline.CPU_STAGES, roofline.CYCLE)
 
 
 @pytest.fixture(scope="module")

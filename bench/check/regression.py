@@ -149,7 +149,7 @@ def record(options: argparse.Namespace) -> int:
 
 
 def slug(facts: dict[str, Any]) -> str:
-    """Return a device's file name, such as cpu-amd-epyc-avx2."""
+    """Return a device's file name, such as cpu-amd-epyc-avx512."""
     parts = (facts["kind"], facts["device"], facts["instruction_set"])
     return re.sub(r"[^a-z0-9]+", "-", " ".join(p for p in parts if p).lower()).strip("-")
 

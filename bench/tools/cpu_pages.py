@@ -55,16 +55,6 @@ def details(result: Result) -> str:
         for i, first in enumerate(best["cases"])
     ]
     head = ["latents", *(f"{name}, {column}" for name in sets for column in COLUMNS)]
-    (single,) = best["one_latent"]
-    us = single["microseconds"]
-    ways = [
-        [
-            call,
-            *(time_text(us[c][call]) for c in COLUMNS),
-            f"{us['cold'][call] / us['hot'][call]:.1f}",
-        ]
-        for call in us["cold"]
-    ]
     sizes = [f"D = {part['dimension']}" for part in best["stages"]]
     stages = [
         [stage, *(f"{part['microseconds'][stage]:.1f}" for part in best["stages"])]
@@ -74,12 +64,21 @@ def details(result: Result) -> str:
     return (
         f"Naive PyTorch, {where}, one thread:\n\n" + table(["latents", *COLUMNS], naive)
         + "\nMicroseconds of `gaussianity_value_and_grad`, one thread:\n\n" + table(head, by_set)
-        + f"\nCalls at {_latents(single)} that take turns without competitors, {where}:\n\n"
-        + table(["call", *COLUMNS, "cold / hot"], ways)
+        + f"\nCalls that take turns without competitors, {where}:\n\n" + _one_latent(best)
         + f"\nThreads, {where}, microseconds:\n\n" + _threads(best)
         + f"\nStages of one sample, {where}, microseconds on warm data:\n\n"
         + table(["stage", *sizes], stages)
     )  # fmt: skip
+
+
+def _one_latent(best: Result) -> str:
+    (case,) = best["one_latent"]
+    us = case["microseconds"]
+    rows = [
+        [call, *(time_text(us[c][call]) for c in COLUMNS), f"{cold / us['hot'][call]:.1f}"]
+        for call, cold in us["cold"].items()
+    ]
+    return table([f"one latent, {_latents(case)}", *COLUMNS, "cold / hot"], rows)
 
 
 def _threads(best: Result) -> str:

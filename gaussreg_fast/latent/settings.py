@@ -21,7 +21,7 @@ from gaussreg_fast.latent.guards import Guard
 from gaussreg_fast.latent.models.contents import refuse_object
 from gaussreg_fast.latent.models.options import OFFLOADS, check_option
 from gaussreg_fast.latent.number_types import no_truth_value
-from gaussreg_fast.latent.rewards import RewardSpec, parse_reward, unique_names
+from gaussreg_fast.latent.rewards import RewardSpec, parse_reward, unbundled, unique_names
 from gaussreg_fast.latent.selection import MODES
 
 _SELECT = ("auto", *MODES)
@@ -151,7 +151,8 @@ class RunConfig(_Settings):
     model: ModelSettings = ModelSettings()
     rewards: tuple[Reward, ...] = Field(
         min_length=1,
-        description="Reward to maximise: NAME[@SOURCE][=WEIGHT]. May be given several times.",
+        description="Reward to maximise: NAME[@SOURCE][=WEIGHT], or `reno` for ReNO's four. May be "
+        "given several times.",
     )
     held_out: tuple[Reward, ...] = Field(
         default=(),
@@ -193,6 +194,11 @@ class RunConfig(_Settings):
         default=10, ge=1, description="Iterations between checkpoints of a run."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the guard's permutations.")
+
+    @field_validator("rewards", "held_out")
+    @classmethod
+    def _unbundled(cls, value: tuple[RewardSpec, ...]) -> tuple[RewardSpec, ...]:
+        return unbundled(value)
 
     @field_validator("model", mode="before")
     @classmethod

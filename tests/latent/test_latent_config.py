@@ -119,6 +119,18 @@ def test_rewards_can_be_written_three_ways():
     assert resolve(select="last", held_out=["hpsv2"]).selection == "last"
 
 
+def test_the_bundle_of_reno_is_its_four_rewards():
+    laion = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    c = resolve(rewards=["reno", "aesthetic=0.1"], guard="norm")
+    assert [(r.name, r.source, r.weight) for r in c.rewards] == [
+        ("hpsv2", None, 5.0), ("imagereward", None, 1.0), ("pickscore", None, 0.05),
+        ("clip", laion, 0.01), ("aesthetic", None, 0.1),
+    ]  # fmt: skip
+    assert (c.guard.weight, c.optimizer.lr, c.optimizer.clip, c.iterations) == (0.01, 5.0, 0.1, 50)
+    halved = resolve(rewards=["clip"], held_out=["reno=0.5"])
+    assert [r.weight for r in halved.held_out] == [2.5, 0.5, 0.025, 0.005]
+
+
 @settings(deadline=None)
 @given(
     guard=st.sampled_from(sorted(GUARDS)),
@@ -148,6 +160,8 @@ def test_yaml_there_and_back(guard, prompts, seeds, lr, clip, iterations):
         ({"prompts": "a"}, "^prompts must be a list of strings that is not empty, got 'a'$"),
         ({"rewards": []}, r"^rewards must be a list of rewards that is not empty, got \[\]$"),
         ({"rewards": ["clip", "clip=2"]}, "'clip' twice"),
+        ({"rewards": ["reno", "hpsv2=2"]}, "'hpsv2' twice"),
+        ({"rewards": ["reno@a/path"]}, r"reward 'reno' stands for hpsv2, .*, got @a/path$"),
         ({"rewards": ["clip"], "held_out": ["clip"]}, "'clip' twice"),
         ({"rewards": [{"name": "clip", "wieght": 1}]}, r"rewards\.0\.wieght: no such setting"),
         ({"rewards": [{"name": ""}]}, r"rewards\.0: reward must be .*, got an empty name"),

@@ -21,6 +21,7 @@ from gaussreg_fast.latent.rewards.combine import (
     RewardSpec,
     RewardSum,
     parse_reward,
+    unbundled,
     unique_names,
 )
 from gaussreg_fast.latent.rewards.hpsv2 import load_hpsv2
@@ -35,6 +36,7 @@ __all__ = [
     "load_reward",
     "load_rewards",
     "parse_reward",
+    "unbundled",
     "unique_names",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -69,6 +69,38 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+BUNDLES = {
+    # ReNO (arXiv 2406.04312), the weights of its released code. Its scores have the scales of ours.
+    "reno": (
+        RewardSpec("hpsv2", 5.0),
+        RewardSpec("imagereward", 1.0),
+        RewardSpec("pickscore", 0.05),
+        RewardSpec("clip", 0.01, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+    ),
+}
+"""Names that stand for several published rewards with their weights."""
+
+
+def unbundled(specs: Sequence[RewardSpec]) -> tuple[RewardSpec, ...]:
+    """Return the specs with a bundle's rewards in its place, their weights times the bundle's.
+
+    Raises:
+        InputError: a bundle has a source.
+    """
+    found: list[RewardSpec] = []
+    for spec in specs:
+        if spec.name in BUNDLES and spec.source is not None:
+            names = ", ".join(each.name for each in BUNDLES[spec.name])
+            raise InputError(
+                f"reward {spec.name!r} stands for {names}, so that it takes no source, got "
+                f"@{spec.source}"
+            )
+        found += [
+            replace(each, weight=each.weight * spec.weight) for each in BUNDLES.get(spec.name, ())
+        ] or [spec]
+    return tuple(found)
 
 
 class RewardSum:

@@ -7,11 +7,12 @@ neither its output nor its exit code is a result: they only explain why a result
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ def ask(words: Sequence[str], environment: Mapping[str, str]) -> Any:
     if "error" in message:
         raise ERRORS[message["error"]](message["reason"])
     return message["result"]
+
+
+def by_instruction_set(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each named instruction set that this processor has, with what `ask` returns for it."""
+    for name in names:
+        try:
+            found = ask(words, {**os.environ, "GAUSSREG_FAST_ISA": name})
+        except BadInput as error:
+            if "cannot run on this processor" not in str(error):
+                raise
+            print(f"{name}: this processor does not have it")
+        else:
+            yield name, found
 
 
 def answer(path: Path, compute: Callable[[], Any]) -> int:

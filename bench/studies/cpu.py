@@ -11,7 +11,6 @@ instruction set of the processor is measured, in a process of its own.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 import gaussreg_fast
 from bench.harness import child, machine
 from bench.harness.best import Times, best_times, multiples
-from bench.harness.errors import BadInput
 from bench.report import roofline
 from bench.subjects import correctness, peers
 from bench.subjects.cases import Case, parse
@@ -106,17 +104,6 @@ def stages(dimension: int) -> dict[str, float]:
     return {name: stage["us"] for name, stage in roofline.cpu_stages(dimension).items()}
 
 
-def measure_with(instruction_set: str, seconds: float) -> dict[str, Any] | None:
-    """Do the same in a process of its own; return None if the processor lacks the instructions."""
-    words = ["study", "cpu", "--seconds", str(seconds)]
-    try:
-        return child.ask(words, {**os.environ, "GAUSSREG_FAST_ISA": instruction_set})
-    except BadInput as error:
-        if "cannot run on this processor" in str(error):
-            return None
-        raise
-
-
 def show(result: dict[str, Any]) -> None:
     print(f"{result['processor']}:")
     for rows, of in (("cases", "gaussianity_value_and_grad"), ("threads", "two")):
@@ -137,11 +124,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         child.answer(options.answer, partial(measure, options.seconds))
         return None
     results = {}
-    for name in INSTRUCTION_SETS:
-        result = measure_with(name, options.seconds)
-        if result is None:
-            print(f"{name}: this processor does not have it")
-            continue
+    words = ["study", "cpu", "--seconds", str(options.seconds)]
+    for name, result in child.by_instruction_set(words, INSTRUCTION_SETS):
         results[name] = result
         show(result)
     return {"benchmark": "value and gradient on the CPU", "instruction_sets": results}

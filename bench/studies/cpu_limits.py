@@ -11,7 +11,6 @@ stage moves (roofline.py).
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -99,16 +98,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.answer:
         child.answer(options.answer, partial(measure, SIZE))
         return None
-    results = {}
-    for name in INSTRUCTION_SETS:
-        try:
-            results[name] = child.ask(
-                ["study", "cpu_limits"], {**os.environ, "GAUSSREG_FAST_ISA": name}
-            )
-        except BadInput as error:
-            if "cannot run on this processor" not in str(error):
-                raise
-            print(f"{name}: this processor does not have it")
+    results = dict(child.by_instruction_set(["study", "cpu_limits"], INSTRUCTION_SETS))
     found = {"benchmark": "the limits of the CPU kernels", "dimension": SIZE,
              "instruction_sets": results}  # fmt: skip
     print(page(found))

@@ -20,12 +20,8 @@ from gaussreg_fast._exit_codes import Exit
 
 # Without "isa", because all of these tests run for each instruction set.
 TESTS = ("kernels", "runtime", "calls", "drift")
-OTHERS = (
-    "inputs",
-    "prepared",
-    "drift",
-    "path",
-)  # files of which only the tests that name the backend run
+# Files of which only the tests that name the backend run.
+OTHERS = ("inputs", "prepared", "drift", "path")
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")  # the last for exceptions of torch
 
 # Checks that the module under test is sanitized, and not that of the editable install.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaussreg_fast import checks, ops
+from gaussreg_fast import _ambient, checks, ops
 from gaussreg_fast.functional._common import Seed, reduce
 from gaussreg_fast.functional._loss_options import check_loss
 from gaussreg_fast.functional._losses import gaussianity_value_and_grad
@@ -66,7 +66,7 @@ class PreparedLoss:
         shape, dtype, device = self._like
         batch, reduction = shape[0], self._spec.reduction
         kind = torch.float64 if dtype == torch.float64 else torch.float32
-        with torch.inference_mode(False):  # buffers made in it could not be written to outside
+        with _ambient.recordable():  # buffers of inference mode could not be written to outside
             losses = torch.empty(batch, dtype=kind, device=device)
             one = losses if reduction == "none" else torch.empty((), dtype=kind, device=device)
             grad = torch.empty(shape, dtype=dtype, device=device)

@@ -73,23 +73,23 @@ def loss(
     batch = x.shape[0]
     shape = () if batch == 1 and spec.reduction != "none" else (batch,)
     value = torch.empty(shape, dtype=torch.float32, device="cpu")
+    x = resolved(x)
+    grad = None if gradient is None else torch.empty_like(x, dtype=gradient)
     permutation = None
     if draw.table is None and _module.EXCHANGE is not None:
-        x = resolved(x)
-        grad = None if gradient is None else torch.empty_like(x, dtype=gradient)
         seed, per_sample = draw.number(), draw.per_sample
         if _loss_of(spec)(x, value, grad, seed, per_sample, scale, torch.get_num_threads()):
             return value, grad
         permutation = _Permutation(seed, None, per_sample)
-    x = float_rows(x)
-    grad = None if gradient is None else torch.empty_like(x)
+    rows = float_rows(x)
+    out = grad if grad is None or grad.dtype == torch.float32 else torch.empty_like(rows)
     _run(
-        "loss", x, permutation or _Permutation.of(draw), {"loss": value, "grad": grad},
+        "loss", rows, permutation or _Permutation.of(draw), {"loss": value, "grad": out},
         orders=spec.orders, form=spec.form, power_weight=spec.power_weight,
         block_size=spec.block_size, target=spec.target, power_statistic=spec.statistic == "power",
         scale=scale,
     )  # fmt: skip
-    return value, grad if grad is None or gradient == torch.float32 else grad.to(gradient)
+    return value, grad if grad is None or out is None or out is grad else grad.copy_(out)
 
 
 def call_cache(record: Callable) -> Any:

@@ -113,22 +113,12 @@ static void pass_spectrum(const Job& job, const Plan& plan, std::int64_t index, 
   transform<+1>(z, plan, slot.bins.re, slot.bins.im, team);
 }
 
-// The numbers of a tensor (B, D) from a sample on.
-template <class T>
-GAUSSREG_INLINE const T* rows(const void* tensor, const Job& job, std::int64_t sample) {
-  return static_cast<const T*>(tensor) + sample * job.size;
-}
-template <class T>
-GAUSSREG_INLINE T* rows(void* tensor, const Job& job, std::int64_t sample) {
-  return static_cast<T*>(tensor) + sample * job.size;
-}
-
 // Returns a sample's x in float32, converted by the team if it is of a half type.
 static const float* float_row(const Job& job, std::int64_t index, const Slot& slot,
                               const Team& team) {
   if (job.is_float()) return rows<float>(job.x, job, index);
   const auto [begin, end] = team.share(job.size, W);
-  with_numbers(job.x_type, job.grad_type, [&](auto number, auto) {
+  with_numbers(job, [&](auto number, auto) {
     using T = decltype(number);
     const T* x = rows<T>(job.x, job, index);
     for (std::int64_t i = begin; i < end; i += W) store(slot.row + i, T::read(x + i));
@@ -146,7 +136,7 @@ static void gather_gradient(const Job& job, std::int64_t index, const float* x, 
   const auto [begin, end] = team.share(job.size, 64);
   const Permutation& p = job.permutation;
   with_permutation<true>(p.seed, p.per_sample ? index : 0, job.size, [&](auto fill) {
-    with_numbers(job.x_type, job.grad_type, [&](auto, auto number) {
+    with_numbers(job, [&](auto, auto number) {
       using G = decltype(number);
       G* grad = rows<G>(job.grad, job, index);
       for (std::int64_t i = begin; i < end; i += kPart) {
@@ -182,7 +172,7 @@ static void sample(const Job& job, const Plan& plan, std::int64_t index, Partial
   }
   if (!half) return;
   const auto [begin, end] = team.share(job.size, W);
-  with_numbers(job.x_type, job.grad_type, [&](auto, auto number) {
+  with_numbers(job, [&](auto, auto number) {
     using G = decltype(number);
     G* grad = rows<G>(job.grad, job, index);
     for (std::int64_t i = begin; i < end; i += W) store(grad + i, G::rounded(load(out + i)));
@@ -195,7 +185,7 @@ template <int K>
 static void group(const Job& job, const Plan& plan, std::int64_t first, int count,
                   Partial* partials, const Slot& slot, const std::int32_t* table) {
   const auto z = [&](int s) { return slot.z + s * job.size; };
-  with_numbers(job.x_type, job.grad_type, [&](auto x, auto) {
+  with_numbers(job, [&](auto x, auto) {
     interleave(rows<decltype(x)>(job.x, job, first), count, job.size, slot.group);
   });
   alignas(64) float values[kGroup * kTile];
@@ -223,7 +213,7 @@ static void group(const Job& job, const Plan& plan, std::int64_t first, int coun
       scatter_tiles(plan, table, t, values, slot.group);
     });
   }
-  with_numbers(job.x_type, job.grad_type, [&](auto x, auto grad) {
+  with_numbers(job, [&](auto x, auto grad) {
     separate<K>(slot.group, rows<decltype(x)>(job.x, job, first), count, coefficient, job.size,
                 rows<decltype(grad)>(job.grad, job, first));
   });

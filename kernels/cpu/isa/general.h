@@ -56,20 +56,20 @@ static void moments(const Job& job, char* work, const Team& team) {
   if (alone) partials += team.rank();
   const Team::Range samples = alone ? team.share(job.batch) : Team::Range{0, job.batch};
   const Team::Range part = group.share(job.size, 32 * W);
-  with_numbers(job.x_type, job.grad_type, [&](auto number, auto grad_number) {
+  with_numbers(job, [&](auto number, auto grad_number) {
     using T = decltype(number);
     using G = decltype(grad_number);
     with_degree(job.orders.highest, [&](auto degree) {
       constexpr int K = degree();
       for (std::int64_t b = samples.begin; b < samples.end; ++b) {
-        const std::int64_t first = b * job.size + part.begin, count = part.end - part.begin;
-        const T* x = static_cast<const T*>(job.x) + first;
+        const std::int64_t count = part.end - part.begin;
+        const T* x = rows<T>(job.x, job, b) + part.begin;
         sum_powers<K>(x, count, partials[group.rank()].sums);
         group.barrier();
         float coefficient[kMaxOrder];
         finish(job, b, means(job, partials, group), 0, group.rank() == 0, coefficient);
         if (job.grad)
-          add_polynomial<K, false>(x, coefficient, count, static_cast<G*>(job.grad) + first);
+          add_polynomial<K, false>(x, coefficient, count, rows<G>(job.grad, job, b) + part.begin);
         group.barrier();
       }
     });
@@ -84,14 +84,14 @@ static void gather(const Job& job, const std::int32_t* table, float* permuted, M
                    const Team& team) {
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
-    const float* x = static_cast<const float*>(job.x) + b * job.size;
+    const float* x = rows<float>(job.x, job, b);
     float* out = permuted + b * job.size;
     const std::int32_t* from = table_of(job, table, b);
     const float scale = job.task == Task::kProject ? unit_scale(x, job.size) : 1;
     for (std::int64_t j = 0; j < job.size; ++j) out[j] = x[from ? from[j] : j] * scale;
     with_degree(job.orders.highest, [&](auto degree) {
       double sums[kMaxOrder] = {};
-      sum_powers<degree()>(reinterpret_cast<const Float*>(x), job.size, sums);
+      sum_powers<degree()>(rows<Float>(job.x, job, b), job.size, sums);
       for (int n = 0; n < kMaxOrder; ++n)
         means[b].powers[n] = sums[n] / static_cast<double>(job.size);
     });
@@ -154,15 +154,15 @@ static void scatter(const Job& job, const std::int32_t* table, const float* perm
   const auto [first, last] = team.share(job.batch);
   for (std::int64_t b = first; b < last; ++b) {
     const float* from = permuted + b * job.size;
-    float* out = static_cast<float*>(job.grad) + b * job.size;
+    float* out = rows<float>(job.grad, job, b);
     const std::int32_t* to = table_of(job, table, b);
     for (std::int64_t j = 0; j < job.size; ++j) out[to ? to[j] : j] = from[j];
     if (!job.orders.count) continue;
     float coefficient[kMaxOrder];
     finish(job, b, sample_means[b], 0, false, coefficient);
     with_degree(job.orders.highest, [&](auto degree) {
-      add_polynomial<degree(), true>(static_cast<const Float*>(job.x) + b * job.size, coefficient,
-                                     job.size, reinterpret_cast<Float*>(out));
+      add_polynomial<degree(), true>(rows<Float>(job.x, job, b), coefficient, job.size,
+                                     rows<Float>(job.grad, job, b));
     });
   }
 }

@@ -1,7 +1,7 @@
 // Types of numbers in memory; kernels compute in float32.
 #pragma once
 
-#include "number.h"
+#include "job.h"
 #include "vector.h"
 
 namespace gaussreg::GAUSSREG_ISA {
@@ -68,17 +68,27 @@ struct Nothing {
   static vf read(const Nothing*) { return vf{}; }
 };
 
-// Calls body with the types of x and of its gradient, which is of x's type, or float32 for float16.
+// Calls body with the types of a job's x and gradient.
 template <class Body>
-GAUSSREG_INLINE void with_numbers(Number x, Number grad, Body&& body) {
-  if (x == Number::kBfloat16)
+GAUSSREG_INLINE void with_numbers(const Job& job, Body&& body) {
+  if (job.x_type == Number::kBfloat16)
     body(Bfloat16{}, Bfloat16{});
-  else if (x == Number::kHalf && grad == Number::kHalf)
+  else if (job.x_type == Number::kHalf && job.grad_type == Number::kHalf)
     body(Half{}, Half{});
-  else if (x == Number::kHalf)
+  else if (job.x_type == Number::kHalf)
     body(Half{}, Float{});
   else
     body(Float{}, Float{});
+}
+
+// The numbers of a job's x or gradient (B, D) from a sample on.
+template <class T>
+GAUSSREG_INLINE const T* rows(const void* tensor, const Job& job, std::int64_t sample) {
+  return static_cast<const T*>(tensor) + sample * job.size;
+}
+template <class T>
+GAUSSREG_INLINE T* rows(void* tensor, const Job& job, std::int64_t sample) {
+  return static_cast<T*>(tensor) + sample * job.size;
 }
 
 }  // namespace gaussreg::GAUSSREG_ISA

@@ -33,8 +33,8 @@ static void stages(const Job& job, const Plan& plan, const Workspace& work, int 
   const std::int32_t* table = shared.table;
   const Team::Range columns{0, plan.columns};
   const float coefficient[kMaxOrder] = {};
-  const auto* x = static_cast<const float*>(job.x);
-  auto* grad = static_cast<float*>(job.grad);
+  const float* x = rows<float>(job.x, job, 0);
+  float* grad = rows<float>(job.grad, job, 0);
   const auto every_tile = [&](auto&& body) {
     for (std::int64_t t = 0; t < plan.tiles; ++t) body(t);
   };

@@ -34,8 +34,10 @@ void append_root(std::vector<float>& roots, std::int64_t numerator, std::int64_t
   roots.push_back(im);
 }
 
-// Radices whose product is `points`; of one with a prime factor above 19, 0 is among them. The first
-// belongs to the widest pass: the first in this order whose pass has whole columns of tiles, if any.
+constexpr int kOddRadices[] = {9, 3, 5, 7, 11, 13, 17, 19};
+
+// Radices whose product is `points`. The first belongs to the widest pass: the first in this order
+// whose pass has whole columns of tiles, if any.
 std::vector<int> radices(std::int64_t points) {
   std::vector<int> result;
   int bits = std::countr_zero(static_cast<std::uint64_t>(points));
@@ -43,12 +45,10 @@ std::vector<int> radices(std::int64_t points) {
   for (; bits >= 5 || bits == 3; bits -= 3) result.push_back(8);
   for (; bits >= 2; bits -= 2) result.push_back(4);
   if (bits) result.push_back(2);
-  for (const int odd : {9, 3, 5, 7, 11, 13, 17, 19})
+  for (const int odd : kOddRadices)
     for (; rest % odd == 0; rest /= odd) result.push_back(odd);
-  if (rest > 1) result.push_back(0);
-  const auto in_columns = std::find_if(result.begin(), result.end(), [&](int radix) {
-    return radix && points / radix % 16 == 0;
-  });
+  const auto in_columns = std::find_if(result.begin(), result.end(),
+                                       [&](int radix) { return points / radix % 16 == 0; });
   if (in_columns != result.end()) std::rotate(result.begin(), in_columns, in_columns + 1);
   return result;
 }
@@ -96,8 +96,8 @@ std::shared_ptr<const Plan> make(std::int64_t size) {
 bool has_plan(std::int64_t size) {
   if (size < kSmallest || size > kLargest || size % kSmallest) return false;
   std::int64_t rest = size >> std::countr_zero(static_cast<std::uint64_t>(size));
-  for (const int prime : {3, 5, 7, 11, 13, 17, 19})
-    while (rest % prime == 0) rest /= prime;
+  for (const int odd : kOddRadices)
+    while (rest % odd == 0) rest /= odd;
   return rest == 1;
 }
 
